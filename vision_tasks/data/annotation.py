@@ -1,0 +1,128 @@
+"The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
+from __future__ import annotations
+from dataclasses import dataclass, field
+from pathlib import Path
+import numpy as np
+
+__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'SPLITS']
+
+SPLITS = ('train', 'valid', 'test')
+
+class AnnotationError(ValueError):
+    "An annotation that has no meaning; the message names file, field and row"
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    "What is known, or predicted, of one picture; `None` means not annotated, an empty field means that there is nothing"
+    path:Path                     # image file; None for a picture that came as pixels
+    size:tuple[int,int]           # (w, h) in pixels of the image as shown (EXIF orientation applied)
+    labels:list[str] = field(default_factory=list) # of the image (multilabel) or one per box; names, never ids
+    bboxes:np.ndarray = None      # (n, 4) float32 x1 y1 x2 y2, pixels, 0-based, right and bottom edge exclusive
+    points:np.ndarray = None      # (k, 2), or (n, k, 2) with boxes; float32 x y, pixels; nan = not marked
+    visible:np.ndarray = None     # as points without the last axis, uint8: 0 not marked, 1 hidden, 2 visible
+    masks:list = None             # one per box: polygons, RLE or bool arrays, decoded on demand by ops.masks
+    mask:Path|np.ndarray = None   # (h, w) class index of every pixel, or a file of them; 255 = void
+    ignore:np.ndarray = None      # (n,) bool: crowd or difficult, takes part neither in loss nor in penalties
+    scores:np.ndarray = None      # (n,) or one per label, in [0, 1]; only on predictions
+    group:str = None              # what must not stand on both sides of a split: person, video, patient
+    split:str = None              # 'train', 'valid' or 'test' where the data set says so
+
+    def __post_init__(self):
+        put = lambda **kw: [object.__setattr__(self, k, v) for k,v in kw.items()]
+        put(path=None if self.path is None else Path(self.path), size=self._size(), labels=self._labels())
+        put(bboxes=self._bboxes())
+        put(points=self._points())
+        put(visible=self._visible(), masks=self._masks(), mask=self._mask(), ignore=self._ignore(), scores=self._scores())
+        if self.split is not None and self.split not in SPLITS: self._fail('split', f"one of {SPLITS} or None", repr(self.split))
+
+    def _fail(self, name, expected, came, todo=''):
+        raise AnnotationError(f"{self.path or 'picture without a file'}, {name}: expected {expected}, got {came}" + (f"; {todo}" if todo else ''))
+
+    def _array(self, name, dtype, *shapes, expected):
+        "Field `name` as an array of `dtype` whose shape fits one of `shapes`, where None fits any length"
+        try: a = np.array(getattr(self, name), dtype=dtype)
+        except (TypeError, ValueError) as e: self._fail(name, expected, f"{getattr(self, name)!r} ({e})")
+        if a.size == 0 and len(shapes[0]) > 1 and a.ndim == 1: a = a.reshape([0 if n is None else n for n in shapes[0]])
+        if not any(a.ndim == len(s) and all(n is None or n == m for n,m in zip(s, a.shape)) for s in shapes):
+            self._fail(name, expected, f"an array of shape {a.shape}")
+        return a
+
+    def _size(self):
+        try: w,h = self.size; w,h,ok = int(w),int(h),int(w) == w and int(h) == h and w > 0 and h > 0
+        except (TypeError, ValueError): ok = False
+        if not ok: self._fail('size', "(w, h) as two positive whole numbers of pixels", repr(self.size))
+        return w,h
+
+    def _labels(self):
+        if isinstance(self.labels, str): self._fail('labels', "a list of names", repr(self.labels), f"write [{self.labels!r}]")
+        labels = list(self.labels)
+        for i,o in enumerate(labels):
+            if not isinstance(o, str): self._fail(f'labels, row {i}', "a name (ids do not leave the block)", f"{o!r} of type {type(o).__name__}")
+        return labels
+
+    def _bboxes(self):
+        if self.bboxes is None: return None
+        b = self._array('bboxes', np.float32, (None, 4), expected="(n, 4) numbers x1 y1 x2 y2 in pixels")
+        for bad,what in ((~np.isfinite(b).all(1), "finite numbers"), ((b[:,:2] > b[:,2:]).any(1), "x1 <= x2 and y1 <= y2")):
+            if bad.any(): i = bad.argmax(); self._fail(f'bboxes, row {i}', what, b[i].tolist(), "mend the box, or leave the object out")
+        if len(self.labels) != len(b): self._fail('labels', f"one label for each of the {len(b)} boxes", f"{len(self.labels)} labels")
+        return b
+
+    def _points(self):
+        if self.points is None: return None
+        shape,what = ((None, 2), "(k, 2) numbers x y in pixels") if self.bboxes is None else (
+                      (len(self.bboxes), None, 2), f"(n, k, 2) numbers x y in pixels, n = {len(self.bboxes)} boxes")
+        p = self._array('points', np.float32, shape, expected=what)
+        bad = np.isinf(p).any(-1) | (np.isnan(p).sum(-1) == 1)
+        if bad.any(): i = tuple(np.argwhere(bad)[0].tolist()); self._fail(f'points, row {i}', "finite x and y, or nan twice for a point that is not marked", p[i].tolist())
+        return p
+
+    def _visible(self):
+        if self.visible is None: return None
+        if self.points is None: self._fail('visible', "points beside it", "no points")
+        v = self._array('visible', np.int64, self.points.shape[:-1], expected=f"an array of shape {self.points.shape[:-1]}, as points")
+        bad = (v < 0) | (v > 2) | ((v > 0) & np.isnan(self.points[...,0]))
+        if bad.any():
+            i = tuple(np.argwhere(bad)[0].tolist())
+            self._fail(f'visible, row {i}', "0 not marked, 1 hidden or 2 visible, and 0 where the point is nan", f"{v[i]} at {self.points[i].tolist()}")
+        return v.astype(np.uint8)
+
+    def _masks(self):
+        if self.masks is None: return None
+        masks = list(self.masks)
+        if self.bboxes is None: self._fail('masks', "bboxes beside them, one for each mask", "no bboxes")
+        if len(masks) != len(self.bboxes): self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
+        for i,m in enumerate(masks):
+            shape = m.shape if isinstance(m, np.ndarray) and m.ndim == 2 else tuple(m['size']) if isinstance(m, dict) else None
+            if shape is not None and shape != self.size[::-1]:
+                self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {tuple(shape)}")
+        return masks
+
+    def _mask(self):
+        if self.mask is None or isinstance(self.mask, (str, Path)): return None if self.mask is None else Path(self.mask)
+        m = np.asarray(self.mask)
+        if m.shape != self.size[::-1]: self._fail('mask', f"(h, w) = {self.size[::-1]} class indices", f"an array of shape {m.shape}")
+        if m.dtype.kind not in 'ub' and (m.dtype.kind != 'i' or m.min(initial=0) < 0):
+            self._fail('mask', "class indices that are whole numbers, 0 or more", f"type {m.dtype}, smallest {m.min(initial=0)}")
+        return m
+
+    def _ignore(self):
+        if self.ignore is None: return None
+        if self.bboxes is None: self._fail('ignore', "bboxes beside it", "no bboxes")
+        return self._array('ignore', bool, (len(self.bboxes),), expected=f"({len(self.bboxes)},) booleans, one per box")
+
+    def _scores(self):
+        if self.scores is None: return None
+        s = self._array('scores', np.float32, (len(self.labels),), expected=f"({len(self.labels)},) numbers, one per label")
+        bad = ~((s >= 0) & (s <= 1))
+        if bad.any(): i = bad.argmax(); self._fail(f'scores, row {i}', "a number in [0, 1]", s[i])
+        return s
+
+    def __repr__(self):
+        parts = [f"{k}={v.shape if isinstance(v, np.ndarray) else len(v) if k == 'masks' else repr(v) if isinstance(v, str) else v}"
+                 for k in ('bboxes', 'points', 'masks', 'mask', 'scores', 'group', 'split') if (v := getattr(self, k)) is not None]
+        return f"Annotation({', '.join([str(self.path), f'{self.size[0]}x{self.size[1]}', str(self.labels), *parts])})"
+
+def vocab_of(annotations) -> list[str]:
+    "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
+    return sorted({o for a in annotations for o in a.labels})

@@ -1,0 +1,1 @@
+"Plain `nn.Module`s: encoders, the registry of architectures and the architectures themselves"

@@ -1,0 +1,1 @@
+"Tensors or arrays in, tensors or arrays out: only what torchvision.ops lacks"
