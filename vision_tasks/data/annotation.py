@@ -1,10 +1,17 @@
 "The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
 from __future__ import annotations
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from hashlib import blake2b
 from pathlib import Path
+import warnings
 import numpy as np
+from PIL import Image
+from .image import image_size, read_image
 
-__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'SPLITS']
+__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'check_annotations', 'SPLITS']
 
 SPLITS = ('train', 'valid', 'test')
 
@@ -49,16 +56,17 @@ class Annotation:
 
     def _size(self):
         try: w,h = self.size; w,h,ok = int(w),int(h),int(w) == w and int(h) == h and w > 0 and h > 0
-        except (TypeError, ValueError): ok = False
+        except (TypeError, ValueError, OverflowError): ok = False   # OverflowError: int(inf)
         if not ok: self._fail('size', "(w, h) as two positive whole numbers of pixels", repr(self.size))
         return w,h
 
     def _labels(self):
         if isinstance(self.labels, str): self._fail('labels', "a list of names", repr(self.labels), f"write [{self.labels!r}]")
-        labels = list(self.labels)
+        try: labels = list(self.labels)
+        except TypeError: self._fail('labels', "a list of names", repr(self.labels), "write [] where there are none")
         for i,o in enumerate(labels):
             if not isinstance(o, str): self._fail(f'labels, row {i}', "a name (ids do not leave the block)", f"{o!r} of type {type(o).__name__}")
-        return labels
+        return [str(o) for o in labels]   # numpy's strings become ours
 
     def _bboxes(self):
         if self.bboxes is None: return None
@@ -80,11 +88,11 @@ class Annotation:
     def _visible(self):
         if self.visible is None: return None
         if self.points is None: self._fail('visible', "points beside it", "no points")
-        v = self._array('visible', np.int64, self.points.shape[:-1], expected=f"an array of shape {self.points.shape[:-1]}, as points")
-        bad = (v < 0) | (v > 2) | ((v > 0) & np.isnan(self.points[...,0]))
+        v = self._array('visible', np.float64, self.points.shape[:-1], expected=f"an array of shape {self.points.shape[:-1]}, as points")
+        bad = ~np.isin(v, (0, 1, 2)) | ((v > 0) & np.isnan(self.points[...,0]))
         if bad.any():
             i = tuple(np.argwhere(bad)[0].tolist())
-            self._fail(f'visible, row {i}', "0 not marked, 1 hidden or 2 visible, and 0 where the point is nan", f"{v[i]} at {self.points[i].tolist()}")
+            self._fail(f'visible, row {i}', "0 not marked, 1 hidden or 2 visible, and 0 where the point is nan", f"{v[i]:g} at {self.points[i].tolist()}")
         return v.astype(np.uint8)
 
     def _masks(self):
@@ -93,6 +101,8 @@ class Annotation:
         if self.bboxes is None: self._fail('masks', "bboxes beside them, one for each mask", "no bboxes")
         if len(masks) != len(self.bboxes): self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
         for i,m in enumerate(masks):
+            if isinstance(m, dict) and not {'size', 'counts'} <= m.keys():
+                self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {sorted(m)}")
             shape = m.shape if isinstance(m, np.ndarray) and m.ndim == 2 else tuple(m['size']) if isinstance(m, dict) else None
             if shape is not None and shape != self.size[::-1]:
                 self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {tuple(shape)}")
@@ -126,3 +136,120 @@ class Annotation:
 def vocab_of(annotations) -> list[str]:
     "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
     return sorted({o for a in annotations for o in a.labels})
+
+# what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
+_UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+
+def size_of(path) -> tuple[int,int]:
+    "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
+    try: return image_size(path)
+    except FileNotFoundError: raise AnnotationError(f"{path}: no such image file; mend the name or the folder, or drop the picture before reading") from None
+    except _UNREADABLE as e: raise AnnotationError(f"{path} cannot be read as an image ({e}); replace the file, or drop the picture before reading") from e
+
+def read_all(
+    read,                 # item -> Annotation, or `AnnotationError`
+    items,                # what there is to read, one item a picture
+    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': its picture is left out, and one warning counts them
+) -> list[Annotation]:    # in the order of `items`
+    "`read` each of `items`, in threads, for the files that it opens: the loop that all readers share"
+    if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
+    def attempt(item):
+        try: return read(item)
+        except AnnotationError as e:
+            if on_error == 'raise': raise
+            return e
+    with ThreadPoolExecutor() as ex: res = list(ex.map(attempt, items))
+    bad = [o for o in res if isinstance(o, AnnotationError)]
+    if bad:
+        more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
+        warnings.warn(f"{len(bad)} of {len(res)} pictures are left out: {'; '.join(map(str, bad[:3]))}{more}", stacklevel=3)
+    return [o for o in res if not isinstance(o, AnnotationError)]
+
+def check_annotations(
+    annotations,          # list[Annotation]
+    vocab:list[str]=None, # the names that may occur; for class masks the codes, in order. None: neither is checked
+):                        # DataFrame with the columns path, problem, detail; no row where all is well
+    """Every problem of a data set, one a row: all files are read and all pixels decoded, in threads. `problem` is one of
+
+    - 'unreadable image': missing, broken or truncated; also said of a mask's file
+    - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the picture
+    - 'box outside': reaches outside the picture; 'box without area'
+    - 'unknown class': not in `vocab`; 'empty label': '' or white space
+    - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
+    - 'picture twice': the same file, or the same bytes under two names; one row for each after the first
+    - 'picture on both sides of the split', 'group on both sides of the split': in more than one of train, valid and test
+
+    Boxes and annotations are counted from 0. Polygons and RLE masks are not decoded"""
+    import pandas as pd
+    annotations,vocab = list(annotations),None if vocab is None else list(vocab)
+    with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _problems_of(a, vocab), annotations))
+    rows = [(a.path, *o) for a,(found,_) in zip(annotations, seen) for o in found] + _problems_between(annotations, [key for _,key in seen])
+    return pd.DataFrame(rows, columns=['path', 'problem', 'detail'])
+
+def _problems_of(a, vocab):
+    "([(problem, detail)] of one annotation, what its picture is known by among all)"
+    found,key = _file_problems(a)
+    return [*found, *_box_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)], key
+
+def _file_problems(a):
+    if a.path is None: return [],None
+    key = a.path
+    try:
+        key = blake2b(a.path.read_bytes()).digest()
+        read_image(a.path, draft=(1, 1))   # a JPEG's stream is read to its end at any scale, and fastest at the smallest
+        size = image_size(a.path)
+    except _UNREADABLE as e: return [('unreadable image', str(e))],key
+    if size == a.size: return [],key
+    with Image.open(a.path) as im: turned = " before its EXIF orientation is applied" if im.size == a.size else ""
+    return [('size differs', f"the annotation says {_wh(a.size)}{', which the file is' + turned if turned else ''}; "
+                             f"the file is {_wh(size)} as shown")],key
+
+def _wh(size): return f"{size[0]}x{size[1]}"
+
+def _box_problems(a):
+    for i,(x1,y1,x2,y2) in enumerate([] if a.bboxes is None else a.bboxes.tolist()):
+        box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {_wh(a.size)}"
+        if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield 'box outside', box
+        if x1 == x2 or y1 == y2: yield 'box without area', box
+
+def _label_problems(a, vocab):
+    for o,n in Counter(a.labels).items():
+        times = f"{o!r}, {n} times" if n > 1 else repr(o)
+        if not o.strip(): yield 'empty label', times
+        elif vocab is not None and o not in vocab: yield 'unknown class', times + _nearest(o, vocab)
+
+def _nearest(name, names):
+    "'; did you mean ...?' where one of `names` resembles `name`"
+    close = get_close_matches(str(name), [str(o) for o in names], 1)
+    return f"; did you mean {close[0]!r}?" if close else ''
+
+def _mask_problems(a, vocab):
+    if a.mask is None: return
+    m = a.mask
+    if isinstance(m, Path):
+        try:
+            with Image.open(m) as im: m = np.asarray(im)   # indices as they are: `convert` would make colours of them
+        except _UNREADABLE as e: yield 'unreadable image', f"mask {a.mask}: {e}"; return
+        if m.shape[:2] != a.size[::-1]: yield 'size differs', f"mask {a.mask} is {_wh(m.shape[1::-1])}, the picture {_wh(a.size)}"
+        if m.ndim != 2: yield 'mask value outside the codes', f"mask {a.mask} holds colours, not indices: array of shape {m.shape}"; return
+    if vocab is None: return
+    bad = np.unique(m[(m < 0) | (m >= len(vocab)) & (m != 255)])
+    if len(bad):
+        more = ', ...' if len(bad) > 10 else ''
+        yield 'mask value outside the codes', f"{', '.join(map(str, bad[:10]))}{more}; there are {len(vocab)} codes"
+
+def _problems_between(annotations, keys):
+    "[(path, problem, detail)] of pictures and groups that occur more than once; `keys` are equal where pictures are"
+    rows,pictures,groups = [],{},{}
+    for i,(a,key) in enumerate(zip(annotations, keys)):
+        if key is not None:     pictures.setdefault(key, []).append(i)
+        if a.group is not None: groups.setdefault(a.group, []).append(i)
+    for first,*more in pictures.values():
+        rows += [(annotations[i].path, 'picture twice', f"annotation {i} shows the same picture as annotation {first}, {annotations[first].path}")
+                 for i in more]
+    for what,sets in (('picture', pictures), ('group', groups)):
+        for key,idxs in sets.items():
+            sides = {annotations[i].split: annotations[i].path for i in reversed(idxs) if annotations[i].split is not None}
+            if len(sides) > 1: rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split',
+                (f"group {key!r}, " if what == 'group' else '') + ', '.join(f"{s}: {sides[s]}" for s in SPLITS if s in sides)))
+    return rows

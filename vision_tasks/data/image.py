@@ -1,21 +1,25 @@
 "Image files as everybody sees them: upright (EXIF orientation applied) and RGB, whatever the file's mode"
 from __future__ import annotations
-from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['image_size', 'read_image', 'to_rgb']
+__all__ = ['image_size', 'read_image', 'open_image', 'decode_image', 'shown_size', 'orientation', 'to_rgb']
 
 _ORIENTATION = 0x0112     # the EXIF tag
 _TURNED = {5, 6, 7, 8}    # its values that exchange width and height
 
 def image_size(path) -> tuple[int,int]:
     "(w, h) in pixels of the image file at `path` as shown, EXIF orientation applied; only its header is read"
-    with Image.open(path) as im: return _shown_size(im)
+    with Image.open(path) as im: return shown_size(im)
 
-def _shown_size(im) -> tuple[int,int]:
+def shown_size(im) -> tuple[int,int]:
     "(w, h) of the open file `im` once it is upright"
-    return im.size[::-1] if im.getexif().get(_ORIENTATION) in _TURNED else im.size
+    return im.size[::-1] if orientation(im) in _TURNED else im.size
+
+def orientation(im) -> int:
+    "EXIF orientation, 1..8, of the open file `im`; 1 = stored as shown, also where the file does not say or its EXIF data are broken"
+    try: return im.getexif().get(_ORIENTATION, 1)
+    except _BROKEN: return 1
 
 def to_rgb(im:Image.Image) -> Image.Image:
     "`im` in mode RGB: 16-bit grey is scaled to 8 bit (`convert` clips it), transparency is dropped"
@@ -30,12 +34,24 @@ def read_image(
     draft:tuple[int,int]=None,    # (w, h) in pixels of the image as shown: a JPEG may be decoded smaller, but not below this
 ) -> Image.Image:                 # upright, RGB, loaded; its size is the file's, or a fraction of it with `draft`
     "The picture of an image file. Raises `OSError` that names the file where it is missing, broken or truncated"
-    try:
-        with Image.open(path) as im:
-            if draft is not None and im.format == 'JPEG':
-                im.draft('RGB', draft[::-1] if _shown_size(im) != im.size else draft)
-            return to_rgb(ImageOps.exif_transpose(im))
+    with open_image(path) as im: return decode_image(im, path, draft)
+
+def open_image(file, name=None) -> Image.Image:
+    "Pillow's lazy image of `file`, a path or a binary file; an error names `name`, or the path"
+    try: return Image.open(file)
     except FileNotFoundError: raise
-    except (OSError, SyntaxError, ValueError) as e:   # Pillow raises SyntaxError for a broken PNG chunk
-        raise OSError(f"{path} cannot be read as an image ({e}); replace the file, or leave it out "
-                      "(`check_annotations` lists all such files)") from e
+    except _BROKEN as e: raise _unreadable(name or file, e) from e
+
+def decode_image(im, name, draft=None) -> Image.Image:
+    "The open file `im` upright and RGB; arguments as of `read_image`, `name` is for the error"
+    try:
+        if draft is not None and im.format == 'JPEG':
+            im.draft('RGB', draft[::-1] if shown_size(im) != im.size else draft)
+        im.load()
+        return to_rgb(im if orientation(im) == 1 else ImageOps.exif_transpose(im))
+    except _BROKEN as e: raise _unreadable(name, e) from e
+
+_BROKEN = OSError, SyntaxError, ValueError   # Pillow raises SyntaxError for a broken PNG chunk
+
+def _unreadable(name, e):
+    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or leave it out (`check_annotations` lists all such files)")

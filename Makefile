@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+export MPLBACKEND ?= Agg
+
+.PHONY: demo test slow clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m vision_tasks.demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+# everything that wants real data or minutes: set VISION_TASKS_DATA and VISION_TASKS_WEIGHTS first
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+# torch and torchvision come from one index as a pair, together with all the rest
+$(VENV)/.installed: setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo

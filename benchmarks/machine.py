@@ -1,0 +1,35 @@
+"What every benchmark needs: a line on the machine, and times that are fair to each contestant"
+import os, platform, statistics, time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ['describe', 'interleaved']
+
+def _cpu():
+    "The model of the processor, as the system calls it"
+    info = Path('/proc/cpuinfo')
+    names = [o.split(':', 1)[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+def _version(package):
+    try: return version(package)
+    except PackageNotFoundError: return 'absent'
+
+def describe(packages=('numpy', 'scikit-learn')) -> str:
+    "One line: processor, cores that this process may use, threads of OpenMP, versions of Python and of `packages`"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return ', '.join([f"{_cpu()}, {cores} cores", f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
+                      f"Python {platform.python_version()}", *(f"{o} {_version(o)}" for o in packages)])
+
+def interleaved(
+    fns:dict,        # name -> function without arguments
+    n:int=5,         # rounds; in each, every function runs once, so that a slow spell of the machine meets all of them
+) -> dict:           # name -> median seconds
+    "Time the functions in turn"
+    times = {o: [] for o in fns}
+    for _ in range(n):
+        for name,f in fns.items():
+            t = time.perf_counter()
+            f()
+            times[name].append(time.perf_counter()-t)
+    return {o: statistics.median(t) for o,t in times.items()}

@@ -1,0 +1,271 @@
+"Item types and transform blocks: what an `Annotation` becomes on its way into a batch, and how annotations are split"
+from __future__ import annotations
+import difflib, io, os
+from collections import defaultdict
+from pathlib import Path
+import numpy as np
+import torch
+from torch import Tensor
+from fastai.data.block import TransformBlock
+from fastai.data.transforms import IntToFloatTensor, MultiCategorize, MultiCategory
+from fastai.torch_core import TensorMultiCategory
+from fastai.vision.core import PILImage, TensorBBox, TensorImage, TensorMask
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2.functional import pil_to_tensor
+from .annotation import Annotation, AnnotationError
+from .image import decode_image, open_image, orientation, shown_size, to_rgb
+
+__all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock', 'LabelSetEncode',
+           'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels']
+
+# --- pictures
+
+class FileImage(PILImage):
+    "A picture that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no more than it needs"
+    _bytes = _open = _name = None
+
+    @classmethod
+    def create(cls, o):
+        "`o`: a path, an `Annotation`, bytes, a PIL image, an array (h, w) or (h, w, 3), or a tensor (3, h, w), both uint8"
+        if isinstance(o, Annotation): o = o.path
+        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o))
+        if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'picture in memory')
+        if isinstance(o, Tensor): o = o.as_subclass(Tensor).cpu().numpy().transpose(1, 2, 0) if o.ndim == 3 else o.cpu().numpy()
+        if isinstance(o, np.ndarray):
+            if o.dtype != np.uint8: raise ValueError(f"an array as a picture holds uint8 in 0..255, not {o.dtype}; scale it and cast it first")
+            o = Image.fromarray(o)
+        if not isinstance(o, Image.Image):
+            raise TypeError(f"a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, not {type(o).__name__}")
+        return cls(to_rgb(ImageOps.exif_transpose(o)))
+
+    @classmethod
+    def _of_bytes(cls, data, name):
+        im = open_image(io.BytesIO(data), name)
+        self = cls(Image.Image())
+        self._bytes,self._open,self._name,self._mode,self._size = bytearray(data),im,name,'RGB',shown_size(im)
+        return self
+
+    @property
+    def loaded(self) -> bool:
+        "Whether the pixels are there"
+        return self._im is not None
+
+    def decode(self, least:tuple[int,int]=None) -> Image.Image:
+        "The pixels as a plain RGB image; of a JPEG possibly a smaller one, but not under `least` (w, h)"
+        return self if self.loaded else decode_image(self._file(), self._name, least)
+
+    def _file(self):
+        im,self._open = self._open or open_image(io.BytesIO(self._bytes), self._name),None
+        return im
+
+    def pixels(self, least:tuple[int,int]=None) -> Tensor:
+        "The same as (3, h, w) uint8; a plain JPEG goes through torchvision's decoder, which gives the same values sooner"
+        if not self.loaded:
+            im = self._open = self._file()
+            fits = least is None or min(im.width/least[0], im.height/least[1]) < 2     # Pillow makes a JPEG 2, 4 or 8 times smaller
+            if im.format == 'JPEG' and im.mode in ('RGB', 'L') and fits and orientation(im) == 1:
+                try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
+                except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
+        return pil_to_tensor(self.decode(least))
+
+    def load(self):
+        if not self.loaded and self._bytes is not None:
+            self._im,self._bytes = self.decode().im,None
+        return super().load()
+
+def FileImageBlock():
+    "A picture from a path, an `Annotation`, bytes, a PIL image or an array; float in 0..1 on the device"
+    return TransformBlock(type_tfms=FileImage.create, batch_tfms=IntToFloatTensor)
+
+def path_of(o):
+    "The file of an `Annotation`; anything else as it is"
+    return o.path if isinstance(o, Annotation) else o
+
+# --- labels of a picture
+
+class LabelSet(TensorMultiCategory):
+    "(c,) float, 1 where the picture has the label"
+
+def label_set(a):
+    "The labels of `a`, each once; a list, since a transform takes a tuple for several items"
+    return sorted(set(a.labels))
+
+class LabelSetEncode(MultiCategorize):
+    "Names to a `LabelSet` of `len(vocab)` and back"
+    def __init__(self, vocab): super().__init__(vocab=list(vocab))
+    def encodes(self, o):
+        res = torch.zeros(len(self.vocab))
+        for name in o: res[self.vocab.o2i[name]] = 1
+        return LabelSet(res)
+    def decodes(self, o): return MultiCategory([self.vocab[i] for i in o.nonzero().flatten().tolist()])
+
+def LabelSetBlock(vocab):
+    "A set of names from `vocab` as a multi-hot vector"
+    return TransformBlock(type_tfms=LabelSetEncode(vocab))
+
+def check_labels(annotations, vocab):
+    "Raise `AnnotationError` for the first label that is not in `vocab`, with the nearest name, and say how many pictures have such"
+    known,bad = set(vocab),[]
+    for i,a in enumerate(annotations): bad += [(i, a, o) for o in a.labels if o not in known]
+    if not bad: return
+    i,a,o = bad[0]
+    near = difflib.get_close_matches(o, vocab, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ''
+    what = "an empty label" if o == '' else f"label {o!r}, which is not in the vocab of {len(vocab)} names"
+    raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} pictures have such labels); {hint}mend the label, or add it to the vocab")
+
+# --- objects: boxes, their labels, their masks
+
+class PixelBBox(TensorBBox):
+    "(n, 4) or (b, n, 4) float x1 y1 x2 y2 in pixels of the picture that it comes with, whose (w, h) is `img_size`"
+    @classmethod
+    def create(cls, o, img_size=None):
+        return cls(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone(), img_size=img_size)
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        "fastai's batch transforms move it as they move the picture; rows of zeros are padding and stay so"
+        if pad_mode == 'reflection': raise ValueError("pad_mode='reflection' paints objects without boxes; use aug_transforms(..., pad_mode='zeros')")
+        if mat is None and coord_tfm is None and sz is None: return self
+        w,h = self.img_size
+        old = self.as_subclass(Tensor)
+        s = old.new_tensor([w, h, w, h])
+        b = TensorBBox(old*2/s - 1, img_size=(w, h))
+        b = TensorBBox.affine_coord(b, mat, coord_tfm, None, mode, pad_mode, align_corners).as_subclass(Tensor)
+        if sz is not None: w,h = (sz, sz) if isinstance(sz, int) else (sz[1], sz[0])
+        b = (b.clamp(-1, 1) + 1)*b.new_tensor([w, h, w, h])/2
+        return PixelBBox(torch.where((old == 0).all(-1, keepdim=True), 0., b), img_size=(w, h))
+
+class BBoxLabels(TensorMultiCategory):
+    "(n,) or (b, n) int64, one id per box; 0 = `#na#` = background = padding"
+    @classmethod
+    def create(cls, o): return cls(torch.as_tensor(np.asarray(o), dtype=torch.int64).view(-1))
+
+class InstanceMasks(TensorMask):
+    "(n, h, w) or (b, n, h, w) uint8, one mask of 0 and 1 per box"
+    @classmethod
+    def create(cls, o): return cls(torch.as_tensor(np.asarray(o)).to(torch.uint8))
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        o = TensorMask(self.as_subclass(Tensor).float())
+        o = TensorMask.affine_coord(o, mat, coord_tfm, sz, 'nearest', 'zeros', align_corners)
+        return InstanceMasks(o.as_subclass(Tensor).round().to(torch.uint8))
+
+@IntToFloatTensor
+def encodes(self, o:InstanceMasks): return o   # eight times smaller than as int64
+
+def pad_objects(samples):
+    "Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the largest, objects to the most of the batch"
+    def n_objects(s): return next((len(o) for o in s if isinstance(o, (PixelBBox, BBoxLabels, InstanceMasks))), 0)
+    n = max(map(n_objects, samples), default=0)
+    hw = [max(o.shape[d] for s in samples for o in s if isinstance(o, (TensorImage, TensorMask))) for d in (-2, -1)] \
+         if any(isinstance(o, (TensorImage, TensorMask)) for s in samples for o in s) else None
+    def grow(o):
+        if isinstance(o, (PixelBBox, BBoxLabels)): shape,fill = (n, *o.shape[1:]),0
+        elif isinstance(o, InstanceMasks): shape,fill = (n, *hw),0
+        elif isinstance(o, TensorMask): shape,fill = tuple(hw),255
+        elif isinstance(o, TensorImage): shape,fill = (*o.shape[:-2], *hw),0
+        else: return o
+        if tuple(o.shape) == shape: return o
+        t = o.as_subclass(Tensor)
+        res = t.new_full(shape, fill)
+        res[tuple(slice(0, k) for k in t.shape)] = t
+        res = res.as_subclass(type(o))
+        for k,v in o.__dict__.items(): setattr(res, k, v)
+        if isinstance(o, PixelBBox): res.img_size = (hw[1], hw[0]) if hw else o.img_size
+        return res
+    return [tuple(grow(o) for o in s) for s in samples]
+
+# --- splits
+
+def _units(annotations):
+    "Indices of what must stay together: one group, or one file"
+    units = defaultdict(list)
+    for i,a in enumerate(annotations):
+        if a.split != 'test': units['group', a.group if a.group is not None else i if a.path is None else str(a.path), a.group is None].append(i)
+    return list(units.values())
+
+def _check_enough(annotations, units):
+    if not len(annotations): raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
+    if len(units) < 2:
+        n = sum(a.split == 'test' for a in annotations)
+        raise AnnotationError(f"{len(annotations)} picture(s) in {len(units)} group(s)" + (f", {n} of them marked 'test'," if n else '') +
+                              " cannot be split into train and valid: at least two files or groups are needed; add pictures, or pass a `splitter`")
+
+class AnnotationSplitter:
+    "The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random. 'test' is on neither side"
+    def __init__(self, valid_pct:float=.2, seed:int=42): self.valid_pct,self.seed = valid_pct,seed
+    def __repr__(self): return f"{type(self).__name__}(valid_pct={self.valid_pct}, seed={self.seed})"
+    def __call__(self, annotations):
+        own = [a.split for a in annotations]
+        if 'train' in own and 'valid' in own:
+            if None in own:
+                raise AnnotationError(f"{own.count(None)} of {len(own)} annotations have no split, the first is {annotations[own.index(None)].path}, while others "
+                                      "are marked 'train' and 'valid'; mark them too, or unmark all to split at random")
+            return tuple([i for i,s in enumerate(own) if s == name] for name in ('train', 'valid'))
+        units = _units(annotations)
+        _check_enough(annotations, units)
+        if 'train' in own or 'valid' in own:
+            one = 'train' if 'train' in own else 'valid'
+            if own.count(one) == sum(s != 'test' for s in own):
+                raise AnnotationError(f"all {own.count(one)} annotations are marked {one!r}, none {'valid' if one == 'train' else 'train'!r}; mark some, or set their "
+                                      "`split` to None (`dataclasses.replace(a, split=None)`) to split at random")
+        return self.divide(annotations, units)
+
+    def divide(self, annotations, units):
+        "Indices of train and valid: whole units at random, until valid has its share"
+        want,order = self.valid_pct*sum(map(len, units)),np.random.default_rng(self.seed).permutation(len(units))
+        valid,n = [],0
+        for k in order[:-1]:       # the last stays in train
+            if valid and n >= want: break
+            valid.append(k); n += len(units[k])
+        return _two_sides(units, set(valid))
+
+def _two_sides(units, valid):
+    return tuple(sorted(i for k,u in enumerate(units) if (k in valid) is side for i in u) for side in (False, True))
+
+class StratifiedSplitter(AnnotationSplitter):
+    "Like `AnnotationSplitter`, but valid gets its share of every label, at least one picture of each label that has two (Sechidis et al., 2011)"
+    def divide(self, annotations, units):
+        fold = _stratify(_unit_labels(annotations, units), [1-self.valid_pct, self.valid_pct], np.random.default_rng(self.seed), covered=1)
+        return _two_sides(units, set(np.flatnonzero(fold == 1).tolist()))
+
+def stratified_folds(
+    annotations, # list[Annotation]
+    k:int=5,     # number of folds
+    seed:int=42,
+) -> np.ndarray: # (n,) fold of each annotation, 0..k-1; -1 for those marked 'test'
+    "Folds with nearly equal shares of every label (iterative stratification, Sechidis et al., 2011); a group is never divided"
+    units = _units(annotations)
+    if len(units) < k: raise AnnotationError(f"{len(units)} files or groups cannot make {k} folds; ask for at most {len(units)}")
+    fold,res = _stratify(_unit_labels(annotations, units), [1/k]*k, np.random.default_rng(seed)),np.full(len(annotations), -1)
+    for f,u in zip(fold, units): res[u] = f
+    return res
+
+def _unit_labels(annotations, units):
+    "(units, labels + 1) bool: which unit has which label; the last column is 1 for all, so that sizes are balanced too"
+    vocab = {o: j for j,o in enumerate(sorted({o for a in annotations for o in a.labels}))}
+    m = np.zeros((len(units), len(vocab)+1), dtype=bool)
+    for k,u in enumerate(units): m[k, [vocab[o] for i in u for o in annotations[i].labels]] = True
+    m[:,-1] = True
+    return m
+
+def _stratify(m, shares, rng, covered=None):
+    "(units,) side of each unit: the rarest label is dealt first, to the side that lacks it most; side `covered` gets one of each label first"
+    side,free = np.full(len(m), -1),np.ones(len(m), dtype=bool)
+    want = np.outer(shares, m.sum(0))          # (sides, labels) still to come
+    def deal(u, s): side[u],free[u] = s,False; want[s] -= m[u]
+    if covered is not None:
+        for j in np.argsort(m.sum(0), kind='stable'):
+            if m[:,j].sum() < 2 or (m[:,j] & (side == covered)).any(): continue
+            # not the last one that the other side could have of some label
+            spare = [u for u in rng.permutation(np.flatnonzero(m[:,j] & free)) if not (m[u] & (m[free].sum(0) == 1)).any()]
+            if spare: deal(min(spare, key=lambda u: m[u].sum()), covered)
+    while free.any():
+        left = m[free].sum(0)
+        j = min(np.flatnonzero(left), key=lambda j: left[j])
+        for u in rng.permutation(np.flatnonzero(m[:,j] & free)):
+            best = np.flatnonzero(want[:,j] == want[:,j].max())
+            if len(best) > 1: best = best[want[best,-1] == want[best,-1].max()]
+            deal(u, rng.choice(best))
+    return side

@@ -1,0 +1,345 @@
+"Joint geometry: one view of a picture, laid on the network's input, moves image, boxes, points and masks alike"
+from __future__ import annotations
+import inspect, math, random
+from dataclasses import dataclass, replace
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors as tv
+from torchvision.transforms import v2
+from fastai.data.transforms import ItemTransform
+from fastai.vision.augment import RandTransform
+from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
+from PIL import Image
+from .blocks import BBoxLabels, FileImage, InstanceMasks
+
+__all__ = ['JointTransform', 'View', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'IMAGENET_GREY']
+
+IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is normalised
+
+@dataclass(frozen=True)
+class View:
+    "A rectangle of the picture, `src`, laid on a rectangle, `dst`, of a canvas; then flipped and turned about its centre"
+    src:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the picture
+    dst:tuple[int,int,int,int]         # x1 y1 x2 y2 in pixels of the canvas
+    out:tuple[int,int]                 # (w, h) of the canvas
+    flip:bool = False                  # left and right change places
+    vflip:bool = False                 # top and bottom do
+    angle:float = 0.                   # degrees, counter-clockwise as seen
+
+    @property
+    def matrix(self) -> np.ndarray:    # (2, 3) float64
+        "Picture pixels to canvas pixels, both continuous: (0, 0) is the corner of the first pixel, not its centre"
+        (x1,y1,x2,y2),(u1,v1,u2,v2),(w,h) = self.src,self.dst,self.out
+        sx,sy = (u2-u1)/(x2-x1),(v2-v1)/(y2-y1)
+        m = np.array([[sx, 0, u1-sx*x1], [0, sy, v1-sy*y1], [0, 0, 1.]])
+        if self.flip:  m = np.array([[-1, 0, w], [0, 1, 0], [0, 0, 1.]]) @ m
+        if self.vflip: m = np.array([[1, 0, 0], [0, -1, h], [0, 0, 1.]]) @ m
+        return (self.turn @ m)[:2]
+
+    @property
+    def turn(self) -> np.ndarray:      # (3, 3)
+        "The turn by `angle` about the centre of the canvas"
+        c,s = math.cos(math.radians(self.angle)),math.sin(math.radians(self.angle))
+        cx,cy = self.out[0]/2,self.out[1]/2
+        return np.array([[c, s, cx-c*cx-s*cy], [-s, c, cy+s*cx-c*cy], [0, 0, 1.]])
+
+    @property
+    def mirrored(self) -> bool: return self.flip != self.vflip
+
+    def points(self, p:Tensor) -> Tensor:        # (..., 2) -> (..., 2), nan stays nan
+        "`p` of the picture on the canvas"
+        m = torch.from_numpy(self.matrix).to(p)
+        return p @ m[:,:2].T + m[:,2]
+
+    def undo_points(self, p:Tensor) -> Tensor:   # (..., 2) -> (..., 2)
+        "`p` of the canvas back in the picture"
+        m = torch.from_numpy(self.matrix).to(p)
+        return (p - m[:,2]) @ torch.linalg.inv(m[:,:2]).T
+
+    def bboxes(self, b:Tensor) -> Tensor:        # (n, 4) -> (n, 4), may reach outside the canvas
+        "`b` of the picture on the canvas: the upright box around the four corners"
+        return _around(self.points(_corners(b)))
+
+    def undo_bboxes(self, b:Tensor) -> Tensor:   # (n, 4) -> (n, 4), may reach outside the picture
+        "`b` of the canvas back in the picture"
+        return _around(self.undo_points(_corners(b)))
+
+def _corners(b):   # (..., 4) -> (..., 4, 2)
+    return b[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
+
+def _around(p):    # (..., 4, 2) -> (..., 4)
+    return torch.cat([p.amin(-2), p.amax(-2)], -1)
+
+# --- which rectangle of the picture to look at: callables (w, h, out, bboxes) -> src, dst
+
+class FitView:
+    "The whole picture: 'squish'ed to the canvas, 'pad'ded to its shape, or the largest centred 'crop' of its shape"
+    def __init__(self, method:str='squish'):
+        if method not in ('squish', 'pad', 'crop'): raise ValueError(f"method is 'squish', 'pad' or 'crop', not {method!r}")
+        self.method = method
+    def __repr__(self): return f"FitView({self.method!r})"
+    def __call__(self, w, h, out, bboxes=None):
+        (W,H),src,dst = out,(0, 0, w, h),(0, 0, *out)
+        if self.method == 'pad':
+            m = min(W/w, H/h); u,v = max(1, round(m*w)),max(1, round(m*h))
+            dst = _centred(u, v, W, H)
+        elif self.method == 'crop':
+            m = max(W/w, H/h)
+            src = _centred(max(1, round(W/m)), max(1, round(H/m)), w, h)
+        return src,dst
+
+def _centred(w, h, W, H):
+    "The rectangle of `w` x `h` in the middle of `W` x `H`"
+    x,y = (W-w)//2,(H-h)//2
+    return x,y,x+w,y+h
+
+class CropView:
+    "A random part, as `RandomResizedCrop` takes it: `scale` of the area, `ratio` of width to height"
+    def __init__(self, scale=(.35, 1.), ratio=(3/4, 4/3)): self.scale,self.ratio = scale,ratio
+    def __repr__(self): return f"CropView(scale={self.scale}, ratio={self.ratio})"
+    def __call__(self, w, h, out, bboxes=None):
+        for _ in range(10):
+            area,r = w*h*random.uniform(*self.scale),math.exp(random.uniform(*map(math.log, self.ratio)))
+            cw,ch = round(math.sqrt(area*r)),round(math.sqrt(area/r))
+            if 0 < cw <= w and 0 < ch <= h: break
+        else: cw,ch = (min(w, max(1, round(h*self.ratio[1]))),h) if w > h else (w,min(h, max(1, round(w/self.ratio[0]))))
+        x,y = random.randint(0, w-cw),random.randint(0, h-ch)
+        return (x, y, x+cw, y+ch),(0, 0, *out)
+
+class JitterView:
+    "Large-scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020, arXiv:2012.07177)"
+    def __init__(self, scale=(.1, 2.)): self.scale = scale
+    def __repr__(self): return f"JitterView(scale={self.scale})"
+    def __call__(self, w, h, out, bboxes=None):
+        m = min(out[0]/w, out[1]/h)*random.uniform(*self.scale)
+        axes = [_place(n, max(1, round(m*n)), N) for n,N in zip((w, h), out)]
+        (x1,x2,u1,u2),(y1,y2,v1,v2) = axes
+        return (x1, y1, x2, y2),(u1, v1, u2, v2)
+
+def _place(n, m, N):
+    "`n` pixels at `m` on a canvas of `N`: all of them somewhere on it, or the part of them that covers it"
+    if m <= N: u = random.randint(0, N-m); return 0,n,u,u+m
+    k = min(n, max(1, round(n*N/m))); x = random.randint(0, n-k)
+    return x,x+k,0,N
+
+class IoUView:
+    "SSD's crop: a part that keeps IoU `min_iou` with some box and the centre of at least one (Liu et al., 2015, arXiv:1512.02325)"
+    def __init__(self, min_iou=(0., .1, .3, .5, .7, .9, None), scale=(.3, 1.), ratio=(.5, 2.), trials=40):
+        self.min_iou,self.scale,self.ratio,self.trials = min_iou,scale,ratio,trials
+    def __repr__(self): return f"IoUView(min_iou={self.min_iou})"
+    def __call__(self, w, h, out, bboxes=None):
+        whole = (0, 0, w, h),(0, 0, *out)
+        least = random.choice(self.min_iou)     # None: the whole picture
+        if least is None or bboxes is None or not len(bboxes): return whole
+        b = np.asarray(bboxes, dtype=np.float64)
+        for _ in range(self.trials):
+            cw,ch = (max(1, int(n*random.uniform(*self.scale))) for n in (w, h))
+            if not self.ratio[0] <= cw/ch <= self.ratio[1]: continue
+            x,y = random.randint(0, w-cw),random.randint(0, h-ch)
+            c = (b[:,:2]+b[:,2:])/2
+            inside = ((c > [x, y]) & (c < [x+cw, y+ch])).all(1)
+            if inside.any() and _iou(np.array([x, y, x+cw, y+ch]), b[inside]).max() >= least: return (x, y, x+cw, y+ch),(0, 0, *out)
+        return whole
+
+def _iou(a, b):   # (4,), (n, 4) -> (n,)
+    area = lambda o: (o[..., 2:]-o[..., :2]).clip(0).prod(-1)
+    inter = area(np.concatenate([np.maximum(a[:2], b[:,:2]), np.minimum(a[2:], b[:,2:])], 1))
+    return inter/np.maximum(area(a)+area(b)-inter, 1e-9)
+
+class ZoomOutView:
+    "The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else what `other` takes"
+    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,other or FitView()
+    def __repr__(self): return f"ZoomOutView(most={self.most}, p={self.p}, other={self.other})"
+    def __call__(self, w, h, out, bboxes=None):
+        if random.random() >= self.p: return self.other(w, h, out, bboxes)
+        k = random.uniform(1., self.most)
+        u,v = (max(1, round(n/k)) for n in out)
+        x,y = random.randint(0, out[0]-u),random.randint(0, out[1]-v)
+        return (0, 0, w, h),(x, y, x+u, y+v)
+
+# --- the transform
+
+class JointTransform(ItemTransform):
+    "Bring every picture to `size` and let boxes, labels, points and masks follow; random when training, plain when not"
+    order = 0   # before fastai's PointScaler
+    def __init__(self,
+        size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
+        train=None,                   # the view when training, a callable (w, h, out, bboxes) -> src, dst; None = `CropView()`
+        valid='squish',               # the view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
+        flip:float=.5,                # probability of a left-right flip when training
+        vflip:float=0.,               # probability of a top-bottom flip
+        rotate:float=0.,              # largest angle in degrees, both ways
+        p_rotate:float=.75,           # probability of a turn
+        tfms=None,                    # further torchvision.transforms.v2 transforms for training, on the canvas
+        fill=IMAGENET_GREY,           # colour around the picture, 0..255
+        mask_fill:int=255,            # class index around the picture in a class mask: void
+        min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less than a pixel
+        flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture
+    ):
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) != 2 or min(self.size) < 1: raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
+        self.train,self.valid = train or CropView(),FitView(valid) if isinstance(valid, str) else valid
+        self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
+        self.fill,self.mask_fill,self.min_visible = tuple(fill),mask_fill,min_visible
+        self.flip_pairs = [tuple(o) for o in flip_pairs or []]
+        super().__init__()
+
+    def __repr__(self): return f"JointTransform(size={self.size}, train={self.train}, valid={self.valid}, flip={self.flip}, rotate={self.rotate})"
+
+    def view(self, size:tuple[int,int], split_idx:int=1, bboxes=None) -> View:
+        "The view of a picture of `size` (w, h): random for `split_idx` 0, else the plain one that `annotate` undoes"
+        look = self.train if split_idx == 0 else self.valid
+        src,dst = look(*size, self.size, bboxes)
+        if split_idx != 0: return View(src, dst, self.size)
+        angle = random.uniform(-self.rotate, self.rotate) if self.rotate and random.random() < self.p_rotate else 0.
+        return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
+
+    def __call__(self, x, split_idx=None, **kwargs):
+        "`x`: a tuple whose first picture sets the geometry, and whose boxes, labels, points and masks follow it; or a picture alone"
+        items = list(x) if isinstance(x, (tuple, list)) else [x]
+        at = next((i for i,o in enumerate(items) if _is_image(o)), None)
+        if at is None: raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
+        im = items[at]
+        size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
+        cut,view = _cut(im, self.view(size, split_idx, next((o for o in items if isinstance(o, TensorBBox)), None)))
+        items = [_lay(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
+        if split_idx == 0 and self.tfms is not None: items = _apply_v2(self.tfms, items)
+        items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
+        items[at] = TensorImage(items[at].contiguous())
+        return tuple(items) if isinstance(x, (tuple, list)) else items[0]
+
+    def _follow(self, o, view):
+        "A target of the picture where `view` brings it; what has no geometry as it is"
+        if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
+        if isinstance(o, TensorPoint): return _like(self._swap(view.points(o.as_subclass(Tensor)), view.mirrored), o)
+        if isinstance(o, InstanceMasks): return InstanceMasks(_lay(_slice(o.as_subclass(Tensor), view.src), view, 0, nearest=True))
+        if isinstance(o, PILMask): o = TensorMask(torch.from_numpy(np.array(o)))
+        if isinstance(o, TensorMask): return TensorMask(_lay(_slice(o.as_subclass(Tensor)[None], view.src), view, self.mask_fill, nearest=True)[0])
+        return o
+
+    def _swap(self, p, mirrored):
+        "In a mirrored picture what was left is right: (..., k, 2) with the pairs exchanged"
+        if not (mirrored and self.flip_pairs): return p
+        idxs = list(range(p.shape[-2]))
+        for l,r in self.flip_pairs: idxs[l],idxs[r] = r,l
+        return p[..., idxs, :]
+
+    def _sanitize(self, items, tight):
+        "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
+        hi = torch.tensor(self.size, dtype=torch.float32)
+        get = lambda cls: next((o for o in items if isinstance(o, cls)), None)
+        boxes,masks,keep = get(TensorBBox),get(InstanceMasks),None
+        if boxes is not None:
+            raw = boxes.as_subclass(Tensor)
+            new = raw.clamp(min=0).minimum(hi.repeat(2))
+            # the box around a turned box is loose: where there is a mask it is drawn anew
+            if masks is not None and tight: new = _mask_bboxes(masks.as_subclass(Tensor))
+            sides,area = new[:,2:]-new[:,:2],lambda o: (o[:,2:]-o[:,:2]).prod(1)
+            keep = (sides >= 1).all(1) & (area(new) >= self.min_visible*area(raw))
+            if masks is not None: keep &= masks.as_subclass(Tensor).bool().flatten(1).any(1)
+        def clean(o):
+            if isinstance(o, TensorBBox): return _like(new[keep], o, img_size=self.size)
+            if isinstance(o, (BBoxLabels, InstanceMasks)): return o if keep is None else _like(o.as_subclass(Tensor)[keep], o)
+            if isinstance(o, TensorPoint):
+                p = o.as_subclass(Tensor)
+                if p.ndim == 3 and keep is not None: p = p[keep]
+                out = ((p < 0) | (p > hi)).any(-1, keepdim=True)
+                return _like(torch.where(out, torch.nan, p), o, img_size=self.size)
+            return o
+        return [clean(o) for o in items]
+
+def _is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
+
+def _like(t, o, **meta):
+    "`t` as the type of `o`, with its metadata"
+    res = t.as_subclass(type(o))
+    for k,v in {**getattr(o, '__dict__', {}), **meta}.items(): setattr(res, k, v)
+    return res
+
+def _whole(src): return tuple(int(round(o)) for o in src)
+
+def _slice(t, src):
+    x1,y1,x2,y2 = _whole(src)
+    return t[..., y1:max(y2, y1+1), x1:max(x2, x1+1)]
+
+def _cut(im, view):
+    "(c, h, w) uint8 of what `view` looks at, and the view; a file is decoded no finer than needed, and the view then falls on whole pixels of that"
+    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
+    if not (isinstance(im, FileImage) and not im.loaded): return v2.functional.pil_to_tensor(im.crop(_whole(view.src))),view
+    (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
+    t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
+    kx,ky = w/t.shape[2],h/t.shape[1]
+    if kx == ky == 1: return _slice(t, view.src),view
+    l,o = min(int(x1/kx), t.shape[2]-1),min(int(y1/ky), t.shape[1]-1)
+    r,b = max(l+1, round(x2/kx)),max(o+1, round(y2/ky))
+    return t[:, o:b, l:r],replace(view, src=(l*kx, o*ky, r*kx, b*ky))
+
+def _lay(cut, view, fill, nearest=False):
+    "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
+    (u1,v1,u2,v2_),(w,h) = view.dst,view.out
+    mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
+    t = v2.functional.resize(cut, [v2_-v1, u2-u1], interpolation=mode, antialias=True) if len(cut) else cut.new_zeros(0, v2_-v1, u2-u1)
+    if (u2-u1, v2_-v1) != (w, h):
+        ground = torch.as_tensor(fill, dtype=t.dtype).reshape(-1, 1, 1).expand(len(t), h, w).clone()
+        ground[:, v1:v2_, u1:u2] = t
+        t = ground
+    dims = [d for d,on in ((-1, view.flip), (-2, view.vflip)) if on]
+    if dims: t = t.flip(dims)
+    if view.angle:   # torchvision turns clockwise for positive angles of `affine`
+        fill = [float(o) for o in fill] if isinstance(fill, tuple) else float(fill)
+        if len(t): t = v2.functional.affine(t, angle=-view.angle, translate=[0, 0], scale=1., shear=[0., 0.], fill=fill,
+            interpolation=v2.InterpolationMode.NEAREST if nearest else v2.InterpolationMode.BILINEAR)
+    return t
+
+def _mask_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
+    "The tight box of each mask"
+    out = []
+    for dim in (1, 2):       # rows folded away: x; columns folded away: y
+        on = m.bool().any(dim)
+        first = on.int().argmax(1)
+        last  = on.shape[1] - on.flip(1).int().argmax(1)
+        out.append((first, torch.where(on.any(1), last, 0)))
+    (x1,x2),(y1,y2) = out
+    return torch.stack([x1, y1, x2, y2], 1).float()
+
+def _no_clamp(cls):
+    "torchvision moves what leaves the canvas to its border, where that can be switched off it is: `_sanitize` must see it outside"
+    return dict(clamping_mode=None) if 'clamping_mode' in inspect.signature(cls.__new__).parameters else {}
+
+def _apply_v2(tfms, items):
+    "v2 transforms on the picture and all that follows it; they see tv_tensors, the caller gets its own types back"
+    canvas = items[next(i for i,o in enumerate(items) if type(o) is Tensor and o.ndim == 3)].shape[-2:]
+    def wrap(o):
+        t = o.as_subclass(Tensor) if isinstance(o, Tensor) else o
+        if type(o) is Tensor and o.ndim == 3: return tv.Image(t)
+        if isinstance(o, TensorBBox): return tv.BoundingBoxes(t, format='XYXY', canvas_size=canvas, **_no_clamp(tv.BoundingBoxes))
+        if isinstance(o, TensorPoint): return tv.KeyPoints(t, canvas_size=canvas, **_no_clamp(tv.KeyPoints))
+        if isinstance(o, TensorMask): return tv.Mask(t)
+        return None
+    moved = tfms([wrap(o) for o in items])
+    return [o if m is None else (m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)) for o,m in zip(items, moved)]
+
+# --- light
+
+class LightJitter(RandTransform):
+    "Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device: x -> (x - 1/2)*contrast + 1/2 + brightness"
+    order = 30   # after the pixels became floats in 0..1, before `Normalize`
+    def __init__(self,
+        max_lighting:float=.2,  # brightness within +- half of it, contrast between 1 - it and 1/(1 - it)
+        p:float=.75,            # probability that a picture is changed
+    ):
+        if not 0 <= max_lighting < 1: raise ValueError(f"max_lighting lies in [0, 1), not {max_lighting}")
+        super().__init__(p=1.)
+        self.max_lighting,self.p_each = max_lighting,p
+
+    def before_call(self, b, split_idx):
+        self.do = True
+        n,m = len(b[0] if isinstance(b, (tuple, list)) else b),self.max_lighting
+        on = torch.rand(n) < self.p_each
+        self.contrast   = torch.where(on, torch.exp((torch.rand(n)*2 - 1)*-math.log(1-m)), 1.)
+        self.brightness = torch.where(on, (torch.rand(n) - .5)*m, 0.)
+
+    def encodes(self, x:TensorImage):
+        c,b = (o.to(x.device, x.dtype).view(-1, 1, 1, 1) for o in (self.contrast, self.brightness))
+        return x.mul_(c).add_(.5*(1-c) + b).clamp_(0, 1)

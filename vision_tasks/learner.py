@@ -1,0 +1,193 @@
+"What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart from the rest"
+from __future__ import annotations
+import os, warnings
+from pathlib import Path
+import numpy as np
+from torch import Tensor, nn
+from fastcore.foundation import L
+from fastai.callback.core import Callback
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.torch_core import params
+from PIL import Image
+from .data.annotation import Annotation, AnnotationError, vocab_of
+from .data.blocks import FileImage, check_labels
+from .data.image import image_size
+from .models.encoders import create_encoder
+from .models.registry import get_arch, list_archs
+
+__all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize', 'task_model', 'task_dls', 'make_learner', 'check_vocab']
+
+# --- data
+
+def task_dls(block, annotations, vocab, bs, path, num_workers, device):
+    "The DataLoaders of `block` over `annotations`, once all is checked that would otherwise fail in the middle of an epoch"
+    gone = [a.path for a in annotations if a.path is None or not a.path.is_file()]
+    if gone: raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); mend the paths, or leave these annotations out")
+    check_labels(annotations, vocab)
+    train,valid = block.splitter(annotations)
+    for name,idxs in (('train', train), ('valid', valid)):
+        if not len(idxs): raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; both sides need at least one")
+    return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
+
+def check_vocab(annotations, vocab):
+    "`vocab` as a list, or the names that occur; raise where there is none, or one twice"
+    if not annotations: raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
+    for a in annotations:
+        if not isinstance(a, Annotation): raise TypeError(f"annotations is a list of Annotation, as the readers give it; it holds a {type(a).__name__}")
+    vocab = vocab_of(annotations) if vocab is None else list(vocab)
+    twice = sorted({o for o in vocab if vocab.count(o) > 1})
+    if twice: raise ValueError(f"vocab has duplicate names: {twice}; every class needs a name of its own")
+    if not vocab: raise AnnotationError(f"none of the {len(annotations)} annotations has a label, so there is nothing to learn; was the reader told the label column?")
+    return vocab
+
+# --- model
+
+def encoder_splitter(model) -> L:
+    "Two parameter groups: `model.encoder`, which may be pretrained, and all the rest; a model without an encoder is one group"
+    if getattr(model, 'encoder', None) is None: return L([params(model)])
+    body = {id(p) for p in model.encoder.parameters()}
+    return L(params(model.encoder), [p for p in model.parameters() if id(p) not in body])
+
+def task_model(task, arch, n_out, head, pretrained=True, arch_kwargs=None):
+    """The model for `arch`: an `nn.Module` as it is; a name registered for `task`; or an encoder (torchvision's or timm's name, torchvision's builder) under
+    `head(channels, n_out, **arch_kwargs)`"""
+    kw = dict(arch_kwargs or {})
+    if isinstance(arch, nn.Module): return arch
+    if isinstance(arch, str) and arch in list_archs(task): return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
+    if isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.'):
+        return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
+    if callable(arch): return arch(n_out, **kw)
+    raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; names: list_archs({task!r}), list_encoders(), timm.list_models()")
+
+class EncoderHead(nn.Module):
+    "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
+    def __init__(self, encoder, head, n_out, kw):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head(encoder.channels[-1], n_out, **kw)
+    def forward(self, x): return self.head(self.encoder(x))
+
+def one_normalize(dls, mean, std):
+    "Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced"
+    for dl in dls.loaders:
+        norm = Normalize.from_stats(mean, std, cuda=False)
+        for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
+        pipe = dl.after_batch
+        pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
+        pipe.add(norm)
+
+def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, **kwargs) -> TaskLearner:
+    "A `cls` on `dls` whose data are normalised as `model.encoder` wants, and whose encoder is frozen where it is `pretrained`"
+    encoder = getattr(model, 'encoder', None)
+    if hasattr(encoder, 'mean'): one_normalize(dls, encoder.mean, encoder.std)
+    if splitter is None:
+        splitter = encoder_splitter
+        if encoder is None: warnings.warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and `fine_tune` trains them "
+                                          "all from the start; pass a `splitter` to freeze a part at first", stacklevel=3)
+    learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    if pretrained and encoder is not None: learn.freeze()
+    return learn
+
+# --- learner
+
+class _Stream(Callback):
+    "Give every batch of probabilities to `f` as soon as it is there, so that none are gathered; `mirror` averages with those of the mirrored pictures"
+    order = 65   # after mixed precision made the predictions float32
+    def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
+    def after_pred(self):
+        p = self.learn.probabilities(self.learn.pred)
+        if self.mirror: p = (p + self.learn.mirror_back(self.learn.probabilities(self.learn.model(*[o.flip(-1) for o in self.learn.xb]))))/2
+        self.f(p)
+
+class TaskLearner(Learner):
+    "A fastai `Learner` whose predictions are `Annotation`s in pixels of the file, and whose thresholds go where it goes"
+    annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
+
+    # --- what a task fills in
+
+    def eval_metrics(self) -> list:
+        "Metrics that `evaluate` adds to the learner's own"
+        return []
+
+    def probabilities(self, pred) -> Tensor:
+        "Raw output of the model as probabilities"
+        return self.loss_func.activation(pred.as_subclass(Tensor).float())
+
+    def mirror_back(self, probs) -> Tensor:
+        "Probabilities of mirrored pictures as those of the pictures"
+        raise ValueError(f"{type(self).__name__} cannot average over mirrored pictures; leave tta out")
+
+    def to_annotations(self, probs, pictures, thresh) -> list[Annotation]:
+        "A batch of probabilities as annotations of `pictures`, a list of (path, (w, h))"
+        raise NotImplementedError
+
+    # --- what all have
+
+    def evaluate(self, ds_idx:int=1, dl=None) -> dict:
+        "The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first. Batches stream: no logits are kept"
+        dl,old = self.whole_dl(ds_idx, dl),self.metrics
+        have = {m.name for m in old}
+        self.metrics = [*old, *(m for m in self.eval_metrics() if m.name not in have)]
+        try: return dict(zip(['valid_loss', *(m.name for m in self.metrics)], list(self.validate(dl=dl))))
+        finally: self.metrics = old
+
+    def whole_dl(self, ds_idx:int=1, dl=None):
+        "The `ds_idx`-th set, or `dl`, in its order and to its end; with the augmentation of training where it is the training set"
+        dl = self.dls[ds_idx] if dl is None else dl
+        if not len(dl.dataset): raise ValueError("there are no data here: an exported learner leaves them behind; pass dl=learn.dls.test_dl(annotations, with_labels=True)")
+        return dl.new(shuffle=False, drop_last=False)
+
+    def annotate(self,
+        items,            # list of Annotation, path, PIL image or array (h, w, 3) uint8; or one of these
+        thresh=None,      # in place of the learner's own: a number, or one per class
+        bs:int=None,      # pictures at a time; None = as in training
+        tile=None,        # (w, h) of tiles, for tasks that answer pixel by pixel
+        tta:bool=False,   # average with the mirrored pictures
+        postprocess=None, # (probs, image) -> probs at the file's size, for tasks that answer pixel by pixel
+    ) -> list[Annotation]:
+        "What the model sees in `items`: names and scores, in pixels of the files, in the order of `items`; batch by batch, with a progress bar"
+        items = [items] if isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor)) else list(items)
+        for name,v in (('tile', tile), ('postprocess', postprocess)):
+            if v is not None and name not in self.annotate_options:
+                raise ValueError(f"{name} is for tasks that answer pixel by pixel; {type(self).__name__} answers otherwise: leave it out")
+        if not items: return []
+        dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items))),[]
+        def gather(probs): out.extend(self.to_annotations(probs, [_picture(o) for o in items[len(out):len(out)+len(probs)]], thresh))
+        self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(gather, tta))
+        return out
+
+    def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
+        "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"
+        dl = (self.dls[ds_idx] if dl is None else dl).new(shuffle=shuffle)
+        b = dl.one_batch()
+        probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
+        dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
+
+    def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
+        "Draw the `k` pictures with the largest (or smallest) loss, that first"
+        dl = self.whole_dl(ds_idx, dl)
+        *_,losses = self.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False)
+        losses,idxs = losses.topk(min(k, len(losses)), largest=largest)
+        b = dl.new(get_idxs=_Fixed(idxs.tolist()), bs=len(idxs)).one_batch()
+        probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
+        dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
+
+    def load(self, file, device=None, **kwargs):
+        "fastai's `load`, which also takes the path that `save` returns"
+        file = Path(file) if isinstance(file, (str, os.PathLike)) else file
+        if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
+        return Learner.load(self, file, device=device, **kwargs)
+
+class _Fixed:
+    "An order of items, as a class, since a closure does not pickle"
+    def __init__(self, idxs): self.idxs = idxs
+    def __call__(self): return self.idxs
+
+def _picture(o):
+    "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"
+    if isinstance(o, Annotation): return o.path,o.size
+    if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)
+    if isinstance(o, Tensor): return None,(o.shape[-1], o.shape[-2])
+    if isinstance(o, np.ndarray): return None,(o.shape[1], o.shape[0])
+    return None,FileImage.create(o).size

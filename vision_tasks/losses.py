@@ -1,0 +1,106 @@
+"Losses that fastai and torchvision lack. Those for several labels carry the threshold and the temperature, so that both are exported with the learner"
+from __future__ import annotations
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight', 'MULTILABEL_LOSSES']
+
+class MultilabelLoss:
+    """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
+    `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""
+    def __init__(self, reduction='mean', thresh=.5, temperature=1.): self.reduction,self.thresh,self.temperature = reduction,thresh,temperature
+
+    def __repr__(self): return f"{type(self).__name__}(thresh={self.thresh}, temperature={self.temperature})"
+
+    def each(self, x, y): raise NotImplementedError   # (n, c), (n, c) -> (n, c)
+
+    def __call__(self, inp, targ):
+        x,y = inp.as_subclass(Tensor),targ.as_subclass(Tensor)
+        if x.shape != y.shape:
+            raise ValueError(f"the model gives {tuple(x.shape)} logits for {tuple(y.shape)} targets: its last layer needs n_out={y.shape[-1]}")
+        loss = self.each(x.float(), y.float())
+        return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
+
+    @property
+    def thresh(self):
+        "What a probability must exceed: a float, or (c,) floats, one per class"
+        return self._thresh
+    @thresh.setter
+    def thresh(self, v):
+        v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
+        if v.ndim > 1 or v.isnan().any(): raise ValueError(f"thresh is a number or one number per class, none of them nan; got {v.tolist()}")
+        self._thresh = v.item() if v.ndim == 0 else v
+
+    def check_thresh(self, c):
+        "Raise where `thresh` is not one for all or one for each of `c` classes"
+        _check_length('thresh', self.thresh, c)
+
+    def activation(self, x): return torch.sigmoid(x/self._per_class('temperature', self.temperature, x))
+    def decodes(self, p):    return p > self._per_class('thresh', self.thresh, p)
+
+    def _per_class(self, name, v, x):
+        _check_length(name, v, x.shape[-1])
+        return v.to(x.device) if isinstance(v, Tensor) else v
+
+def _check_length(name, v, c):
+    if isinstance(v, Tensor) and v.ndim and len(v) != c:
+        raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; give one number, or one for each class in the order of dls.vocab")
+
+class MultilabelBCE(MultilabelLoss):
+    "Binary cross entropy of every label, on logits"
+    def __init__(self,
+        pos_weight=None, # None, a number, or (c,): how much more a present label counts than an absent one
+        **kwargs,        # `reduction`, `thresh`, `temperature`
+    ):
+        super().__init__(**kwargs)
+        self.pos_weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
+    def each(self, x, y):
+        if self.pos_weight is not None: _check_length('pos_weight', self.pos_weight, x.shape[-1])
+        w = None if self.pos_weight is None else self.pos_weight.to(x.device)
+        return F.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction='none')
+
+class MultilabelFocal(MultilabelLoss):
+    "Focal loss of every label (Lin et al., 2017, arXiv:1708.02002): what is already right counts less by (1-p)^gamma"
+    def __init__(self,
+        gamma:float=2.,   # 0 = binary cross entropy
+        alpha:float=None, # in [0, 1]: weight of present labels, 1 - alpha of absent ones; None = no weights
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.gamma,self.alpha = gamma,alpha
+    def each(self, x, y):
+        ce = F.binary_cross_entropy_with_logits(x, y, reduction='none')
+        # 1 - p of the right answer, from logits, so that it has a gradient where p is 1 within float32
+        loss = ce*torch.sigmoid(torch.where(y > .5, -x, x))**self.gamma
+        return loss if self.alpha is None else loss*torch.where(y > .5, self.alpha, 1-self.alpha)
+
+class AsymmetricLoss(MultilabelLoss):
+    """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and those
+    with a probability under `clip` are dropped. As the paper's, the sum over labels is not taken: `reduction` is over all entries"""
+    def __init__(self,
+        gamma_pos:float=0., # focus on present labels
+        gamma_neg:float=4., # focus on absent labels
+        clip:float=.05,     # the paper's margin m, in [0, 1)
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.gamma_pos,self.gamma_neg,self.clip = gamma_pos,gamma_neg,clip
+    def each(self, x, y):
+        p = torch.sigmoid(x)
+        pm = (p - self.clip).clamp(min=0)                                    # eq. 5
+        pos = F.logsigmoid(x)*(1-p)**self.gamma_pos
+        neg = torch.log((1-pm).clamp(min=1e-8))*pm**self.gamma_neg           # eq. 6
+        return -(y*pos + (1-y)*neg)
+
+MULTILABEL_LOSSES = dict(bce=MultilabelBCE, focal=MultilabelFocal, asymmetric=AsymmetricLoss)
+
+def balanced_pos_weight(
+    annotations,      # list[Annotation] of the training set
+    vocab,            # list of c names
+    most:float=100.,  # no label counts more than this; a label without positives gets 1
+) -> Tensor:          # (c,)
+    "Pictures without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
+    has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32).reshape(-1, len(vocab)).sum(0)
+    return torch.where(has > 0, (len(annotations)-has)/has.clamp(min=1), 1.).clamp(max=most)

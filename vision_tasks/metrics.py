@@ -1,0 +1,91 @@
+"Scores: pure functions first, then the fastai `Metric`s that accumulate what these need"
+from __future__ import annotations
+import torch
+from torch import Tensor
+from fastai.learner import Metric
+from fastai.torch_core import to_detach
+
+__all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy']
+
+def average_precision(
+    probs, # (n, c) scores
+    targs, # (n, c) of 0 and 1
+) -> Tensor: # (c,) float64 in [0, 1]; nan for a class without positives
+    """Average precision of each class: the sum over the distinct scores, from the highest, of precision times the gain in recall, without
+    interpolation (scikit-learn's convention; PASCAL VOC interpolates)"""
+    p,t = torch.as_tensor(probs).as_subclass(Tensor),torch.as_tensor(targs).as_subclass(Tensor)
+    if p.shape != t.shape or p.ndim != 2: raise ValueError(f"probs and targs are both (n, c), got {tuple(p.shape)} and {tuple(t.shape)}")
+    if p.isnan().any(): raise ValueError(f"{int(p.isnan().sum())} of {p.numel()} scores are nan: the model diverged; lower the learning rate")
+    if not len(p): return torch.full((p.shape[1],), torch.nan, dtype=torch.float64)
+    p,order = p.sort(0, descending=True)
+    hits = t.gather(0, order).double().cumsum(0)                              # (n, c)
+    # only the last of several equal scores is a point of the curve
+    last = torch.cat([p[1:] != p[:-1], torch.ones_like(p[:1], dtype=torch.bool)])
+    precision = hits/torch.arange(1, len(p)+1, device=p.device)[:,None]
+    before = torch.cat([torch.zeros_like(hits[:1]), torch.where(last, hits, 0).cummax(0).values[:-1]])
+    n_pos = hits[-1]
+    return torch.where(last, precision*(hits-before), 0).sum(0)/torch.where(n_pos > 0, n_pos, torch.nan)
+
+def binary_counts(pred, targ) -> Tensor: # (n, c) bool, (n, c) of 0 and 1 -> (3, c) int64
+    "True positives, false positives and false negatives of each class"
+    pred,targ = pred.bool(),targ.bool()
+    return torch.stack([(pred & targ).sum(0), (pred & ~targ).sum(0), (~pred & targ).sum(0)])
+
+def f_beta(
+    counts:Tensor, # (3, ...) true positives, false positives, false negatives
+    beta:float=1., # weight of recall
+) -> Tensor:       # (...) in [0, 1]; nan where there is neither a positive nor a prediction
+    "F-beta of counts"
+    tp,fp,fn = counts.double()
+    return (1+beta**2)*tp/((1+beta**2)*tp + beta**2*fn + fp)
+
+class _Multilabel(Metric):
+    "Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all decisions pooled)"
+    def __init__(self, average='macro', name=None):
+        if average not in ('macro', 'micro'): raise ValueError(f"average is 'macro' or 'micro', not {average!r}")
+        self.average,self._name = average,name
+    @property
+    def name(self): return self._name or f'{self.prefix}_{self.average}'
+    def _probs(self, learn):
+        act = getattr(learn.loss_func, 'activation', torch.sigmoid)
+        return act(to_detach(learn.pred, cpu=False).as_subclass(Tensor).float()),to_detach(learn.y, cpu=False).as_subclass(Tensor)
+
+class MultilabelAP(_Multilabel):
+    "Average precision over the whole data set: 'macro' = mAP, the mean over the classes that have positives; 'micro' = of all entries as one list"
+    prefix = 'map'
+    def reset(self): self.probs,self.targs = [],[]
+    def accumulate(self, learn):
+        p,t = self._probs(learn)
+        self.probs.append(p.cpu()); self.targs.append(t.cpu() > .5)
+    @property
+    def value(self):
+        if not self.probs: return None
+        p,t = torch.cat(self.probs),torch.cat(self.targs)
+        return average_precision(p, t).nanmean().item() if self.average == 'macro' else average_precision(p.view(-1, 1), t.view(-1, 1)).item()
+
+class MultilabelF1(_Multilabel):
+    """F1 of the decisions at the learner's own threshold. 'macro' = mean over the classes that have positives or predictions (scikit-learn counts
+    the others as 0), 'micro' = of the pooled counts"""
+    prefix = 'f1'
+    def reset(self): self.counts = 0
+    def accumulate(self, learn):
+        p,t = self._probs(learn)
+        self.counts = self.counts + binary_counts(_decide(learn, p), t > .5).cpu()
+    @property
+    def value(self):
+        if isinstance(self.counts, int): return None
+        return f_beta(self.counts).nanmean().item() if self.average == 'macro' else f_beta(self.counts.sum(1)).item()
+
+class MultilabelAccuracy(_Multilabel):
+    "Share of right decisions, over all pictures and classes, at the learner's own threshold: fastai's `accuracy_multi`, which has a threshold of its own"
+    def __init__(self, name='accuracy_multi'): super().__init__('micro', name)
+    def reset(self): self.right = self.n = 0
+    def accumulate(self, learn):
+        p,t = self._probs(learn)
+        self.right += (_decide(learn, p) == (t > .5)).sum().item(); self.n += t.numel()
+    @property
+    def value(self): return self.right/self.n if self.n else None
+
+def _decide(learn, probs):
+    f = getattr(learn.loss_func, 'decodes', None)
+    return f(probs) if f is not None else probs > .5

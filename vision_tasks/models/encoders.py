@@ -1,0 +1,257 @@
+"Encoders: the bodies of torchvision's and timm's classifiers, as feature maps at increasing strides or as the last map"
+from __future__ import annotations
+import math, pickle, re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+import torch, torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
+
+__all__ = ['Encoder', 'create_encoder', 'list_encoders']
+
+# Where a torchvision classifier's body ends, what it holds beside the body, and which containers are steps rather than one.
+# shufflenet ends before its 1x1 conv5: files of encoder weights do so too
+_ENDS  = ('avgpool', 'classifier', 'conv5')
+_AUX   = ('aux1', 'aux2', 'AuxLogits')
+_STEPS = ('features', 'layers', 'trunk_output')
+# torchvision's classifiers that are no sequence of modules, and what timm calls them
+_AT_TIMM = {'vit_b_16': 'vit_base_patch16_224', 'vit_b_32': 'vit_base_patch32_224', 'vit_l_16': 'vit_large_patch16_224',
+            'vit_l_32': 'vit_large_patch32_224', 'vit_h_14': 'vit_huge_patch14_224', 'maxvit_t': 'maxvit_tiny_tf_224'}
+# Probes are run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches divide it
+_PROBE = (1792, 1792)
+
+class Encoder(nn.Module):
+    "The body of a classifier: (b, n_in, h, w) -> list of (b, c, h/stride, w/stride), or only the last of them"
+    def __init__(self,
+        body:nn.Module,
+        name:str,                        # what `create_encoder` calls it
+        n_in:int,                        # channels of the input
+        pyramid:bool,                    # `forward` gives the last map at each stride; False: the last map, no list
+        mean:tuple[float,float,float],   # what the weights want: (x - mean)/std, x in [0, 1]
+        std:tuple[float,float,float],
+        input_size:tuple[int,int]=None,  # (h, w) pixels, the only size that it takes; None: any
+    ):
+        super().__init__()
+        self.body,self.name,self.n_in,self.pyramid,self.input_size = body,name,n_in,pyramid,input_size
+        self.mean,self.std = tuple(mean),tuple(std)
+        self.taps = None # which of `_maps` are given; None: all
+        self._measure()
+
+    def _maps(self, x) -> Iterator[Tensor]:
+        "All the maps that there are, (b, c, h, w) each"
+        raise NotImplementedError
+
+    def forward(self, x:Tensor) -> list[Tensor]|Tensor:
+        maps = [o for i,o in enumerate(self._maps(x)) if self.taps is None or i in self.taps]
+        return maps if self.pyramid or self.taps is None else maps[0]
+
+    def _probe(self):
+        """The maps of a batch on meta tensors, and the names of the parameters that none of them depends on.
+        Only shapes are worked out, in eval mode: no weight and no BatchNorm statistic is touched, no random number drawn"""
+        size = self.input_size or _PROBE
+        ps = {k: p.detach().to('meta').requires_grad_() for k,p in self.named_parameters()}
+        bs = {k: b.to('meta') for k,b in self.named_buffers()}
+        self.eval()
+        with torch.enable_grad():
+            maps  = torch.func.functional_call(self, {**ps, **bs}, (torch.empty(2, self.n_in, *size, device='meta'),))
+            grads = torch.autograd.grad(sum(o.sum() for o in maps), list(ps.values()), allow_unused=True)
+        self.train()
+        return maps,{k for k,g in zip(ps, grads) if g is None}
+
+    def _measure(self):
+        "Find `channels` and `strides`, and leave out the modules that no map needs (norms and convolutions of the classifier)"
+        maps,idle = self._probe()
+        if idle:
+            _drop(self, idle)
+            maps,_ = self._probe()
+        strides = [_stride((self.input_size or _PROBE)[0], o.shape[-2]) for o in maps]
+        self.taps = sorted({s: i for i,s in enumerate(strides)}.values()) if self.pyramid else [len(maps)-1]
+        self.channels,self.strides = [maps[i].shape[1] for i in self.taps],[strides[i] for i in self.taps]
+
+    def extra_repr(self): return f"{self.name!r}, n_in={self.n_in}, channels={self.channels}, strides={self.strides}"
+
+def _stride(size, out) -> int:
+    "Pixels between the cells of a map of length `out`; nets that do not pad lose some cells, their strides are powers of two"
+    return size//out if size % out == 0 else 2**round(math.log2(size/out))
+
+def _drop(module, idle, prefix=''):
+    "Put `Identity` for each child of which all parameters are among the names `idle`"
+    for name,child in module.named_children():
+        names = [f'{prefix}{name}.{k}' for k,_ in child.named_parameters()]
+        if names and idle.issuperset(names): setattr(module, name, nn.Identity())
+        else: _drop(child, idle, f'{prefix}{name}.')
+
+def _nchw(x) -> Tensor: return x.permute(0, 3, 1, 2)
+
+class TorchvisionEncoder(Encoder):
+    "The children of a torchvision classifier in front of its pooling, under their own names, one after the other"
+    def __init__(self, body, name, n_in, pyramid, **kwargs):
+        self.steps = [f'{k}.{i}' if k in _STEPS else k for k,m in body.named_children() for i in (dict(m.named_children()) if k in _STEPS else [''])]
+        super().__init__(body, name, n_in, pyramid, **kwargs)
+
+    def _maps(self, x):
+        for k in self.steps:
+            x = self.body.get_submodule(k)(x)
+            yield _nchw(x) if self.name.startswith('swin') and k != 'permute' else x # swin: NHWC up to its last module
+
+class TimmEncoder(Encoder):
+    "A timm model: its `features_only` form, or `forward_features` of the whole"
+    def _maps(self, x):
+        if self.pyramid: maps = self.body(x)
+        else:            maps = [self.body.forward_features(x)]
+        nhwc = str(getattr(self.body, 'output_fmt', 'NCHW')).endswith('NHWC')
+        for o in maps: yield _nchw(o) if nhwc else self._grid(o, x)
+
+    def _grid(self, o, x) -> Tensor:
+        "(b, c, h, w) of a map, or of the tokens (b, n, c) of patches with the others (class, registers) in front"
+        if isinstance(o, Tensor) and o.ndim == 4: return o
+        if isinstance(o, Tensor) and o.ndim == 3:
+            stride = self.body.feature_info[-1]['reduction']
+            h,w = (n//stride for n in x.shape[-2:])
+            if 0 <= o.shape[1]-h*w <= getattr(self.body, 'num_prefix_tokens', 1):
+                return o[:, o.shape[1]-h*w:].transpose(1, 2).unflatten(2, (h, w))
+        came = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
+        raise ValueError(f"timm's {self.name} gives {came} for an image of {tuple(x.shape[-2:])} pixels: neither a map (b, c, h, w) "
+                         "nor a grid of tokens; take pyramid=True, or another encoder")
+
+def list_encoders() -> list[str]:
+    "The torchvision names that `create_encoder` takes; `timm.list_models()` has timm's"
+    return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
+
+def create_encoder(
+    arch:str|Callable,              # torchvision builder or its name, or a timm name; 'timm/resnet18' where both have it and timm's is meant
+    pretrained:bool|str|Path=True,  # True: download; path of a local state dict (.pth, .safetensors); False: random
+    n_in:int=3,                     # channels of the input; else the first convolution's pretrained weights are summed (1),
+                                    # or repeated and scaled by 3/n_in, as timm does
+    pyramid:bool=True,              # the last map at each stride; False: only the last map of the whole body
+) -> Encoder:                       # with `channels`, `strides`, `mean`, `std`, `name`, `input_size`
+    "The body of a classifier, for a head to stand on. torchvision's keep their names under `body.`"
+    if not isinstance(pretrained, (bool, str, Path)):
+        raise ValueError(f"pretrained is True, False or the path of a state dict, not {pretrained!r}")
+    source,name = _resolve(arch)
+    fname = None if isinstance(pretrained, bool) else Path(pretrained)
+    sd    = None if fname is None else _read_weights(fname)
+    try: enc,known = (_from_torchvision if source == 'torchvision' else _from_timm)(name, pretrained is True, n_in, pyramid)
+    except OSError as e:
+        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a local state dict") from e
+    if sd is not None: _load(enc, sd, fname, known())
+    return enc
+
+def _resolve(arch) -> tuple[str,str]:
+    "Whose it is, 'torchvision' or 'timm', and its name there; `ValueError` for what is no encoder"
+    import timm
+    name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
+    if not isinstance(arch, str) and (name not in list_models() or get_model_builder(name) is not arch):
+        raise ValueError(f"{arch!r} is no torchvision builder; an encoder is one of torchvision's classifiers (`list_encoders()`), "
+                         "as builder or by name, or a timm name (`timm.list_models()`)")
+    if name in list_encoders(): return 'torchvision',name
+    if name in _AT_TIMM:
+        raise ValueError(f"torchvision's {name} does not come apart into maps; take timm's {_AT_TIMM[name]!r}")
+    if name in list_models():
+        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of `list_encoders()` or a timm name")
+    at_timm = name.removeprefix('timm/')
+    if not timm.is_model(at_timm):
+        names = timm.list_models() if name != at_timm else sorted({*list_encoders(), *timm.list_models()})
+        near  = get_close_matches(at_timm, names, n=5)
+        raise ValueError(f"no encoder {name!r}; " + (f"did you mean {' or '.join(map(repr, near))}? " if near else '') +
+                         "`list_encoders()` has torchvision's, `timm.list_models()` timm's")
+    tags = timm.list_models(at_timm.partition('.')[0] + '.*', pretrained=True)
+    if '.' in at_timm and at_timm not in tags: raise ValueError(f"timm has no weights {at_timm!r}; those of this architecture are {tags}")
+    return 'timm',at_timm
+
+def _from_torchvision(name, pretrained, n_in, pyramid):
+    "The encoder, and a function for the names in a file of the whole classifier"
+    # their present initialisation, by truncated normals, is said to change, and warned of
+    init  = dict(init_weights=True) if name in ('googlenet', 'inception_v3') and not pretrained else {}
+    model = get_model(name, weights='DEFAULT' if pretrained else None, **init)
+    known = set(model.state_dict())
+    if n_in != 3: _set_n_in(model, n_in, pretrained)
+    body = OrderedDict()
+    for k,m in model.named_children():
+        if k in _ENDS: break
+        if k not in _AUX: body[k] = m
+    if name.startswith('densenet'): body['relu'] = nn.ReLU(inplace=True) # a function in its `forward`
+    # googlenet and inception turn ImageNet's normalisation into this one in their `forward`
+    t = get_model_weights(name).DEFAULT.transforms()
+    mean,std = ((.5,)*3,(.5,)*3) if name in ('googlenet', 'inception_v3') else (t.mean,t.std)
+    return TorchvisionEncoder(nn.Sequential(body), name, n_in, pyramid, mean=mean, std=std), lambda: known
+
+def _set_n_in(model, n_in, keep):
+    "Give the first convolution of `model` `n_in` channels; `keep` its weights, adapted, or draw new ones"
+    from timm.models import adapt_input_conv
+    name,old = next((k,m) for k,m in model.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(n_in, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    if keep:
+        new.weight.data = adapt_input_conv(n_in, old.weight.data)
+        if old.bias is not None: new.bias.data = old.bias.data
+    parent,_,child = name.rpartition('.')
+    setattr(model.get_submodule(parent), child, new)
+
+def _from_timm(name, pretrained, n_in, pyramid):
+    "The encoder, and a function for the names in a file of the whole classifier"
+    import timm
+    # `global_pool` stays as it is: with another one some nets have a norm that the weights lack, and timm would leave it random
+    body = timm.create_model(name, pretrained, in_chans=n_in, **(dict(features_only=True) if pyramid else dict(num_classes=0)))
+    cfg  = body.default_cfg
+    enc  = TimmEncoder(body, f'timm/{name}' if name in list_encoders() else name, n_in, pyramid, mean=cfg['mean'], std=cfg['std'],
+                       input_size=tuple(cfg['input_size'][1:]) if cfg.get('fixed_input_size') else None)
+    def known():
+        with torch.device('meta'): model = timm.create_model(name, in_chans=n_in)
+        return {k for k,_ in (*model.named_parameters(), *model.named_buffers())}
+    return enc,known
+
+def _read_weights(fname) -> dict[str,Tensor]:
+    "The tensors of a file by name, out of what is wrapped round them"
+    if not fname.is_file():
+        raise FileNotFoundError(f"no file {fname}; `pretrained` is True, False or the path of a state dict")
+    try:
+        if fname.suffix == '.safetensors':
+            from safetensors.torch import load_file
+            sd = load_file(fname)
+        else: sd = torch.load(fname, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
+        raise ValueError(f"{fname} cannot be read as a state dict ({str(e).splitlines()[0]}); "
+                         "save one with torch.save(model.state_dict(), path)") from e
+    while isinstance(sd, dict) and (k := next((k for k in ('state_dict', 'model') if isinstance(sd.get(k), dict)), None)): sd = sd[k]
+    if not isinstance(sd, dict) or not all(isinstance(o, Tensor) for o in sd.values()):
+        raise ValueError(f"{fname} holds {_kind(sd)}, no state dict; save one with torch.save(model.state_dict(), path)")
+    return sd
+
+def _kind(sd):
+    if not isinstance(sd, dict): return f"a {type(sd).__name__}"
+    k,v = next((k,v) for k,v in sd.items() if not isinstance(v, Tensor))
+    return f"a {type(v).__name__} under {k!r}"
+
+def _plain(name) -> str:
+    "A parameter's name whether or not timm's `features_only` renamed its module ('stages.0' to 'stages_0', 'norm' to 'model.norm')"
+    return re.sub(r'^(model|body)\.', '', name).replace('_', '.')
+
+def _unprefixed(sd, names) -> dict[str,Tensor]:
+    "`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among the plain `names`"
+    best,hits = sd,lambda d: sum(_plain(k) in names for k in d)
+    while len({k.partition('.')[0] for k in sd}) == 1 and all('.' in k for k in sd):
+        sd   = {k.partition('.')[2]: v for k,v in sd.items()}
+        best = max(best, sd, key=hits)
+    return best
+
+def _load(enc, sd, fname, known):
+    "Fill `enc` from the tensors `sd` of `fname`, all that it has; others may be there if the whole classifier has them, the names `known`"
+    from timm.models import adapt_input_conv
+    want  = {_plain(k): (k, v) for k,v in enc.body.state_dict().items()}
+    sd    = _unprefixed(sd, want)
+    came  = {_plain(k): (k, v) for k,v in sd.items()}
+    known = {_plain(k) for k in known}
+    for k in came.keys() & want.keys():
+        name,t = came[k]
+        if t.ndim == 4 and t.shape[1] == 3 != enc.n_in and want[k][1].shape[1:2] == (enc.n_in,): came[k] = name,adapt_input_conv(enc.n_in, t)
+    missing    = [want[k][0] for k in want if k not in came and not k.endswith('num.batches.tracked')]
+    unexpected = [came[k][0] for k in came if k not in want and k not in known]
+    misshapen  = [f"{came[k][0]}: {tuple(came[k][1].shape)} came, {tuple(v.shape)} expected"
+                  for k,(_,v) in want.items() if k in came and came[k][1].shape != v.shape]
+    bad = [f"{len(o)} {what} ({'; '.join(o[:3])}{'; ...' if len(o) > 3 else ''})"
+           for what,o in (('missing', missing), ('unexpected', unexpected), ('of another shape', misshapen)) if o]
+    if bad: raise ValueError(f"{fname} does not hold the weights of {enc.name}: {', '.join(bad)}; "
+                             "give the file that belongs to this architecture, or the architecture that the file belongs to")
+    enc.body.load_state_dict({k: came[p][1] for p,(k,_) in want.items() if p in came}, strict=False)

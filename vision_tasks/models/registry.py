@@ -1,0 +1,53 @@
+"Architectures by task and name: a new one is one file whose builder stands under `@register`, and one import of it"
+from __future__ import annotations
+from collections.abc import Callable
+from difflib import get_close_matches
+
+__all__ = ['TASKS', 'register', 'list_archs', 'get_arch', 'arch_facts']
+
+TASKS = ('multilabel', 'keypoint', 'localization', 'segmentation', 'detection', 'instance')
+_archs = {} # (task, name) -> (builder, facts)
+
+def _check_task(task):
+    if task not in TASKS: raise ValueError(f"task is one of {', '.join(TASKS)}, not {task!r}")
+
+def register(
+    task:str,       # one of `TASKS`
+    name:str=None,  # None: the builder's own
+    **facts,        # what a test must know of the architecture: smallest or allowed sizes, smallest batch, ...
+) -> Callable:      # decorator that leaves the builder as it is, so that several stand on one builder of several tasks
+    "Make a builder known to `task` under `name`, together with `facts`; a name that is taken raises `ValueError`"
+    _check_task(task)
+    def add(builder):
+        n = name or getattr(builder, '__name__', None)
+        if not isinstance(n, str): raise ValueError(f"{builder!r} has no name of its own; write @register({task!r}, 'its_name')")
+        if (task, n) in _archs:
+            had = _archs[task, n][0]
+            raise ValueError(f"{task} has an architecture {n!r} already, from {getattr(had, '__module__', had)}; give this one another `name`")
+        _archs[task, n] = builder,facts
+        return builder
+    return add
+
+def list_archs(
+    task:str=None,  # one of `TASKS`; None: of all tasks, a name that several share once
+) -> list[str]:
+    "The names that are registered, sorted"
+    if task is not None: _check_task(task)
+    return sorted({n for t,n in _archs if task in (None, t)})
+
+def _entry(name, task):
+    _check_task(task)
+    if (task, name) in _archs: return _archs[task, name]
+    names = list_archs(task)
+    near  = get_close_matches(str(name), names) or names[:10]
+    elsewhere = [t for t in TASKS if (t, name) in _archs]
+    raise ValueError(f"{task} has no architecture {name!r}" + (f", only {' and '.join(elsewhere)}" if elsewhere else '') + '; ' +
+                     (f"did you mean {' or '.join(map(repr, near))}? " if near else "none is registered. ") + f"`list_archs({task!r})` names all")
+
+def get_arch(name:str, task:str) -> Callable:
+    "The builder that `task` knows under `name`"
+    return _entry(name, task)[0]
+
+def arch_facts(name:str, task:str) -> dict:
+    "What was said of the architecture when it was registered, as a copy"
+    return dict(_entry(name, task)[1])

@@ -1,0 +1,156 @@
+"Pictures of annotations: truth, predictions, truth beside prediction; and the DataLoader classes whose show_batch and show_results draw them"
+from __future__ import annotations
+import colorsys, math
+from pathlib import Path
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from fastai.data.core import TfmdDL
+from .data.image import read_image
+from .ops.masks import decode_mask
+
+__all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'RIGHT', 'MISSED', 'FALSE']
+
+RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
+LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
+
+def palette(n:int) -> np.ndarray: # (n, 3) in [0, 1]
+    "`n` colours far apart in hue, neighbours in the list furthest; the first ones do not depend on `n`"
+    golden = (5**.5 - 1)/2
+    return np.array([colorsys.hsv_to_rgb((.58 + i*golden)%1, (.75, .55, .9)[i//8%3], (.9, .95, .7)[i//8%3]) for i in range(n)]).reshape(n, 3)
+
+def show_annotation(
+    a,             # Annotation
+    ax=None,       # matplotlib axes; None = new ones
+    image=None,    # PIL image or array in place of the file
+    vocab=None,    # list of names, so that a name has the same colour in several pictures; None = those of `a`
+    title=None,
+    scores=True,   # write scores behind the labels of predictions
+    alpha=.45,     # opacity of masks
+):                 # the axes
+    "Draw `a`: its picture, masks, boxes with their labels, points; labels without boxes are written below"
+    if ax is None: ax = plt.subplots(figsize=_figsize(a.size))[1]
+    image = np.asarray(read_image(a.path) if image is None else image)
+    vocab = list(vocab) if vocab is not None else sorted(set(a.labels))
+    colour = dict(zip(vocab, palette(len(vocab))))
+    if a.masks is not None: image = _overlay(image, [(decode_mask(m, a.size), colour.get(o, (.5, .5, .5))) for o,m in zip(a.labels, a.masks)], alpha)
+    ax.imshow(image); ax.set_axis_off()
+    ax.set_xlim(-.5, a.size[0]-.5); ax.set_ylim(a.size[1]-.5, -.5)
+    names = [f'{o} {s:.2f}' for o,s in zip(a.labels, a.scores)] if scores and a.scores is not None else a.labels
+    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')])
+    else:
+        for b,o,n in zip(a.bboxes, a.labels, names): _draw_bbox(ax, b, n, colour.get(o, (.5, .5, .5)))
+    if a.points is not None:
+        p = a.points.reshape(-1, a.points.shape[-2], 2)
+        for one in p: ax.scatter(one[:,0]-.5, one[:,1]-.5, s=14, c=palette(len(one)), edgecolors='white', linewidths=.6, zorder=4)
+    if title: ax.set_title(title, fontsize=9)
+    return ax
+
+def _figsize(size, width=4.):
+    "Inches for a picture of `size` (w, h)"
+    return width,min(max(width*size[1]/size[0], 1.5), 8.) + .3
+
+def _overlay(image, masks, alpha):
+    "`image` with every (mask, colour) laid over it"
+    out = image.astype(np.float32)
+    for m,c in masks: out[m] = (1-alpha)*out[m] + alpha*255*np.asarray(c)
+    return out.clip(0, 255).astype(np.uint8)
+
+def _draw_bbox(ax, b, name, colour):
+    x1,y1,x2,y2 = b
+    # pixel i covers i-.5 to i+.5 for matplotlib
+    ax.add_patch(Rectangle((x1-.5, y1-.5), x2-x1, y2-y1, fill=False, ec=colour, lw=1.8))
+    ax.text(x1-.5, y1-.5, name, fontsize=7, color='white', va='bottom', ha='left', clip_on=True,
+            bbox=dict(boxstyle='square,pad=.15', fc=colour, ec='none'))
+
+def _write_below(ax, lines, most=9, fontsize=8):
+    "Coloured lines, (text, colour) each, under a picture"
+    if len(lines) > most: lines = lines[:most-1] + [(f'... and {len(lines)-most+1} more', 'grey')]
+    box = VPacker(children=[TextArea(t, textprops=dict(color=c, fontsize=fontsize)) for t,c in lines], pad=0, sep=2, align='left')
+    ax.add_artist(AnchoredOffsetbox('upper left', child=box, pad=0, borderpad=.1, frameon=False, bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes))
+
+def contact_sheet(
+    truths,          # list[Annotation]
+    preds=None,      # list[Annotation] of the same pictures, or None
+    fname=None,      # image file to write; None = only the figure
+    n:int=12,        # pictures at most
+    ncols:int=None,  # pictures, or pairs, in a row
+    vocab=None,      # list of names; None = those of `truths`
+    title=None,
+):                   # the figure
+    "A sheet of pictures, each with its truth or, given `preds`, truth and prediction side by side"
+    truths = list(truths)[:n]
+    if not truths: raise ValueError("a contact sheet needs at least one annotation, got none")
+    if preds is not None and len(list(preds)[:n]) != len(truths): raise ValueError(f"{len(truths)} truths but {len(preds)} predictions: one for each is needed")
+    per = 1 if preds is None else 2
+    ncols = ncols or min(len(truths), 6//per)
+    vocab = vocab or sorted({o for a in truths for o in a.labels})
+    fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]), lines=_most_lines([*truths, *(preds or [])[:n]]))
+    for i,a in enumerate(truths):
+        show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None)
+        if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab)
+    if title: fig.suptitle(title, fontsize=11)
+    if fname is not None:
+        Path(fname).parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(fname, dpi=110, bbox_inches='tight')
+    return fig
+
+def _show_prediction(truth, pred, ax, vocab):
+    if pred.bboxes is not None or pred.labels is None: return show_annotation(pred, ax, vocab=vocab, title='prediction')
+    ax.imshow(np.asarray(read_image(truth.path))); ax.set_axis_off(); ax.set_title('prediction', fontsize=9)
+    scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
+    _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
+
+def _most_lines(anns): return max((len(a.labels) for a in anns if a.bboxes is None), default=0)
+
+def _label_lines(truth, pred, scores):
+    "Lines for what was found, missed and made up"
+    s = lambda o: f' {scores[o]:.2f}' if o in scores else ''
+    lines = [(o + s(o), RIGHT) for o in sorted(truth & pred)] + [(f'({o}{s(o)})', MISSED) for o in sorted(truth - pred)] + \
+            [(f'+ {o}{s(o)}', FALSE) for o in sorted(pred - truth)]
+    return lines or [('no label', RIGHT)]
+
+def _grid(n, ncols, aspect=1., lines=0, width=2.1):
+    "A figure and `n` axes in rows of `ncols`, for pictures of height/width `aspect` with `lines` of text below"
+    ncols = max(1, min(ncols, n)); nrows = math.ceil(n/ncols)
+    text = .17*min(max(lines, 1), 9) + .3
+    fig,axs = plt.subplots(nrows, ncols, figsize=(width*ncols, nrows*(width*min(max(aspect, .4), 2.5) + text)), squeeze=False, layout='constrained')
+    fig.get_layout_engine().set(h_pad=.02 + text/3, w_pad=.04)
+    for ax in axs.flat: ax.set_axis_off()
+    return fig,axs.flatten()
+
+class MultilabelDL(TfmdDL):
+    "Draws pictures with their labels below; results with what was found, missed and made up, and its probability"
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
+        "Draw `max_n` pictures of a batch; `unique`: one picture again and again, so that one sees the augmentation"
+        if unique:
+            first,old = next(iter(self.get_idxs())),self.get_idxs
+            self.get_idxs = lambda: [first]*max(max_n, self.bs or 1)
+            try: return self.show_batch(max_n=max_n, ncols=ncols)
+            finally: self.get_idxs = old
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        items = self.decode_batch(b, max_n)
+        fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(y) for _,y in items))
+        for ax,(x,y) in zip(axs, items):
+            ax.imshow(_hwc(x)); _write_below(ax, [(str(o), 'black') for o in y] or [('no label', 'grey')])
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        "Draw `max_n` pictures of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written where given"
+        items,vocab = self.decode_batch(b, max_n),self.vocab
+        sets = [({*map(str, y)}, {vocab[j] for j in o.nonzero().flatten().tolist()}) for (_,y),o in zip(items, out)]
+        fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(t | p) for t,p in sets))
+        for i,(ax,(x,_),(t,p)) in enumerate(zip(axs, items, sets)):
+            ax.imshow(_hwc(x)); ax.set_axis_off()
+            scores = {} if probs is None else dict(zip(vocab, probs[i].tolist()))
+            if losses is not None: ax.set_title(f'loss {losses[i]:.2f}', fontsize=9)
+            _write_below(ax, _label_lines(t, p, scores))
+        fig.suptitle(LEGEND, fontsize=9)
+
+def _hwc(x):
+    "A decoded picture as (h, w, c) uint8 for matplotlib"
+    x = x.as_subclass(Tensor).cpu()
+    x = x*255 if x.is_floating_point() and x.max() <= 1.001 else x
+    return x.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
