@@ -190,12 +190,12 @@ def test_a_class_without_positives_gets_a_half_and_nan_and_no_part_in_the_mean()
         assert thresh == .5 and np.isnan(value)
         assert sweep_thresholds(p, t*0, average=average).accuracy.isna().all()
 
-def test_among_equals_the_widest_gap_is_taken():
-    # f1 is 2/3 for the cut at .925 (tp 1 of 2, no mistake) and for the one at .35 (tp 2, two mistakes)
-    p,t = np.array([.95, .9, .8, .5, .2], np.float32),np.array([1, 0, 0, 1, 0])
-    assert best_threshold(p, t) == (pytest.approx(.35), pytest.approx(2/3))
-    p[3:] = .78,.77
-    assert best_threshold(p, t) == (pytest.approx(.925), pytest.approx(2/3))
+@pytest.mark.parametrize('average', ['micro', 'macro'])
+def test_among_equals_the_cut_nearest_a_half_is_taken(average):
+    # f1 is 2/3 for the upper cut (one of two found, no mistake) and for the lower (both found, two mistakes)
+    t = np.array([1, 0, 0, 1, 0])
+    for p,expected in (([.95, .9, .8, .5, .2], .35), ([.55, .51, .2, .12, .1], .53)):
+        assert best_threshold(np.array(p, np.float32), t, average=average) == (pytest.approx(expected), pytest.approx(2/3))
 
 def test_the_most_recall_among_the_most_precise_is_taken():
     p,t = np.array([.9, .5, .4, .3], np.float32),np.array([1, 1, 1, 0])
@@ -314,7 +314,7 @@ def test_no_temperature_near_by_has_less_cross_entropy():
 
 def test_the_temperature_stays_in_its_bounds_and_is_one_without_both_kinds_of_target():
     z,t = np.array([-300., -1, 2, 500]),np.array([0, 0, 1, 1])
-    assert fit_temperature(z, t) == pytest.approx(1/20) and fit_temperature(z, 1-t) == pytest.approx(20)
+    assert fit_temperature(z, t) == 1/20 and fit_temperature(z, 1-t) == 20
     np.testing.assert_array_equal(fit_temperature(np.c_[z, z], np.c_[t*0, t*0+1], per_class=True), [1, 1])
 
 def test_a_temperature_does_not_change_the_best_decisions_but_mends_the_calibration():

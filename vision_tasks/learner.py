@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 from fastcore.foundation import L
-from fastai.callback.core import Callback
+from fastai.callback.all import Callback   # all: it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import params
@@ -97,6 +97,7 @@ class _Stream(Callback):
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def after_pred(self):
         p = self.learn.probabilities(self.learn.pred)
+        if p.isnan().any(): raise ValueError("the model gives nan for these pictures: it diverged in training; train it anew with a lower learning rate")
         if self.mirror: p = (p + self.learn.mirror_back(self.learn.probabilities(self.learn.model(*[o.flip(-1) for o in self.learn.xb]))))/2
         self.f(p)
 
@@ -152,10 +153,14 @@ class TaskLearner(Learner):
             if v is not None and name not in self.annotate_options:
                 raise ValueError(f"{name} is for tasks that answer pixel by pixel; {type(self).__name__} answers otherwise: leave it out")
         if not items: return []
-        dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items))),[]
+        dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0),[]
         def gather(probs): out.extend(self.to_annotations(probs, [_picture(o) for o in items[len(out):len(out)+len(probs)]], thresh))
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(gather, tta))
         return out
+
+    def predict(self, item, rm_type_tfms=0, with_input:bool=False):
+        "fastai's `predict`, of an Annotation, a path, a PIL image or an array: what is there, the decisions, the probabilities"
+        return super().predict(item, rm_type_tfms=rm_type_tfms, with_input=with_input)
 
     def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
         "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"

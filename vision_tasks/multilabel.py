@@ -50,8 +50,9 @@ def multilabel_dls(
 
 def multilabel_learner(
     dls:DataLoaders,     # of `multilabel_dls`, or of any fastai DataLoaders of pictures and multi-hot targets
-    arch='resnet34',     # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module`, or an `nn.Module`
-    encoder=None,        # the same thing as `arch`, which comes first where both are given
+    arch=None,           # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module`, or an
+                         # `nn.Module`; None = `encoder`, or 'resnet34'
+    encoder=None,        # another word for `arch`, so that the line reads as the other tasks' do
     pretrained=True,     # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the encoder
     n_out:int=None,      # classes; None = `len(dls.vocab)`
     arch_kwargs=None,    # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, ...; or for a callable `arch`
@@ -64,10 +65,11 @@ def multilabel_learner(
     "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
     vocab = dls.vocab
     n_out = n_out or len(vocab)
-    model = task_model('multilabel', encoder if encoder is not None and arch == 'resnet34' else arch, n_out, pooled_head, pretrained, arch_kwargs)
+    if arch is not None and encoder is not None:
+        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, so give one of them")
+    model = task_model('multilabel', arch or encoder or 'resnet34', n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
-    learn = make_learner(MultilabelLearner, dls, model, multilabel_loss(loss_func), metrics, splitter, cbs, pretrained, **learner_kwargs)
-    return learn
+    return make_learner(MultilabelLearner, dls, model, multilabel_loss(loss_func), metrics, splitter, cbs, pretrained, **learner_kwargs)
 
 def pooled_head(c, n_out, **kwargs):
     "fastai's head, (b, c, h, w) -> (b, n_out): average and maximum over the map, two linear layers with BatchNorm and dropout"

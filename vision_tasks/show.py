@@ -8,6 +8,9 @@ from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.patches import Rectangle
 from torch import Tensor
 from fastai.data.core import TfmdDL
+from fastai.vision.core import TensorImage
+from plum import dispatch
+from .data.blocks import LabelSet
 from .data.image import read_image
 from .ops.masks import decode_mask
 
@@ -62,7 +65,8 @@ def _draw_bbox(ax, b, name, colour):
     x1,y1,x2,y2 = b
     # pixel i covers i-.5 to i+.5 for matplotlib
     ax.add_patch(Rectangle((x1-.5, y1-.5), x2-x1, y2-y1, fill=False, ec=colour, lw=1.8))
-    ax.text(x1-.5, y1-.5, name, fontsize=7, color='white', va='bottom', ha='left', clip_on=True,
+    above = y1 > .06*ax.get_ylim()[0]     # else there is no room for the name but inside
+    ax.text(x1-.5, y1-.5, name, fontsize=7, color='white', va='bottom' if above else 'top', ha='left', clip_on=True,
             bbox=dict(boxstyle='square,pad=.15', fc=colour, ec='none'))
 
 def _write_below(ax, lines, most=9, fontsize=8):
@@ -117,7 +121,7 @@ def _grid(n, ncols, aspect=1., lines=0, width=2.1):
     ncols = max(1, min(ncols, n)); nrows = math.ceil(n/ncols)
     text = .17*min(max(lines, 1), 9) + .3
     fig,axs = plt.subplots(nrows, ncols, figsize=(width*ncols, nrows*(width*min(max(aspect, .4), 2.5) + text)), squeeze=False, layout='constrained')
-    fig.get_layout_engine().set(h_pad=.02 + text/3, w_pad=.04)
+    fig.get_layout_engine().set(h_pad=.04, w_pad=.04)
     for ax in axs.flat: ax.set_axis_off()
     return fig,axs.flatten()
 
@@ -148,6 +152,16 @@ class MultilabelDL(TfmdDL):
             if losses is not None: ax.set_title(f'loss {losses[i]:.2f}', fontsize=9)
             _write_below(ax, _label_lines(t, p, scores))
         fig.suptitle(LEGEND, fontsize=9)
+
+@dispatch
+def plot_top_losses(x:TensorImage, y:LabelSet, samples, outs, raws, losses, nrows=None, ncols=None, figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is (fastai prints a table without the pictures' labels)"
+    sets = [(set(map(str, s[1])), set(map(str, o[0]))) for s,o in zip(samples, outs)]
+    fig,axs = _grid(len(sets), ncols or min(len(sets), 5), lines=max(len(t | p) for t,p in sets))
+    for ax,s,(t,p),l in zip(axs, samples, sets, losses):
+        ax.imshow(_hwc(s[0])); ax.set_title(f'loss {float(l):.2f}', fontsize=9)
+        _write_below(ax, _label_lines(t, p, {}))
+    fig.suptitle(LEGEND, fontsize=9)
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

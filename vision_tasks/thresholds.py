@@ -41,7 +41,7 @@ def _read(probs, targs, logits=False):
     p,t = (o.reshape(len(o), -1) for o in (p, t))
     low,high = p.min(),p.max() # nan, if any score is
     if np.isnan(low): raise ValueError(f"nan in {name}: {_where(np.isnan(p))}; look for a diverged model or a broken input")
-    if logits and not np.isfinite([low, high]).all(): raise ValueError(f"infinite logits: {_where(np.isinf(p))}; expected finite numbers")
+    if logits and np.isinf([low, high]).any(): raise ValueError(f"infinite logits: {_where(np.isinf(p))}; expected finite numbers")
     if not logits and (low < 0 or high > 1):
         raise ValueError(f"probs reach from {low:.4g} to {high:.4g}: {_where((p < 0) | (p > 1))}; "
                          "pass probabilities in [0, 1], not logits (apply `sigmoid` first)")
@@ -97,7 +97,7 @@ def _score(name, choices, average, beta=1., at=None):
     if not 0 < beta < np.inf: raise ValueError(f"beta is {beta}, expected a positive number")
     if beta != 1 and name != 'fbeta': raise ValueError(f"beta={beta} has no meaning for score {name!r}; use 'fbeta'")
     if '_at_' not in name:
-        if at is not None: raise ValueError(f"at={at} has no meaning for score {name!r}; it belongs to 'recall_at_precision' and 'precision_at_recall'")
+        if at is not None: raise ValueError(f"at={at} has no meaning for score {name!r}; use 'recall_at_precision' or 'precision_at_recall'")
         return _Score(name, beta)
     floor = name.split('_at_')[1]
     if at is None: raise ValueError(f"score {name!r} needs `at`, the lowest {floor} to accept, e.g. at=.9")
@@ -118,7 +118,7 @@ def _up32(p):
     return x if x is p else np.where(x < p, np.nextafter(x, np.float32(2)), x)
 
 def _keys(p, t):
-    "One number for score and target that sorts as the score: the bits of a float32 in [0, 1] are monotone, the target goes below them"
+    "Score and target in one number that sorts as the score: the bits of a float32 in [0, 1], and the target below them"
     keys = np.array(p, order='C').view(np.uint32)
     keys <<= 1 # the sign bit leaves, so that -0 is 0
     keys |= t
@@ -141,13 +141,12 @@ def _pick(v, start, keys, score):
     lower,upper = _scores(keys[np.maximum(i-1, 0)]),_scores(keys[np.minimum(i, len(keys)-1)])
     upper = np.where(i < len(keys), upper, 1.)
     lower = np.where(i > 0, lower, np.where(upper > 0, 0., 2*_BELOW))
-    best  = 0 if score.name == 'precision_at_recall' else (upper-lower).argmax()
+    best  = 0 if score.name == 'precision_at_recall' else np.abs(lower+upper-1).argmin()
     return lower[best],upper[best],v.max()
 
 def _best(keys, score):
     "(lower, upper, value) of the best cut of one class, whose sorted keys are given"
-    # A cut below a negative is worse, in every score, than the one above it: only those below a positive remain, and
-    # the one above all
+    # to predict one more negative betters no score: only the cuts right below a positive remain, and the one above all
     pos   = np.flatnonzero(keys & 1)
     if not len(pos): return .5,.5,np.nan
     first = _first(keys[pos])
@@ -202,10 +201,12 @@ def best_threshold(
     Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is the
     lower one, if no number of their type lies between). Below the lowest it predicts all: half of it, or a small negative
     number if it is 0. Above the highest it predicts none: midway to 1. A class without positives gets .5 and the value nan;
-    it takes no part in a macro mean. Among equally good cuts the one in the widest gap between two scores is taken: it is
-    the one which new scores, a little off, are least likely to cross. For 'recall_at_precision' more recall at the same
-    precision, and for 'precision_at_recall' the most recall among the most precise, come first. Where no prediction has the
-    precision that was asked for, the answer is to predict none, with recall 0. Scores in float64 are cut at a float32 number"""
+    it takes no part in a macro mean. Among equally good cuts the one nearest .5 is taken, where a model trained by
+    cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did better than the one
+    in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For 'recall_at_precision' the one with
+    the highest precision is taken, for 'precision_at_recall' that with the most recall.
+    Where no prediction has the precision asked for by 'recall_at_precision', the answer is to predict none, with recall 0.
+    Scores in float64 are cut at a float32 number, the best of these"""
     score,macro = _settings(score, per_class, beta, at, average)
     p,t = _read(probs, targs)
     lower,upper,v = _search(_sorted_keys(_up32(p), t, not (per_class or macro)), score, macro).T
@@ -242,7 +243,8 @@ def sweep_thresholds(
         raise ValueError(f"thresholds are {values}, expected a list of finite numbers")
     cuts,back = np.unique(_cast(values, probs), return_inverse=True)
     tp,pred = _counts(p, t, cuts)
-    return pd.DataFrame({'threshold': values, **{o: f.mean(tp, pred, t.sum(0), len(p), average == 'macro')[back] for o,f in fns.items()}})
+    columns = {o: f.mean(tp, pred, t.sum(0), len(p), average == 'macro')[back] for o,f in fns.items()}
+    return pd.DataFrame({'threshold': values, **columns})
 
 def bootstrap_threshold(
     probs,                # (n, c) or (n,) in [0, 1]
@@ -297,7 +299,8 @@ def out_of_fold_threshold(
     p,t = _read(probs, targs)
     folds = folds.tolist() if hasattr(folds, 'tolist') else list(folds)
     if len(folds) != len(p): raise ValueError(f"{len(folds)} fold ids for {len(p)} rows of probs; expected one for each row")
-    if any(o != o for o in folds): raise ValueError(f"the fold id of row {[o != o for o in folds].index(True)} is nan; give every row a fold")
+    nan = [i for i,o in enumerate(folds) if o != o]
+    if nan: raise ValueError(f"the fold id of row {nan[0]} is nan; give every row a fold")
     ids  = {o:i for i,o in enumerate(dict.fromkeys(folds))}
     fold = np.array([ids[o] for o in folds])
     if len(ids) < 2: raise ValueError(f"all rows are of fold {folds[0]!r}; expected at least two folds")

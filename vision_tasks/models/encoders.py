@@ -1,6 +1,6 @@
 "Encoders: the bodies of torchvision's and timm's classifiers, as feature maps at increasing strides or as the last map"
 from __future__ import annotations
-import math, pickle, re
+import math, re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 
 __all__ = ['Encoder', 'create_encoder', 'list_encoders']
 
-# Where a torchvision classifier's body ends, what it holds beside the body, and which containers are steps rather than one.
+# Where a torchvision classifier's body ends, what it holds beside the body, and which containers are several steps.
 # shufflenet ends before its 1x1 conv5: files of encoder weights do so too
 _ENDS  = ('avgpool', 'classifier', 'conv5')
 _AUX   = ('aux1', 'aux2', 'AuxLogits')
@@ -19,7 +19,7 @@ _STEPS = ('features', 'layers', 'trunk_output')
 # torchvision's classifiers that are no sequence of modules, and what timm calls them
 _AT_TIMM = {'vit_b_16': 'vit_base_patch16_224', 'vit_b_32': 'vit_base_patch32_224', 'vit_l_16': 'vit_large_patch16_224',
             'vit_l_32': 'vit_large_patch32_224', 'vit_h_14': 'vit_huge_patch14_224', 'maxvit_t': 'maxvit_tiny_tf_224'}
-# Probes are run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches divide it
+# Probes run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches divide it
 _PROBE = (1792, 1792)
 
 class Encoder(nn.Module):
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         return maps,{k for k,g in zip(ps, grads) if g is None}
 
     def _measure(self):
-        "Find `channels` and `strides`, and leave out the modules that no map needs (norms and convolutions of the classifier)"
+        "Find `channels` and `strides`, and leave out modules that no map needs (norms, convolutions of the classifier)"
         maps,idle = self._probe()
         if idle:
             _drop(self, idle)
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     def extra_repr(self): return f"{self.name!r}, n_in={self.n_in}, channels={self.channels}, strides={self.strides}"
 
 def _stride(size, out) -> int:
-    "Pixels between the cells of a map of length `out`; nets that do not pad lose some cells, their strides are powers of two"
+    "Pixels between the cells of a map of length `out`; nets that do not pad lose cells, their strides are powers of two"
     return size//out if size % out == 0 else 2**round(math.log2(size/out))
 
 def _drop(module, idle, prefix=''):
@@ -88,7 +88,8 @@ def _nchw(x) -> Tensor: return x.permute(0, 3, 1, 2)
 class TorchvisionEncoder(Encoder):
     "The children of a torchvision classifier in front of its pooling, under their own names, one after the other"
     def __init__(self, body, name, n_in, pyramid, **kwargs):
-        self.steps = [f'{k}.{i}' if k in _STEPS else k for k,m in body.named_children() for i in (dict(m.named_children()) if k in _STEPS else [''])]
+        self.steps = [s for k,m in body.named_children()
+                      for s in ([f'{k}.{i}' for i,_ in m.named_children()] if k in _STEPS else [k])]
         super().__init__(body, name, n_in, pyramid, **kwargs)
 
     def _maps(self, x):
@@ -113,15 +114,15 @@ class TimmEncoder(Encoder):
             if 0 <= o.shape[1]-h*w <= getattr(self.body, 'num_prefix_tokens', 1):
                 return o[:, o.shape[1]-h*w:].transpose(1, 2).unflatten(2, (h, w))
         came = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
-        raise ValueError(f"timm's {self.name} gives {came} for an image of {tuple(x.shape[-2:])} pixels: neither a map (b, c, h, w) "
-                         "nor a grid of tokens; take pyramid=True, or another encoder")
+        raise ValueError(f"timm's {self.name} gives {came} for an image of {tuple(x.shape[-2:])} pixels: neither a map "
+                         "(b, c, h, w) nor a grid of tokens; take pyramid=True, or another encoder")
 
 def list_encoders() -> list[str]:
     "The torchvision names that `create_encoder` takes; `timm.list_models()` has timm's"
     return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
 
 def create_encoder(
-    arch:str|Callable,              # torchvision builder or its name, or a timm name; 'timm/resnet18' where both have it and timm's is meant
+    arch:str|Callable,              # torchvision builder or its name, else a timm name; 'timm/resnet18' for timm's where both have it
     pretrained:bool|str|Path=True,  # True: download; path of a local state dict (.pth, .safetensors); False: random
     n_in:int=3,                     # channels of the input; else the first convolution's pretrained weights are summed (1),
                                     # or repeated and scaled by 3/n_in, as timm does
@@ -133,9 +134,11 @@ def create_encoder(
     source,name = _resolve(arch)
     fname = None if isinstance(pretrained, bool) else Path(pretrained)
     sd    = None if fname is None else _read_weights(fname)
-    try: enc,known = (_from_torchvision if source == 'torchvision' else _from_timm)(name, pretrained is True, n_in, pyramid)
+    make  = _from_torchvision if source == 'torchvision' else _from_timm
+    try: enc,known = make(name, pretrained is True, n_in, pyramid)
     except OSError as e:
-        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a local state dict") from e
+        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
+                      "local state dict") from e
     if sd is not None: _load(enc, sd, fname, known())
     return enc
 
@@ -144,21 +147,22 @@ def _resolve(arch) -> tuple[str,str]:
     import timm
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
     if not isinstance(arch, str) and (name not in list_models() or get_model_builder(name) is not arch):
-        raise ValueError(f"{arch!r} is no torchvision builder; an encoder is one of torchvision's classifiers (`list_encoders()`), "
-                         "as builder or by name, or a timm name (`timm.list_models()`)")
+        raise ValueError(f"{arch!r} is no builder of torchvision.models; an encoder is one of torchvision's classifiers "
+                         "(`list_encoders()`), as builder or by name, or a timm name (`timm.list_models()`)")
     if name in list_encoders(): return 'torchvision',name
     if name in _AT_TIMM:
         raise ValueError(f"torchvision's {name} does not come apart into maps; take timm's {_AT_TIMM[name]!r}")
     if name in list_models():
-        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of `list_encoders()` or a timm name")
+        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of `list_encoders()`, "
+                         "or a timm name")
     at_timm = name.removeprefix('timm/')
     if not timm.is_model(at_timm):
         names = timm.list_models() if name != at_timm else sorted({*list_encoders(), *timm.list_models()})
         near  = get_close_matches(at_timm, names, n=5)
         raise ValueError(f"no encoder {name!r}; " + (f"did you mean {' or '.join(map(repr, near))}? " if near else '') +
                          "`list_encoders()` has torchvision's, `timm.list_models()` timm's")
-    tags = timm.list_models(at_timm.partition('.')[0] + '.*', pretrained=True)
-    if '.' in at_timm and at_timm not in tags: raise ValueError(f"timm has no weights {at_timm!r}; those of this architecture are {tags}")
+    if '.' in at_timm and at_timm not in (tags := timm.list_models(at_timm.partition('.')[0] + '.*', pretrained=True)):
+        raise ValueError(f"timm has no weights {at_timm!r}; those of this architecture are {tags}")
     return 'timm',at_timm
 
 def _from_torchvision(name, pretrained, n_in, pyramid):
@@ -192,11 +196,13 @@ def _set_n_in(model, n_in, keep):
 def _from_timm(name, pretrained, n_in, pyramid):
     "The encoder, and a function for the names in a file of the whole classifier"
     import timm
-    # `global_pool` stays as it is: with another one some nets have a norm that the weights lack, and timm would leave it random
-    body = timm.create_model(name, pretrained, in_chans=n_in, **(dict(features_only=True) if pyramid else dict(num_classes=0)))
+    # `global_pool` stays as it is: with another one some nets get a norm that the weights lack, and timm leaves it random
+    kind = dict(features_only=True) if pyramid else dict(num_classes=0)
+    body = timm.create_model(name, pretrained, in_chans=n_in, **kind)
     cfg  = body.default_cfg
-    enc  = TimmEncoder(body, f'timm/{name}' if name in list_encoders() else name, n_in, pyramid, mean=cfg['mean'], std=cfg['std'],
-                       input_size=tuple(cfg['input_size'][1:]) if cfg.get('fixed_input_size') else None)
+    size = tuple(cfg['input_size'][1:]) if cfg.get('fixed_input_size') else None
+    shown = f'timm/{name}' if name in list_encoders() else name
+    enc  = TimmEncoder(body, shown, n_in, pyramid, mean=cfg['mean'], std=cfg['std'], input_size=size)
     def known():
         with torch.device('meta'): model = timm.create_model(name, in_chans=n_in)
         return {k for k,_ in (*model.named_parameters(), *model.named_buffers())}
@@ -206,15 +212,17 @@ def _read_weights(fname) -> dict[str,Tensor]:
     "The tensors of a file by name, out of what is wrapped round them"
     if not fname.is_file():
         raise FileNotFoundError(f"no file {fname}; `pretrained` is True, False or the path of a state dict")
+    from safetensors.torch import load_file # comes with timm
     try:
-        if fname.suffix == '.safetensors':
-            from safetensors.torch import load_file
-            sd = load_file(fname)
+        if fname.suffix == '.safetensors': sd = load_file(fname)
         else: sd = torch.load(fname, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e:
-        raise ValueError(f"{fname} cannot be read as a state dict ({str(e).splitlines()[0]}); "
+    except OSError: raise
+    except Exception as e: # of any kind: the unpickler reads whatever bytes there are
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        raise ValueError(f"{fname} cannot be read as a state dict ({why}); "
                          "save one with torch.save(model.state_dict(), path)") from e
-    while isinstance(sd, dict) and (k := next((k for k in ('state_dict', 'model') if isinstance(sd.get(k), dict)), None)): sd = sd[k]
+    for k in ('state_dict', 'model'):
+        if isinstance(sd, dict) and isinstance(sd.get(k), dict): sd = sd[k]
     if not isinstance(sd, dict) or not all(isinstance(o, Tensor) for o in sd.values()):
         raise ValueError(f"{fname} holds {_kind(sd)}, no state dict; save one with torch.save(model.state_dict(), path)")
     return sd
@@ -225,11 +233,11 @@ def _kind(sd):
     return f"a {type(v).__name__} under {k!r}"
 
 def _plain(name) -> str:
-    "A parameter's name whether or not timm's `features_only` renamed its module ('stages.0' to 'stages_0', 'norm' to 'model.norm')"
+    "A parameter's name whether or not timm's `features_only` renamed its module: 'stages_0' is 'stages.0', 'model.norm' 'norm'"
     return re.sub(r'^(model|body)\.', '', name).replace('_', '.')
 
 def _unprefixed(sd, names) -> dict[str,Tensor]:
-    "`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among the plain `names`"
+    "`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among plain `names`"
     best,hits = sd,lambda d: sum(_plain(k) in names for k in d)
     while len({k.partition('.')[0] for k in sd}) == 1 and all('.' in k for k in sd):
         sd   = {k.partition('.')[2]: v for k,v in sd.items()}
@@ -237,15 +245,18 @@ def _unprefixed(sd, names) -> dict[str,Tensor]:
     return best
 
 def _load(enc, sd, fname, known):
-    "Fill `enc` from the tensors `sd` of `fname`, all that it has; others may be there if the whole classifier has them, the names `known`"
+    "Fill all of `enc` from the tensors `sd` of `fname`, which may hold the whole classifier: the names `known`"
     from timm.models import adapt_input_conv
-    want  = {_plain(k): (k, v) for k,v in enc.body.state_dict().items()}
+    own   = enc.body.state_dict()
+    want  = {_plain(k): (k, v) for k,v in own.items()}
+    assert len(want) == len(own)
     sd    = _unprefixed(sd, want)
     came  = {_plain(k): (k, v) for k,v in sd.items()}
     known = {_plain(k) for k in known}
-    for k in came.keys() & want.keys():
+    for k in came.keys() & want.keys(): # a convolution of colours, where `enc` has other channels
         name,t = came[k]
-        if t.ndim == 4 and t.shape[1] == 3 != enc.n_in and want[k][1].shape[1:2] == (enc.n_in,): came[k] = name,adapt_input_conv(enc.n_in, t)
+        if t.ndim == 4 and t.shape[1] == 3 != enc.n_in and want[k][1].shape[1:2] == (enc.n_in,):
+            came[k] = name,adapt_input_conv(enc.n_in, t)
     missing    = [want[k][0] for k in want if k not in came and not k.endswith('num.batches.tracked')]
     unexpected = [came[k][0] for k in came if k not in want and k not in known]
     misshapen  = [f"{came[k][0]}: {tuple(came[k][1].shape)} came, {tuple(v.shape)} expected"

@@ -20,10 +20,11 @@ def register(
     _check_task(task)
     def add(builder):
         n = name or getattr(builder, '__name__', None)
-        if not isinstance(n, str): raise ValueError(f"{builder!r} has no name of its own; write @register({task!r}, 'its_name')")
+        if not isinstance(n, str):
+            raise ValueError(f"{builder!r} has no name of its own; write @register({task!r}, 'its_name')")
         if (task, n) in _archs:
-            had = _archs[task, n][0]
-            raise ValueError(f"{task} has an architecture {n!r} already, from {getattr(had, '__module__', had)}; give this one another `name`")
+            origin = getattr(_archs[task, n][0], '__module__', 'elsewhere')
+            raise ValueError(f"{task} has an architecture {n!r} already, from {origin}; give this one another `name`")
         _archs[task, n] = builder,facts
         return builder
     return add
@@ -41,8 +42,9 @@ def _entry(name, task):
     names = list_archs(task)
     near  = get_close_matches(str(name), names) or names[:10]
     elsewhere = [t for t in TASKS if (t, name) in _archs]
-    raise ValueError(f"{task} has no architecture {name!r}" + (f", only {' and '.join(elsewhere)}" if elsewhere else '') + '; ' +
-                     (f"did you mean {' or '.join(map(repr, near))}? " if near else "none is registered. ") + f"`list_archs({task!r})` names all")
+    raise ValueError(f"{task} has no architecture {name!r}" + (f", only {' and '.join(elsewhere)}" if elsewhere else '') +
+                     (f"; did you mean {' or '.join(map(repr, near))}?" if near else "; none is registered.") +
+                     f" `list_archs({task!r})` names all")
 
 def get_arch(name:str, task:str) -> Callable:
     "The builder that `task` knows under `name`"

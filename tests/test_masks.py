@@ -1,0 +1,125 @@
+import numpy as np, pytest
+from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox, rle_counts
+
+TRIANGLE = [1., 1., 8., 1., 1., 8.]
+
+def _coco(): return pytest.importorskip('pycocotools.mask')
+
+def _polygons(rng, w, h):
+    "One to three polygons: any, partly outside, on whole pixels, or tiny; one in five with a point twice in a row"
+    polygons = []
+    for _ in range(rng.integers(1, 4)):
+        m = rng.integers(3, 12)
+        p = [lambda: rng.uniform(0, 1, (m, 2))*[w, h], lambda: rng.uniform(-.5, 1.5, (m, 2))*[w, h],
+             lambda: rng.integers(-3, w + 3, (m, 2)).astype(float), lambda: rng.uniform(0, 2, (m, 2)) + rng.uniform(0, w)][rng.integers(4)]()
+        if rng.random() < .2: p[1] = p[0]
+        polygons.append(p.ravel().tolist())
+    return polygons
+
+@pytest.mark.parametrize('seed', range(8))
+def test_polygons_fill_the_pixels_that_coco_fills(seed):
+    coco,rng,full = _coco(),np.random.default_rng(seed),0
+    for _ in range(150):
+        w,h = rng.integers(1, 70, 2).tolist()
+        polygons = _polygons(rng, w, h)
+        theirs = coco.decode(coco.merge(coco.frPyObjects(polygons, h, w))).astype(bool)
+        ours = decode_mask(polygons, (w, h))
+        assert ours.shape == (h, w) and ours.dtype == bool
+        np.testing.assert_array_equal(ours, theirs, err_msg=f"{(w, h)} {polygons}")
+        full += ours.any()
+    assert full > 100
+
+@pytest.mark.parametrize('p', [[0, 0, 10, 0, 10, 6, 0, 6], [-20, -20, 40, -20, 40, 40, -20, 40], [3, 3, 3, 3, 3, 3], [2, 2, 9, 2, 2, 2],
+                               [30, 30, 40, 30, 40, 40], [0, 0, 10, 6, 10, 0, 0, 6], [2.5, 1.5, 2.5, 4.5, 7.5, 4.5, 7.5, 1.5]],
+                         ids=['border', 'around', 'point', 'line', 'outside', 'bow', 'halves'])
+def test_polygons_at_the_edges_fill_what_coco_fills(p):
+    coco = _coco()
+    np.testing.assert_array_equal(decode_mask([p], (10, 6)), coco.decode(coco.frPyObjects([p], 6, 10))[...,0].astype(bool))
+
+def test_a_rectangle_on_whole_pixels_fills_exactly_its_pixels():
+    expected = np.zeros((9, 12), bool)
+    expected[2:7,3:11] = True
+    np.testing.assert_array_equal(decode_mask([[3, 2, 11, 2, 11, 7, 3, 7]], (12, 9)), expected)
+
+def test_a_polygon_may_be_flat_or_in_points_and_list_or_array():
+    flat,ref = np.array(TRIANGLE),decode_mask([TRIANGLE], (10, 10))
+    assert ref.any()
+    for p in (flat, flat.reshape(-1, 2), flat.reshape(-1, 2).tolist(), tuple(TRIANGLE), flat.astype(np.float32)):
+        np.testing.assert_array_equal(decode_mask([p], (10, 10)), ref)
+
+def test_several_polygons_are_their_union_and_none_is_an_empty_mask():
+    a,b = [0, 0, 6, 0, 6, 6, 0, 6],[3, 3, 9, 3, 9, 9, 3, 9]
+    np.testing.assert_array_equal(decode_mask([a, b], (10, 10)), decode_mask([a], (10, 10)) | decode_mask([b], (10, 10)))
+    assert decode_mask([], (5, 4)).shape == (4, 5) and not decode_mask([], (5, 4)).any()
+
+@pytest.mark.parametrize('density', [0., .02, .5, .98, 1.])
+def test_encode_rle_writes_what_coco_writes_and_decode_mask_reads_it(density):
+    coco,rng = _coco(),np.random.default_rng(0)
+    for h,w in [(1, 1), (1, 9), (9, 1), (37, 53), (300, 200)]:
+        m = rng.random((h, w)) < density
+        ours,theirs = encode_rle(m),coco.encode(np.asfortranarray(m.astype(np.uint8)))
+        assert ours == dict(size=theirs['size'], counts=theirs['counts'].decode())
+        for rle in (ours, theirs, dict(ours, counts=rle_counts(ours).tolist())): np.testing.assert_array_equal(decode_mask(rle, (w, h)), m)
+
+def test_long_runs_and_long_steps_between_them_are_written_as_coco_writes_them():
+    coco,m = _coco(),np.zeros((1500, 1500), bool)
+    for a,b in [(3, 5), (40, 41), (700_000, 1_900_000), (1_900_002, 1_900_003)]: m.T.reshape(-1)[a:b] = True
+    m = m.T.copy().T   # the writes above went through a view of it
+    m[:,7] = m[3:9,100] = True
+    ours = encode_rle(m)
+    assert ours['counts'] == coco.encode(np.asfortranarray(m.astype(np.uint8)))['counts'].decode()
+    np.testing.assert_array_equal(decode_mask(ours, (1500, 1500)), m)
+
+def test_uncompressed_runs_are_read_as_coco_reads_them():
+    coco,rle = _coco(),dict(size=[3, 4], counts=[0, 2, 5, 0, 1, 4])
+    np.testing.assert_array_equal(decode_mask(rle, (4, 3)), coco.decode(coco.frPyObjects(rle, 3, 4)).astype(bool))
+    np.testing.assert_array_equal(rle_counts(rle), rle['counts'])
+
+def test_runs_go_down_the_columns_and_begin_with_zeros():
+    m = np.array([[0, 1, 1], [0, 1, 0]], bool)
+    assert rle_counts(encode_rle(m)).tolist() == [2, 3, 1]
+    assert rle_counts(encode_rle(~m)).tolist() == [0, 2, 3, 1]
+
+def test_a_bool_array_is_its_own_mask():
+    m = np.eye(4, 6, dtype=bool)
+    assert decode_mask(m, (6, 4)) is m
+
+def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask():
+    coco,rng = _coco(),np.random.default_rng(0)
+    m = np.zeros((9, 12), bool)
+    assert mask_bbox(m).tolist() == [0, 0, 0, 0] and mask_bbox(m).dtype == np.float32
+    m[2:5,7] = True
+    assert mask_bbox(m).tolist() == [7, 2, 8, 5]
+    for _ in range(20):   # COCO's own box of a mask is x y w h
+        m = rng.random((20, 30)) < .01
+        m[rng.integers(20),rng.integers(30)] = True
+        x,y,w,h = coco.toBbox(coco.encode(np.asfortranarray(m.astype(np.uint8))))
+        assert mask_bbox(m).tolist() == [x, y, x + w, y + h]
+
+@pytest.mark.parametrize('mask, message', [
+    ([[1, 1, 5, 5]],                        r"polygon 0: expected three or more points .* got \[1, 1, 5, 5\]; leave the polygon out"),
+    ([TRIANGLE, TRIANGLE[:5]],              r"polygon 1: expected three or more points"),
+    (TRIANGLE,                              r"polygon 0: expected three or more points .* got 1.0; .* write \[polygon\]"),
+    ([['a', 'b']],                          r"polygon 0: expected three or more points .* got \['a', 'b'\]"),
+    ([[1, 1, 5, float('nan'), 5, 5]],       r"polygon 0: expected finite pixels below a million, got .*nan"),
+    ([[1, 1, 1e12, 1, 5, 5]],               r"polygon 0: expected finite pixels below a million"),
+    (np.zeros((7, 10), bool),               r"expected \(h, w\) = \(10, 7\) as the picture's, got \(7, 10\)"),
+    (np.zeros((10, 7), np.uint8),           r"expected a list of polygons, an RLE dict or an \(h, w\) bool array, got .*type uint8; .*mask > 0"),
+    ('mask.png',                            r"expected a list of polygons, .* got 'mask.png'"),
+    (dict(size=[7, 10], counts=[70]),       r"RLE: expected size \[h, w\] = \[10, 7\] as the picture's, got \[7, 10\]"),
+    (dict(size=[10, 7], counts=[30, 39]),   r"RLE: expected counts whose sum is h\*w = 70 .* got 69"),
+    (dict(size=[10, 7], counts=[80, -10]),  r"RLE: expected counts that are whole numbers, 0 or more, .* got \[80, -10\]"),
+    (dict(size=[10, 7], counts=[30.5, 39.5]), r"RLE: expected counts that are whole numbers"),
+    (dict(size=[10, 7], counts='V'),        r"RLE: expected counts in COCO's characters, .* got 'V'; is the string cut\?"),
+    (dict(size=[10, 7], counts='~~'),       r"RLE: expected counts in COCO's characters"),
+    (dict(size=[10, 7], counts=b''),        r"RLE: expected counts in COCO's characters"),
+    (dict(counts='V2'),                     r"RLE: expected dict\(size=\[h, w\], counts=...\), got {'counts': 'V2'}"),
+    (dict(size=[10, 7]),                    r"RLE: expected dict\(size=\[h, w\], counts=...\)"),
+])
+def test_a_mask_without_meaning_is_refused_with_what_came_and_what_was_expected(mask, message):
+    with pytest.raises(ValueError, match=message): decode_mask(mask, (7, 10))
+
+@pytest.mark.parametrize('f', [encode_rle, mask_bbox])
+def test_only_bool_arrays_are_taken_for_pixels(f):
+    with pytest.raises(ValueError, match=r"expected an \(h, w\) bool array, got shape \(3, 4\), type uint8; write mask > 0"): f(np.zeros((3, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"expected an \(h, w\) bool array, got \[\[1, 1"): f([TRIANGLE[:2]] and [[1, 1, 2]])

@@ -1,0 +1,241 @@
+"Every verb on every task. A new task joins with one line in TASKS"
+import pickle, warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch
+from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, Interpretation, SaveModelCallback, load_learner,
+                               set_seed)
+from PIL import Image
+from torch import Tensor
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.learner import TaskLearner
+from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+
+@dataclass
+class Task:
+    name:str
+    dls:callable                # annotations -> DataLoaders
+    learner:callable            # dls -> TaskLearner
+    score:str                   # the name of the score that `evaluate` is about
+    options:dict = field(default_factory=dict)   # of the learner
+    raises:dict = field(default_factory=dict)    # verbs that make no sense, and what they then say
+    def __repr__(self): return self.name
+    def make(self, anns, path, size=64, bs=8, **kw):
+        set_seed(0)
+        dls = self.dls(anns, size=size, bs=bs, num_workers=0, path=path, device='cpu')
+        return self.learner(dls, **{**self.options, 'pretrained': False, **kw})
+
+TASKS = [
+    Task('multilabel', multilabel_dls, multilabel_learner, 'map_macro', dict(arch='shufflenet_v2_x0_5')),
+]
+
+@pytest.fixture(scope='module', params=TASKS, ids=repr)
+def task(request): return request.param
+
+@pytest.fixture(scope='module')
+def trained(task, shapes, tmp_path_factory):
+    "A learner after a little training"
+    learn = task.make(shapes, tmp_path_factory.mktemp(task.name))
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(2, 1e-3)
+    return learn
+
+@pytest.fixture
+def learn(task, trained):
+    "The same, whole again after each test, and silent"
+    with pickled(trained) as l, l.no_bar(), l.no_logging(): yield l
+
+class pickled:
+    "A copy of a learner with its data"
+    def __init__(self, learn): self.learn = learn
+    def __enter__(self): return pickle.loads(pickle.dumps(self.learn))
+    def __exit__(self, *_): pass
+
+def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
+def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+def probs(learn, **kw): return learn.get_preds(reorder=True, **kw)[0]
+def equal(a, b):
+    "Whether two annotations say the same of the same file"
+    return a.path == b.path and a.labels == b.labels and np.allclose(a.scores, b.scores, atol=1e-5) and (
+        (a.bboxes is None and b.bboxes is None) or np.allclose(a.bboxes, b.bboxes, atol=1e-3))
+
+def test_fine_tune_learns_and_freezes_the_encoder_first(task, shapes, tmp_path):
+    learn = task.make(shapes, tmp_path)
+    assert isinstance(learn, TaskLearner) and len(learn.splitter(learn.model)) == 2
+    n = sum(p.numel() for g in learn.splitter(learn.model) for p in g)
+    assert n == sum(p.numel() for p in learn.model.parameters())
+    before = state(learn)
+    with learn.no_bar(), learn.no_logging():
+        learn.freeze(); learn.fit(1, 1e-2)
+        after = state(learn)
+        frozen = [k for k,p in learn.model.named_parameters() if not p.requires_grad]
+        assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
+        learn.fine_tune(3, 1e-3)
+    assert all(p.requires_grad for p in learn.model.parameters())
+    losses = [v[0] for v in learn.recorder.values]
+    assert np.isfinite(losses).all() and learn.recorder.losses[-1] < learn.recorder.losses[0]
+
+def test_fit_one_cycle_with_callbacks(task, learn, tmp_path):
+    learn.path = tmp_path
+    cbs = [GradientAccumulation(8), GradientClip(1.), SaveModelCallback(monitor='valid_loss'), EarlyStoppingCallback(monitor=task.score), CSVLogger()]
+    learn.fit_one_cycle(2, 1e-3, cbs=cbs)
+    assert (tmp_path/'models'/'model.pth').exists() and len(pd.read_csv(tmp_path/'history.csv')) >= 1
+
+def test_lr_find_suggests_and_leaves_the_weights_alone(learn):
+    before = state(learn)
+    found = learn.lr_find(num_it=25, show_plot=False)
+    assert 1e-7 < found.valley < 10 and same(before, state(learn))
+
+def test_validate_gives_a_loss_and_changes_nothing(learn):
+    before = state(learn)
+    a,b = learn.validate(),learn.validate()
+    assert len(a) == 1 + len(learn.metrics) and np.isfinite(a[0]) and list(a) == list(b) and same(before, state(learn))
+
+def test_evaluate_names_its_scores_and_agrees_with_validate(task, learn):
+    scores = learn.evaluate()
+    assert {'valid_loss', task.score, *(m.name for m in learn.metrics)} <= set(scores) and all(isinstance(v, float) for v in scores.values())
+    assert [scores[k] for k in ('valid_loss', *(m.name for m in learn.metrics))] == pytest.approx(list(learn.validate()), rel=1e-4)
+    assert learn.evaluate(ds_idx=0)['valid_loss'] > 0
+    df = learn.evaluate_per_class()
+    assert list(df.label) == [o for o in learn.dls.vocab if o != '#na#'] and df.n.sum() > 0
+
+def test_evaluate_takes_other_annotations(task, learn, shapes):
+    dl = learn.dls.test_dl(shapes[:5], with_labels=True)
+    assert 0 <= learn.evaluate(dl=dl)[task.score] <= 1 and learn.evaluate_per_class(dl=dl).n.sum() == sum(len(set(a.labels)) for a in shapes[:5])
+
+def test_get_preds_with_everything(learn):
+    n = len(learn.dls.valid_ds)
+    x,p,t,d,l = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
+    assert len(x) == len(p) == len(t) == len(d) == len(l) == n and l.isfinite().all()
+    assert l.mean().item() == pytest.approx(learn.validate()[0], rel=1e-3)
+
+def test_predict_takes_every_kind_of_picture(task, learn, shapes):
+    a = shapes[1]
+    px = np.asarray(Image.open(a.path).convert('RGB'))
+    said = [learn.predict(o) for o in (a, a.path, str(a.path), Image.open(a.path), px)]
+    for dec,pred,p in said:
+        assert list(dec) == list(said[0][0])
+        torch.testing.assert_close(p, said[0][2], atol=1e-5, rtol=0)
+    assert len(learn.predict(a, with_input=True)) == 4
+
+def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(learn, shapes):
+    some = [shapes[i] for i in (5, 1, 9, 2, 30)]
+    first = learn.annotate(some, thresh=.1)
+    assert all(isinstance(o, Annotation) for o in first) and [o.path for o in first] == [o.path for o in some] and any(o.labels for o in first)
+    for bs in (1, 2, 64): assert all(map(equal, first, learn.annotate(some, thresh=.1, bs=bs)))
+    assert all(map(equal, first, learn.annotate([str(o.path) for o in some], thresh=.1)))
+    assert [o.labels for o in learn.annotate([Image.open(o.path) for o in some], thresh=.1)] == [o.labels for o in first]
+    assert equal(learn.annotate(some[0], thresh=.1)[0], first[0]) and learn.annotate([]) == []
+    for o in first:
+        assert set(o.labels) <= set(learn.dls.vocab) and '#na#' not in o.labels and o.size == (64, 64) and (o.scores > .1).all()
+    assert len(learn.annotate(some, thresh=1.)) == 5 and not any(o.labels for o in learn.annotate(some, thresh=1.))
+
+def test_annotate_with_tta_does_not_depend_on_mirroring(task, learn, shapes):
+    if 'tta' in task.raises:
+        with pytest.raises(ValueError, match=task.raises['tta']): learn.annotate(shapes[:2], tta=True)
+        return
+    px = np.asarray(Image.open(shapes[1].path).convert('RGB'))
+    a,b = learn.annotate([px, px[:,::-1].copy()], thresh=0., tta=True)
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+    assert a.scores.tolist() != pytest.approx(learn.annotate(px, thresh=0.)[0].scores.tolist(), abs=1e-6)
+
+def test_options_without_a_meaning_are_refused(learn, shapes):
+    for k in {'tile', 'postprocess'} - set(learn.annotate_options):
+        with pytest.raises(ValueError, match=f"{k} is for tasks that answer pixel by pixel"): learn.annotate(shapes[:1], **{k: 3})
+
+def test_a_tuned_threshold_reaches_annotate_metrics_and_the_exported_learner(task, learn, shapes, tmp_path):
+    for per_class in (False, True):
+        thresh,best = learn.tune_threshold(per_class=per_class)
+        assert learn.annotate(shapes, bs=7) is not None
+        said = learn.annotate(shapes[:8])
+        assert all(map(equal, said, learn.annotate(shapes[:8], thresh=thresh)))
+        learn.export(tmp_path/'l.pkl')
+        loaded = load_learner(tmp_path/'l.pkl')
+        with loaded.no_bar(): assert all(map(equal, said, loaded.annotate(shapes[:8])))
+
+def test_an_exported_learner_predicts_the_same_and_says_that_it_has_no_data(learn, shapes, tmp_path):
+    learn.export(tmp_path/'l.pkl')
+    loaded = load_learner(tmp_path/'l.pkl')
+    with loaded.no_bar(), loaded.no_logging():
+        torch.testing.assert_close(loaded.predict(shapes[3])[2], learn.predict(shapes[3])[2])
+        with pytest.raises(ValueError, match="an exported learner leaves them behind"): loaded.evaluate()
+        scores = loaded.evaluate(dl=loaded.dls.test_dl(shapes, with_labels=True))
+    assert scores['valid_loss'] == pytest.approx(learn.evaluate(dl=learn.dls.test_dl(shapes, with_labels=True))['valid_loss'], rel=1e-4)
+
+def test_save_and_load_bring_the_weights_back(task, learn, shapes, tmp_path):
+    learn.path = tmp_path
+    file,before = learn.save('weights'),state(learn)
+    learn.fit(1, 1e-2)
+    assert not same(before, state(learn))
+    assert same(before, state(learn.load('weights'))) and same(before, state(learn.load(file)))
+    assert same(before, state(task.make(shapes, tmp_path).load(file)))
+
+def test_pictures_are_drawn(learn):
+    import matplotlib.pyplot as plt
+    for draw in (lambda: learn.dls.show_batch(max_n=4), lambda: learn.dls.train.show_batch(max_n=3, unique=True), lambda: learn.show_results(max_n=4),
+                 lambda: learn.plot_top_losses(4), lambda: learn.plot_top_losses(100)):
+        plt.close('all'); draw()
+        fig = plt.gcf(); fig.canvas.draw()
+        assert len(fig.axes) >= 3 and np.asarray(fig.canvas.buffer_rgba()).std() > 5
+
+def test_interpretation_finds_the_same_top_losses(learn):
+    interp = Interpretation.from_learner(learn)
+    losses,idxs = interp.top_losses(3)
+    each = learn.get_preds(with_loss=True)[2]
+    torch.testing.assert_close(losses, each.topk(3).values)
+    interp.plot_top_losses(3); interp.show_results([0, 1])
+
+def test_stock_tta_runs_or_says_what_to_use(task, learn):
+    if 'tta' in task.raises:
+        with pytest.raises(Exception, match=task.raises['tta']): learn.tta()
+    else: assert learn.tta(n=2)[0].shape == learn.get_preds()[0].shape
+
+def test_summary_counts_the_parameters(learn):
+    assert f"{sum(p.numel() for p in learn.model.parameters()):,}" in str(learn.summary())
+
+def test_mixed_precision_is_harmless_on_a_cpu(learn):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for l in (learn.to_fp16(), learn.to_fp32(), learn.to_bf16()):
+            l.fit(1, 1e-4); assert np.isfinite(l.recorder.values[-1][0])
+
+def test_batches_of_one_of_pictures_without_objects_and_odd_sizes_are_ordinary(task, shapes, tmp_path):
+    empty = [a for a in shapes if not a.labels][:2]
+    some = [replace(a, split=s) for a,s in zip([*empty, *shapes[1:4]], ('train', 'valid', 'train', 'train', 'valid'))]
+    for size,bs in (((65, 47), 3), (64, 2)):
+        learn = task.make(some, tmp_path, size=size, bs=bs)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, 1e-4)
+            assert np.isfinite(learn.validate(dl=learn.dls.test_dl(empty, with_labels=True))[0])
+            assert len(learn.annotate(empty)) == len(empty)
+            assert np.isfinite(learn.validate(dl=learn.dls.valid.new(bs=1))[0])
+
+def test_worker_processes_give_the_same_data(task, shapes, tmp_path):
+    a,b = (task.dls(shapes, size=32, bs=8, num_workers=n, path=tmp_path, device='cpu').valid for n in (0, 2))
+    for x,y in zip(a, b): assert all(torch.equal(i.as_subclass(Tensor), j.as_subclass(Tensor)) for i,j in zip(x, y))
+
+def test_an_old_normalize_is_replaced_and_twice_is_once(task, shapes, tmp_path):
+    learn = task.make(shapes, tmp_path)
+    x = learn.dls.valid.one_batch()[0]
+    again = task.learner(learn.dls, **{**task.options, 'pretrained': False})
+    assert torch.equal(again.dls.valid.one_batch()[0], x) and sum(type(o).__name__ == 'Normalize' for o in again.dls.train.after_batch.fs) <= 1
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('precision', ['to_fp32', 'to_fp16', 'to_bf16'])
+def test_on_a_gpu_it_trains_tunes_exports_and_loads_on_a_cpu(task, shapes, tmp_path, precision):
+    if not torch.cuda.is_available(): pytest.skip('needs a GPU')
+    set_seed(0)
+    dls = task.dls(shapes, size=64, bs=8, num_workers=2, path=tmp_path, device='cuda')
+    learn = getattr(task.learner(dls, **{**task.options, 'pretrained': False}), precision)()
+    with learn.no_bar(), learn.no_logging():
+        assert 1e-7 < learn.lr_find(num_it=25, show_plot=False).valley < 10
+        learn.fine_tune(2, 1e-3)
+        assert next(learn.model.parameters()).is_cuda and np.isfinite(learn.evaluate()['valid_loss'])
+        thresh,_ = learn.tune_threshold(per_class=True)
+        said,p = learn.annotate(shapes[:8]),learn.predict(shapes[0])[2]
+        assert len(learn.evaluate_per_class()) and len(learn.annotate(shapes[:3], thresh=.2, tta='tta' not in task.raises)) == 3
+        learn.export(tmp_path/'l.pkl')
+    loaded = load_learner(tmp_path/'l.pkl', cpu=True)
+    with loaded.no_bar():
+        assert not next(loaded.model.parameters()).is_cuda
+        torch.testing.assert_close(loaded.predict(shapes[0])[2], p, atol=.02, rtol=.05)
+        assert sum(a.labels == b.labels for a,b in zip(said, loaded.annotate(shapes[:8]))) >= 7
