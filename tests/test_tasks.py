@@ -1,7 +1,6 @@
 "Every verb on every task. A new task joins with one line in TASKS"
 import pickle, warnings
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, Interpretation, SaveModelCallback, load_learner,
                                set_seed)

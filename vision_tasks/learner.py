@@ -16,7 +16,7 @@ from .data.image import image_size
 from .models.encoders import create_encoder
 from .models.registry import get_arch, list_archs
 
-__all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize', 'task_model', 'task_dls', 'make_learner', 'check_vocab']
+__all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
 # --- data
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['image_size', 'read_image', 'open_image', 'decode_image', 'shown_size', 'orientation', 'to_rgb']
+__all__ = ['read_image', 'to_rgb']   # `image_size` and the rest are ours alone: fastai has an `image_size` too
 
 _ORIENTATION = 0x0112     # the EXIF tag
 _TURNED = {5, 6, 7, 8}    # its values that exchange width and height

@@ -1,4 +1,4 @@
-"Drawn shapes: pictures whose labels, boxes, masks and points are exact, for tests, tutorials and demos without a download"
+"Drawn shapes: pictures with exact labels, boxes, masks and points, for tests and demos without a download"
 from __future__ import annotations
 from colorsys import hsv_to_rgb
 from operator import index
@@ -20,7 +20,7 @@ def draw_shapes(
     n:int=32,                     # pictures, 1 or more
     size:int|tuple[int,int]=64,   # pixels of a square picture, or (w, h); 16 or more
     seed:int=0,                   # 0 or more; the same arguments give the same pixels
-) -> list[Annotation]:            # one box, label, mask (a polygon) and five `SHAPE_POINTS` per object; `mask`: class indices of `SHAPE_CODES`
+) -> list[Annotation]:            # label, box, polygon, `SHAPE_POINTS` of each object; `mask`: a file, by `SHAPE_CODES`
     """Draw `n` pictures into `path`/images and their class masks into `path`/masks, and tell exactly what is on them.
 
     A picture holds one to four objects that neither touch nor leave it, as many as find room; one picture in eight is
@@ -31,13 +31,14 @@ def draw_shapes(
     for o in ('images', 'masks'): (path/o).mkdir(parents=True, exist_ok=True)
     empty = set(rng.permutation(n)[:max(round(n/8), int(n >= 4))].tolist())
     kinds = iter(rng.permuted(np.tile(SHAPES, (n, 1)), axis=1).ravel().tolist())
-    return [_draw(path, f'{i:04d}.png', _arrange(rng, w, h, 0 if i in empty else rng.integers(1, 5), kinds), rng, w, h) for i in range(n)]
+    counts = [0 if i in empty else rng.integers(1, 5) for i in range(n)]
+    return [_draw(path, f'{i:04d}.png', _arrange(rng, w, h, k, kinds), rng, w, h) for i,k in enumerate(counts)]
 
 def _wh(size):
     try: w,h = map(index, (size, size) if np.ndim(size) == 0 else size)
     except (TypeError, ValueError): w = h = 0
-    if min(w, h) < 16: raise ValueError(f"size: expected a whole number of pixels or two (w, h), each 16 or more, got {size!r}")
-    return w,h
+    if min(w, h) >= 16: return w,h
+    raise ValueError(f"size: expected a whole number of pixels or two (w, h), each 16 or more, got {size!r}")
 
 # --- geometry: each shape upright around (0, 0), with a width of about 1, y downwards
 
@@ -46,14 +47,14 @@ def _polar(degrees, r):   # clockwise from the top -> (m, 2)
     return np.stack([np.sin(a), -np.cos(a)], -1)*np.reshape(r, (-1, 1))
 
 def _outlines():          # -> {shape: ((m, 2) outline, (5, 2) points)}
-    tips,notches = .58,.27
+    tip,notch = .58,.27
     star = np.arange(0, 360, 36)
-    # outline, then the directions and distances of left, right, top and bottom: each keeps its meaning when the picture is mirrored
+    # outline, then direction and distance of left, right, top and bottom
     return {k: (o, np.concatenate([np.zeros((1, 2)), _polar(d, r)])) for k,o,d,r in (
-        ('circle',   _polar(np.arange(0, 360, 9), .5),                      (-90, 90, 0, 180),  [.5]*4),
-        ('square',   _polar((-45, 45, 135, 225), .6),                       (-90, 90, 0, 180),  [.6*.5**.5]*4),
-        ('star',     _polar(star, np.where(star%72 == 0, tips, notches)),   (-72, 72, 0, 180),  [tips, tips, tips, notches]),
-        ('triangle', _polar((0, 120, 240), .6),                             (-120, 120, 0, 180), [.6, .6, .6, .3]))}
+        ('circle',   _polar(np.arange(0, 360, 9), .5),                    (-90, 90, 0, 180),   [.5]*4),
+        ('square',   _polar((-45, 45, 135, 225), .6),                     (-90, 90, 0, 180),   [.6*.5**.5]*4),
+        ('star',     _polar(star, np.where(star%72 == 0, tip, notch)),     (-72, 72, 0, 180),   [tip, tip, tip, notch]),
+        ('triangle', _polar((0, 120, 240), .6),                           (-120, 120, 0, 180), [.6, .6, .6, .3]))}
 
 _OUTLINES = _outlines()
 _RADIUS = {k: np.hypot(*o.T).max() for k,(o,_) in _OUTLINES.items()}   # of the circle around it
@@ -78,7 +79,7 @@ def _arrange(rng, w, h, n, kinds):   # -> [(label, (m, 2) outline, (5, 2) points
 
 # --- paint
 
-_HUES = dict(circle=.01, square=.6, star=.13, triangle=.36)   # red, blue, yellow, green: a habit of each class, not its proof
+_HUES = dict(circle=.01, square=.6, star=.13, triangle=.36)   # red, blue, yellow, green: likely, not certain
 
 def _draw(path, name, objects, rng, w, h):   # -> Annotation
     polygons = [[o.ravel().tolist()] for _,o,_ in objects]

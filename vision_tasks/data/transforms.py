@@ -13,7 +13,7 @@ from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, Ten
 from PIL import Image
 from .blocks import BBoxLabels, FileImage, InstanceMasks
 
-__all__ = ['JointTransform', 'View', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'IMAGENET_GREY']
+__all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'IMAGENET_GREY']
 
 IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is normalised
 

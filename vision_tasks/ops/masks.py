@@ -1,24 +1,22 @@
-"""Instance masks as data sets keep them: polygons, run lengths (RLE) or bool arrays; numpy only.
-
-Polygons and RLE follow COCO to the pixel (the C code of its maskApi is the convention; pycocotools is the oracle of the tests)."""
+"Instance masks as data sets keep them: polygons and run lengths (RLE) as COCO's maskApi reads them, or bool arrays"
 from __future__ import annotations
 import numpy as np
 
 __all__ = ['decode_mask', 'encode_rle', 'rle_counts', 'mask_bbox']
 
 def decode_mask(
-    mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels; or an RLE as of `rle_counts`; or (h, w) bool
+    mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
+                         # or an RLE as of `rle_counts`; or (h, w) bool
     size:tuple[int,int], # (w, h) in pixels of the picture
 ) -> np.ndarray:         # (h, w) bool; the array itself where `mask` is one
-    "The pixels of one object: the union of its polygons (none of them: an empty mask), cut at the border; its runs; or its array"
+    "The pixels of one object, to the pixel as COCO has them; polygons are united, and no polygon is an empty mask"
     w,h = size
     if isinstance(mask, dict): return _runs_to_mask(rle_counts(mask), _rle_size(mask, (h, w)))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
-        if mask.shape != (h, w): raise ValueError(f"mask: expected (h, w) = {(h, w)} as the picture's, got {mask.shape}")
-        return mask
+        if mask.shape == (h, w): return mask
+        raise ValueError(f"mask: expected (h, w) = {(h, w)} as the picture's, got {mask.shape}")
     if not isinstance(mask, (list, tuple)):
-        what = f"an array of shape {mask.shape} and type {mask.dtype}" if isinstance(mask, np.ndarray) else f"{mask!r:.80}"
-        raise ValueError(f"mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got {what}; "
+        raise ValueError(f"mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got {_what(mask)}; "
                          "write [polygon] for one polygon, mask > 0 for an array of numbers")
     out = np.zeros((h, w), bool)
     for i,p in enumerate(mask): out |= _fill(_polygon(p, i), w, h)
@@ -39,9 +37,11 @@ def rle_counts(
     (h,w),counts = _rle_size(rle),rle['counts']
     n = _decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
     if n.ndim != 1 or n.dtype.kind not in 'iu' or (n < 0).any():
-        raise ValueError(f"RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, got {counts!r:.80}")
+        raise ValueError("RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, "
+                         f"got {counts!r:.80}; mend the runs")
     if n.sum() != h*w:
-        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {n.sum()}; is size [w, h], or the file cut?")
+        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {n.sum()}; "
+                         "is the size that of another picture, or the file cut?")
     return n.astype(np.int64)
 
 def mask_bbox(
@@ -52,10 +52,10 @@ def mask_bbox(
     return np.array([xs[0], ys[0], xs[-1]+1, ys[-1]+1] if len(xs) else [0]*4, np.float32)
 
 def _bool(mask):
-    if not (isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool):
-        what = f"shape {mask.shape}, type {mask.dtype}" if isinstance(mask, np.ndarray) else f"{mask!r:.80}"
-        raise ValueError(f"mask: expected an (h, w) bool array, got {what}; write mask > 0, or `decode_mask` first")
-    return mask
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool: return mask
+    raise ValueError(f"mask: expected an (h, w) bool array, got {_what(mask)}; write mask > 0, or `decode_mask` first")
+
+def _what(o): return f"an array of shape {o.shape}, type {o.dtype}" if isinstance(o, np.ndarray) else f"{o!r:.80}"
 
 # --- polygons
 
@@ -65,11 +65,11 @@ def _polygon(p, i):   # -> (m, 2) float64
     except (TypeError, ValueError): a = np.empty(())
     if a.ndim == 1 and len(a)%2 == 0: a = a.reshape(-1, 2)
     if a.ndim != 2 or a.shape[1] != 2 or len(a) < 3:
-        raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), got {p!r:.80}; "
-                         "leave the polygon out, or write [polygon] where the mask has only one")
+        raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), "
+                         f"got {p!r:.80}; leave the polygon out, or write [polygon] where the mask has only one")
     # every fifth of a pixel of the outline is visited, so that a wild number costs all the memory there is
-    if not (np.abs(a) < 1e6).all(): raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; mend the polygon")
-    return a
+    if (np.abs(a) < 1e6).all(): return a
+    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; mend the polygon")
 
 _FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
 
@@ -84,7 +84,7 @@ def _fill(p, w, h):   # (m, 2) -> (h, w) bool
     return _inside(np.bincount(turns, minlength=w*h + 1)[:-1].cumsum()%2, w, h)
 
 def _outline(p):      # (m, 2) -> (k, 2), whole numbers
-    "The grid points of the closed outline through `p`: one a step along the longer side of each edge, both ends of it included"
+    "The grid points of the closed outline through `p`: one a step along each edge's longer side, both ends included"
     ends  = p,np.roll(p, -1, 0)
     steep = np.abs(ends[1] - ends[0])@[-1, 1] > 0
     a,b   = (np.where(steep[:,None], o[:,::-1], o) for o in ends)   # the longer side comes first
@@ -102,24 +102,25 @@ def _outline(p):      # (m, 2) -> (k, 2), whole numbers
 # --- run lengths
 
 def _rle_size(rle, expected=None):
-    try: h,w = (int(o) for o in rle['size']); rle['counts']
-    except (KeyError, TypeError, ValueError): raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}") from None
-    if expected is not None and (h,w) != expected: raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}")
-    return h,w
+    try: (h,w),_ = map(int, rle['size']),rle['counts']
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; mend the mask") from None
+    if expected in (None, (h, w)): return h,w
+    raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
 
 def _runs_to_mask(counts, size): return _inside(np.repeat(np.arange(len(counts))%2, counts), *size[::-1])
 
 def _inside(flat, w, h): return np.ascontiguousarray(flat.reshape(w, h).T == 1)
 
-# COCO's string: from the third on, each number is the difference to the last but one; then five bits a character, lowest first,
-# with 32 for "more follow", counted from '0'; the highest bit of a number's last character is its sign
+# COCO's string: from the fourth on, each number is the difference to the last but one; then five bits a character,
+# lowest first, with 32 for "more follow", counted from '0'; the highest bit of a number's last character is its sign
 _BITS,_MORE,_ZERO,_LONGEST = 5,32,48,7   # seven characters hold every whole number of 32 bits
 
 def _compress(n):     # (k,) -> str
     x = n.copy()
     x[3:] -= n[1:-2]
     k = np.arange(_LONGEST)*_BITS
-    rest = x[:,None] >> k + _BITS - 1      # what is above the characters so far, with their sign: only copies of the sign when done
+    rest = x[:,None] >> k + _BITS - 1   # the last sign and all above it: only copies of the sign when nothing is left
     more = (rest != 0) & (rest != -1)
     chars = (x[:,None] >> k & _MORE - 1) + more*_MORE + _ZERO
     keep = np.pad(more, ((0, 0), (1, 0)), constant_values=True)[:,:-1]

@@ -1,0 +1,81 @@
+"The whole training pipeline at 224 px on one core, files to normalised batches: ours against fastai's stock parts, on coco128 and on 12-megapixel JPEGs"
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import argparse, statistics, sys, tempfile, time, warnings
+from pathlib import Path
+import numpy as np, torch
+from fastai.vision.all import DataBlock, ImageBlock, MultiCategoryBlock, Normalize, RandomResizedCrop, aug_transforms, get_image_files, imagenet_stats, set_seed
+from PIL import Image
+from machine import describe, interleaved
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.blocks import label_set, path_of
+from vision_tasks.data.image import image_size
+from vision_tasks.learner import one_normalize
+from vision_tasks.multilabel import multilabel_dls
+
+SIZE,BS,VOCAB = 224,16,['a', 'b']
+LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves brightness and contrast of `aug_transforms`, and the flip
+
+def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
+
+def ours(anns, **kw):
+    dls = multilabel_dls(anns, VOCAB, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device='cpu', **kw)
+    one_normalize(dls, *imagenet_stats)                 # as `multilabel_learner` does
+    return dls.train
+
+def stock(anns):
+    block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=VOCAB)), get_x=path_of, get_y=label_set, splitter=all_train,
+                      item_tfms=RandomResizedCrop(SIZE, min_scale=.35), batch_tfms=[*aug_transforms(**LIGHT), Normalize.from_stats(*imagenet_stats, cuda=False)])
+    return block.dataloaders(anns, bs=BS, num_workers=0, device='cpu').train
+
+class Pass:
+    "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
+    def __init__(self, dl): self.dl,self.secs = dl,[]
+    def __call__(self):
+        t,c = time.perf_counter(),time.process_time()
+        n = sum(len(b[0]) for b in self.dl)
+        self.secs.append((time.perf_counter()-t, time.process_time()-c))
+        self.n = n
+    def rates(self, i): return [self.n/s[i] for s in self.secs]   # 0: wall, 1: process
+
+def large_jpegs(dest, files, n=12, size=(4000, 3000), seed=0):
+    "`n` of `files` enlarged to `size`, with the grain of a sensor, so that they weigh as photographs do"
+    rng = np.random.default_rng(seed)
+    grain = rng.normal(0, 5.5, (size[1], size[0], 1)).astype(np.float32)
+    for i,f in enumerate(files[:n]):
+        im = np.asarray(Image.open(f).convert('RGB').resize(size, Image.BICUBIC), dtype=np.float32)
+        im = Image.fromarray((im + np.roll(grain, rng.integers(0, 999, 2), (0, 1))).clip(0, 255).astype(np.uint8))
+        im.save(dest/f'{i:02}.jpg', quality=88)
+    return get_image_files(dest).sorted()
+
+def compare(name, files, rounds):
+    set_seed(0)
+    anns = [Annotation(f, image_size(f), [VOCAB[i%2]]) for i,f in enumerate(files)]
+    dls  = {'fastai': stock(anns), "ours, with fastai's lighting": ours(anns, batch_tfms=aug_transforms(do_flip=False, **LIGHT)), 'ours': ours(anns)}
+    x    = {o: dl.one_batch()[0] for o,dl in dls.items()}               # also warms up
+    assert all(o.shape == (BS, 3, SIZE, SIZE) and o.dtype == torch.float32 for o in x.values())
+    fns  = {o: Pass(dl) for o,dl in dls.items()}
+    interleaved(fns, rounds)
+    base = fns['fastai']
+    mb   = sum(f.stat().st_size for f in files)/len(files)/1e6
+    print(f"\n**{name}**: {len(set(files))} files, {mb:.2f} MB in the mean, {base.n} pictures a pass; median (min..max) of {rounds} passes, interleaved\n")
+    print('| pipeline | images/s of one core (process time) | images/s (wall) | to fastai, process | to fastai, wall |\n|---|---:|---:|---:|---:|')
+    show = lambda r: f'{statistics.median(r):.1f} ({min(r):.1f}..{max(r):.1f})'
+    for o,f in fns.items():
+        ratio = [statistics.median(f.rates(i))/statistics.median(base.rates(i)) for i in (1, 0)]
+        print(f'| {o} | {show(f.rates(1))} | {show(f.rates(0))} | {ratio[0]:.2f} | {ratio[1]:.2f} |', flush=True)
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--rounds', type=int, default=5)
+    args = ap.parse_args()
+    if not os.environ.get('VISION_TASKS_DATA'): sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(1)
+    print(describe(('torch', 'torchvision', 'fastai', 'pillow')), f"\n\nRandom resized crop (area .35..1), flip, lighting, normalise; {SIZE} px, bs {BS}, no worker processes, one thread")
+    files = get_image_files(Path(os.environ['VISION_TASKS_DATA'])/'coco128/images').sorted()
+    compare('coco128', files, args.rounds)
+    with tempfile.TemporaryDirectory() as d: compare('4000x3000 JPEGs', large_jpegs(Path(d), files)*4, args.rounds)
+
+if __name__ == '__main__': main()

@@ -1,0 +1,55 @@
+import numpy as np, pytest
+from PIL import Image, ImageOps
+from vision_tasks.data.image import image_size, read_image, to_rgb
+
+PX = np.random.default_rng(0).integers(0, 255, (24, 36, 3), dtype=np.uint8)
+
+def exif(o):
+    e = Image.Exif(); e[0x0112] = o
+    return e
+
+@pytest.mark.parametrize('o', range(1, 9))
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+def test_every_orientation_arrives_upright(tmp_path, o, suffix):
+    file = tmp_path/f'a.{suffix}'
+    Image.fromarray(PX).save(file, exif=exif(o))
+    want = ImageOps.exif_transpose(Image.open(file)).convert('RGB')
+    assert image_size(file) == want.size == ((36, 24) if o < 5 else (24, 36))
+    assert np.array_equal(np.asarray(read_image(file)), np.asarray(want))
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'RGB', 'CMYK'])
+def test_every_mode_arrives_as_rgb_of_its_colour(tmp_path, mode):
+    colour = np.zeros((8, 8, 3), np.uint8); colour[:] = (255, 255, 255) if mode == '1' else (200, 200, 200) if mode[0] == 'L' else (204, 51, 51)   # one of the palette's
+    file = tmp_path/('a.jpg' if mode == 'CMYK' else 'a.png')
+    Image.fromarray(colour).convert(mode).save(file, **(dict(quality=100) if mode == 'CMYK' else {}))
+    im = read_image(file)
+    assert im.mode == 'RGB' and np.abs(np.asarray(im).astype(int) - colour).max() <= 12
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 257*100, 65535]], np.uint16)).save(tmp_path/'a.png')
+    assert np.asarray(read_image(tmp_path/'a.png'))[0].tolist() == [[0]*3, [100]*3, [255]*3]
+
+def test_transparency_is_dropped_and_the_colours_stay(tmp_path):
+    px = np.dstack([PX, np.zeros(PX.shape[:2], np.uint8)])
+    Image.fromarray(px).save(tmp_path/'a.png')
+    assert np.array_equal(np.asarray(read_image(tmp_path/'a.png')), PX)
+    p = Image.fromarray(PX).convert('P'); p.save(tmp_path/'p.png', transparency=0)
+    assert np.array_equal(np.asarray(read_image(tmp_path/'p.png')), np.asarray(p.convert('RGB')))
+    assert to_rgb(rgb := Image.fromarray(PX)) is rgb
+
+@pytest.mark.parametrize('o', [1, 6])
+@pytest.mark.parametrize('least', [(50, 30), (200, 150), (1000, 10), (399, 299)])
+def test_draft_is_never_smaller_than_asked_for(tmp_path, o, least):
+    big = Image.fromarray(PX).resize((800, 600) if o == 1 else (600, 800))
+    big.save(tmp_path/'a.jpg', exif=exif(o))
+    im = read_image(tmp_path/'a.jpg', draft=least)
+    assert image_size(tmp_path/'a.jpg') == (800, 600)
+    assert all(s >= min(n, full) for s,n,full in zip(im.size, least, (800, 600))) and abs(im.width/im.height - 4/3) < .02
+    assert im.size == ({(50, 30): (100, 75), (200, 150): (200, 150), (399, 299): (400, 300)}.get(least, (800, 600)))
+
+def test_what_is_no_picture_is_told(tmp_path):
+    Image.fromarray(PX).save(tmp_path/'a.jpg')
+    for name,data in (('half.jpg', (tmp_path/'a.jpg').read_bytes()[:-300]), ('text.png', b'no picture'), ('empty.jpg', b'')):
+        (tmp_path/name).write_bytes(data)
+        with pytest.raises(OSError, match=f"{name} cannot be read as an image .*`check_annotations` lists all such files"): read_image(tmp_path/name)
+    with pytest.raises(FileNotFoundError): read_image(tmp_path/'gone.jpg')
