@@ -26,7 +26,8 @@ def ours(anns, **kw):
 
 def stock(anns):
     block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=VOCAB)), get_x=path_of, get_y=label_set, splitter=all_train,
-                      item_tfms=RandomResizedCrop(SIZE, min_scale=.35), batch_tfms=[*aug_transforms(**LIGHT), Normalize.from_stats(*imagenet_stats, cuda=False)])
+                      item_tfms=RandomResizedCrop(SIZE, min_scale=.35),
+                      batch_tfms=[*aug_transforms(**LIGHT), Normalize.from_stats(*imagenet_stats, cuda=False)])
     return block.dataloaders(anns, bs=BS, num_workers=0, device='cpu').train
 
 class Pass:
@@ -73,7 +74,8 @@ def main():
     if not os.environ.get('VISION_TASKS_DATA'): sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
-    print(describe(('torch', 'torchvision', 'fastai', 'pillow')), f"\n\nRandom resized crop (area .35..1), flip, lighting, normalise; {SIZE} px, bs {BS}, no worker processes, one thread")
+    print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
+          f"\n\nRandom resized crop (area .35..1), flip, lighting, normalise; {SIZE} px, bs {BS}, no worker processes, one thread")
     files = get_image_files(Path(os.environ['VISION_TASKS_DATA'])/'coco128/images').sorted()
     compare('coco128', files, args.rounds)
     with tempfile.TemporaryDirectory() as d: compare('4000x3000 JPEGs', large_jpegs(Path(d), files)*4, args.rounds)

@@ -1,4 +1,5 @@
-"Every task on drawn shapes, from files to a tuned model: `python -m vision_tasks.demo`, a few minutes on a CPU, no network"
+"""Every task on drawn shapes, from files to a tuned model: `python -m vision_tasks.demo`, a few minutes on a CPU, no
+network"""
 from __future__ import annotations
 import argparse, time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from .multilabel import multilabel_dls, multilabel_learner
 from .show import contact_sheet
 
 def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
-    "Which shapes are in the picture? Returns a row of the table; leaves a contact sheet and the exported learner in `path`"
+    "Which shapes are in the picture? A row of the table; a contact sheet and the exported learner go to `path`"
     anns  = draw_shapes(path/'shapes', n=n, size=64)
     dls   = multilabel_dls(anns, size=64, bs=32, path=path, num_workers=0)
     learn = multilabel_learner(dls, 'resnet18', pretrained=False)
@@ -28,11 +29,13 @@ def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
     contact_sheet(truth, preds, path/'multilabel.png', title="multilabel: truth and prediction")
     learn.logger = print     # a logger of ours would have to be importable where the model is loaded
     learn.export('multilabel.pkl')
-    return {'mAP': before['map_macro'], 'macro F1 at .5': before['f1_macro'], 'macro F1, tuned per class': after['f1_macro']}
+    return {'mAP': before['map_macro'], 'macro F1 at .5': before['f1_macro'],
+            'macro F1, tuned per class': after['f1_macro']}
 
 def print_epoch(row):
     "A line an epoch, in place of fastai's table, which wants a terminal or a notebook"
-    print(' '.join(f'{o:>14}' if isinstance(o, str) else f'{o:>14.3f}' if isinstance(o, float) else f'{o:>5}' for o in row), flush=True)
+    def cell(o): return f'{o:>14}' if isinstance(o, str) else f'{o:>14.3f}' if isinstance(o, float) else f'{o:>5}'
+    print(' '.join(map(cell, row)), flush=True)
 
 DEMOS = dict(multilabel=demo_multilabel)
 
@@ -49,11 +52,13 @@ def main(args=None):
     rows = []
     for name in args.tasks:
         set_seed(42)
-        print(f"{name}: {args.n} drawn pictures, {args.epochs} epochs on {'the GPU' if torch.cuda.is_available() else 'the CPU'}", flush=True)
+        where = 'the GPU' if torch.cuda.is_available() else 'the CPU'
+        print(f"{name}: {args.n} drawn pictures, {args.epochs} epochs on {where}", flush=True)
         start = time.time()
         scores = DEMOS[name](args.out, args.n, args.epochs)
         rows.append({'task': name, **{k: f'{v:.3f}' for k,v in scores.items()}, 'seconds': f'{time.time()-start:.0f}'})
     print('\n' + pd.DataFrame(rows).to_string(index=False))
-    print(f"\nTruth beside prediction: {', '.join(str(args.out/f'{name}.png') for name in args.tasks)}. Exported: {', '.join(str(args.out/f'{name}.pkl') for name in args.tasks)}")
+    sheets,models = (', '.join(str(args.out/f'{name}.{end}') for name in args.tasks) for end in ('png', 'pkl'))
+    print(f"\nTruth beside prediction: {sheets}. Exported: {models}")
 
 if __name__ == '__main__': main()

@@ -1,11 +1,12 @@
-"What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart from the rest"
+"What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
 import os, warnings
 from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 from fastcore.foundation import L
-from fastai.callback.all import Callback   # all: it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
+# `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
+from fastai.callback.all import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import params
@@ -21,44 +22,55 @@ __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   
 # --- data
 
 def task_dls(block, annotations, vocab, bs, path, num_workers, device):
-    "The DataLoaders of `block` over `annotations`, once all is checked that would otherwise fail in the middle of an epoch"
+    "The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch"
     gone = [a.path for a in annotations if a.path is None or not a.path.is_file()]
-    if gone: raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); mend the paths, or leave these annotations out")
+    if gone:
+        raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); "
+                              "mend the paths, or leave these annotations out")
     check_labels(annotations, vocab)
     train,valid = block.splitter(annotations)
     for name,idxs in (('train', train), ('valid', valid)):
-        if not len(idxs): raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; both sides need at least one")
+        if not len(idxs):
+            raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; "
+                                  "both sides need at least one")
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
 
 def check_vocab(annotations, vocab):
     "`vocab` as a list, or the names that occur; raise where there is none, or one twice"
-    if not annotations: raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
+    if not annotations:
+        raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
     for a in annotations:
-        if not isinstance(a, Annotation): raise TypeError(f"annotations is a list of Annotation, as the readers give it; it holds a {type(a).__name__}")
+        if not isinstance(a, Annotation):
+            raise TypeError("annotations is a list of Annotation, as the readers give it; "
+                            f"it holds a {type(a).__name__}")
     vocab = vocab_of(annotations) if vocab is None else list(vocab)
     twice = sorted({o for o in vocab if vocab.count(o) > 1})
     if twice: raise ValueError(f"vocab has duplicate names: {twice}; every class needs a name of its own")
-    if not vocab: raise AnnotationError(f"none of the {len(annotations)} annotations has a label, so there is nothing to learn; was the reader told the label column?")
+    if not vocab:
+        raise AnnotationError(f"none of the {len(annotations)} annotations has a label, so there is nothing to learn; "
+                              "was the reader told the label column?")
     return vocab
 
 # --- model
 
 def encoder_splitter(model) -> L:
-    "Two parameter groups: `model.encoder`, which may be pretrained, and all the rest; a model without an encoder is one group"
+    "Two parameter groups: `model.encoder`, which may be pretrained, and all the rest; without an encoder one group"
     if getattr(model, 'encoder', None) is None: return L([params(model)])
     body = {id(p) for p in model.encoder.parameters()}
     return L(params(model.encoder), [p for p in model.parameters() if id(p) not in body])
 
 def task_model(task, arch, n_out, head, pretrained=True, arch_kwargs=None):
-    """The model for `arch`: an `nn.Module` as it is; a name registered for `task`; or an encoder (torchvision's or timm's name, torchvision's builder) under
-    `head(channels, n_out, **arch_kwargs)`"""
+    """The model for `arch`: an `nn.Module` as it is; a name registered for `task`; an encoder (torchvision's or timm's
+    name, torchvision's builder) under `head(channels, n_out, **arch_kwargs)`; or what any other callable builds"""
     kw = dict(arch_kwargs or {})
     if isinstance(arch, nn.Module): return arch
-    if isinstance(arch, str) and arch in list_archs(task): return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
+    if isinstance(arch, str) and arch in list_archs(task):
+        return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
     if isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.'):
         return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
     if callable(arch): return arch(n_out, **kw)
-    raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; names: list_archs({task!r}), list_encoders(), timm.list_models()")
+    raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
+                    f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 
 class EncoderHead(nn.Module):
     "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
@@ -78,13 +90,15 @@ def one_normalize(dls, mean, std):
         pipe.add(norm)
 
 def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, **kwargs) -> TaskLearner:
-    "A `cls` on `dls` whose data are normalised as `model.encoder` wants, and whose encoder is frozen where it is `pretrained`"
+    "A `cls` on `dls`, which are normalised as `model.encoder` wants; the encoder is frozen where it is `pretrained`"
     encoder = getattr(model, 'encoder', None)
     if hasattr(encoder, 'mean'): one_normalize(dls, encoder.mean, encoder.std)
     if splitter is None:
         splitter = encoder_splitter
-        if encoder is None: warnings.warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and `fine_tune` trains them "
-                                          "all from the start; pass a `splitter` to freeze a part at first", stacklevel=3)
+        if encoder is None:
+            warnings.warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and "
+                          "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first",
+                          stacklevel=3)
     learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
     if pretrained and encoder is not None: learn.freeze()
     return learn
@@ -92,17 +106,21 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 # --- learner
 
 class _Stream(Callback):
-    "Give every batch of probabilities to `f` as soon as it is there, so that none are gathered; `mirror` averages with those of the mirrored pictures"
+    "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored pictures"
     order = 65   # after mixed precision made the predictions float32
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def after_pred(self):
         p = self.learn.probabilities(self.learn.pred)
-        if p.isnan().any(): raise ValueError("the model gives nan for these pictures: it diverged in training; train it anew with a lower learning rate")
-        if self.mirror: p = (p + self.learn.mirror_back(self.learn.probabilities(self.learn.model(*[o.flip(-1) for o in self.learn.xb]))))/2
+        if p.isnan().any():
+            raise ValueError("the model gives nan for these pictures: it diverged in training; "
+                             "train it anew with a lower learning rate")
+        if self.mirror:
+            mirrored = self.learn.model(*[o.flip(-1) for o in self.learn.xb])
+            p = (p + self.learn.mirror_back(self.learn.probabilities(mirrored)))/2
         self.f(p)
 
 class TaskLearner(Learner):
-    "A fastai `Learner` whose predictions are `Annotation`s in pixels of the file, and whose thresholds go where it goes"
+    "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
     annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
 
     # --- what a task fills in
@@ -126,7 +144,8 @@ class TaskLearner(Learner):
     # --- what all have
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
-        "The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first. Batches stream: no logits are kept"
+        """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.
+        Batches stream: no logits are kept"""
         dl,old = self.whole_dl(ds_idx, dl),self.metrics
         have = {m.name for m in old}
         self.metrics = [*old, *(m for m in self.eval_metrics() if m.name not in have)]
@@ -134,9 +153,11 @@ class TaskLearner(Learner):
         finally: self.metrics = old
 
     def whole_dl(self, ds_idx:int=1, dl=None):
-        "The `ds_idx`-th set, or `dl`, in its order and to its end; with the augmentation of training where it is the training set"
+        "The `ds_idx`-th set, or `dl`, in its order and to its end; the training set with its augmentation"
         dl = self.dls[ds_idx] if dl is None else dl
-        if not len(dl.dataset): raise ValueError("there are no data here: an exported learner leaves them behind; pass dl=learn.dls.test_dl(annotations, with_labels=True)")
+        if not len(dl.dataset):
+            raise ValueError("there are no data here: an exported learner leaves them behind; "
+                             "pass dl=learn.dls.test_dl(annotations, with_labels=True)")
         return dl.new(shuffle=False, drop_last=False)
 
     def annotate(self,
@@ -147,19 +168,24 @@ class TaskLearner(Learner):
         tta:bool=False,   # average with the mirrored pictures
         postprocess=None, # (probs, image) -> probs at the file's size, for tasks that answer pixel by pixel
     ) -> list[Annotation]:
-        "What the model sees in `items`: names and scores, in pixels of the files, in the order of `items`; batch by batch, with a progress bar"
-        items = [items] if isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor)) else list(items)
+        """What the model sees in `items`: names and scores, in pixels of the files, in the order of `items`; batch by
+        batch, with a progress bar"""
+        one = isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor))
+        items = [items] if one else list(items)
         for name,v in (('tile', tile), ('postprocess', postprocess)):
             if v is not None and name not in self.annotate_options:
-                raise ValueError(f"{name} is for tasks that answer pixel by pixel; {type(self).__name__} answers otherwise: leave it out")
+                raise ValueError(f"{name} is for tasks that answer pixel by pixel; "
+                                 f"{type(self).__name__} answers otherwise: leave it out")
         if not items: return []
         dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0),[]
-        def gather(probs): out.extend(self.to_annotations(probs, [_picture(o) for o in items[len(out):len(out)+len(probs)]], thresh))
+        def gather(probs):
+            pictures = [_picture(o) for o in items[len(out):len(out)+len(probs)]]
+            out.extend(self.to_annotations(probs, pictures, thresh))
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(gather, tta))
         return out
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
-        "fastai's `predict`, of an Annotation, a path, a PIL image or an array: what is there, the decisions, the probabilities"
+        "fastai's `predict`, of one item as `annotate` takes it: what is there, the decisions, the probabilities"
         return super().predict(item, rm_type_tfms=rm_type_tfms, with_input=with_input)
 
     def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):

@@ -1,16 +1,19 @@
-"Losses that fastai and torchvision lack. Those for several labels carry the threshold and the temperature, so that both are exported with the learner"
+"""Losses that fastai and torchvision lack. Those for several labels carry the threshold and the temperature, so that
+both are exported with the learner"""
 from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight', 'MULTILABEL_LOSSES']
+__all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
+           'MULTILABEL_LOSSES']
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
     `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""
-    def __init__(self, reduction='mean', thresh=.5, temperature=1.): self.reduction,self.thresh,self.temperature = reduction,thresh,temperature
+    def __init__(self, reduction='mean', thresh=.5, temperature=1.):
+        self.reduction,self.thresh,self.temperature = reduction,thresh,temperature
 
     def __repr__(self): return f"{type(self).__name__}(thresh={self.thresh}, temperature={self.temperature})"
 
@@ -19,7 +22,8 @@ class MultilabelLoss:
     def __call__(self, inp, targ):
         x,y = inp.as_subclass(Tensor),targ.as_subclass(Tensor)
         if x.shape != y.shape:
-            raise ValueError(f"the model gives {tuple(x.shape)} logits for {tuple(y.shape)} targets: its last layer needs n_out={y.shape[-1]}")
+            raise ValueError(f"the model gives {tuple(x.shape)} logits for {tuple(y.shape)} targets: "
+                             f"its last layer needs n_out={y.shape[-1]}")
         loss = self.each(x.float(), y.float())
         return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
 
@@ -30,7 +34,8 @@ class MultilabelLoss:
     @thresh.setter
     def thresh(self, v):
         v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
-        if v.ndim > 1 or v.isnan().any(): raise ValueError(f"thresh is a number or one number per class, none of them nan; got {v.tolist()}")
+        if v.ndim > 1 or v.isnan().any():
+            raise ValueError(f"thresh is a number or one number per class, none of them nan; got {v.tolist()}")
         self._thresh = v.item() if v.ndim == 0 else v
 
     def check_thresh(self, c):
@@ -46,7 +51,8 @@ class MultilabelLoss:
 
 def _check_length(name, v, c):
     if isinstance(v, Tensor) and v.ndim and len(v) != c:
-        raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; give one number, or one for each class in the order of dls.vocab")
+        raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; "
+                         "give one number, or one for each class in the order of dls.vocab")
 
 class MultilabelBCE(MultilabelLoss):
     "Binary cross entropy of every label, on logits"
@@ -77,8 +83,9 @@ class MultilabelFocal(MultilabelLoss):
         return loss if self.alpha is None else loss*torch.where(y > .5, self.alpha, 1-self.alpha)
 
 class AsymmetricLoss(MultilabelLoss):
-    """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and those
-    with a probability under `clip` are dropped. As the paper's, the sum over labels is not taken: `reduction` is over all entries"""
+    """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and
+    those with a probability under `clip` are dropped. The paper sums over the labels; here `reduction` is over all
+    entries"""
     def __init__(self,
         gamma_pos:float=0., # focus on present labels
         gamma_neg:float=4., # focus on absent labels
@@ -102,5 +109,6 @@ def balanced_pos_weight(
     most:float=100.,  # no label counts more than this; a label without positives gets 1
 ) -> Tensor:          # (c,)
     "Pictures without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
-    has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32).reshape(-1, len(vocab)).sum(0)
+    has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32)
+    has = has.reshape(-1, len(vocab)).sum(0)   # also where there is no annotation
     return torch.where(has > 0, (len(annotations)-has)/has.clamp(min=1), 1.).clamp(max=most)

@@ -11,11 +11,14 @@ def average_precision(
     probs, # (n, c) scores
     targs, # (n, c) of 0 and 1
 ) -> Tensor: # (c,) float64 in [0, 1]; nan for a class without positives
-    """Average precision of each class: the sum over the distinct scores, from the highest, of precision times the gain in recall, without
-    interpolation (scikit-learn's convention; PASCAL VOC interpolates)"""
+    """Average precision of each class: the sum over the distinct scores, from the highest, of precision times the gain
+    in recall, without interpolation (scikit-learn's convention; PASCAL VOC interpolates)"""
     p,t = torch.as_tensor(probs).as_subclass(Tensor),torch.as_tensor(targs).as_subclass(Tensor)
-    if p.shape != t.shape or p.ndim != 2: raise ValueError(f"probs and targs are both (n, c), got {tuple(p.shape)} and {tuple(t.shape)}")
-    if p.isnan().any(): raise ValueError(f"{int(p.isnan().sum())} of {p.numel()} scores are nan: the model diverged; lower the learning rate")
+    if p.shape != t.shape or p.ndim != 2:
+        raise ValueError(f"probs and targs are both (n, c), got {tuple(p.shape)} and {tuple(t.shape)}")
+    if p.isnan().any():
+        raise ValueError(f"{int(p.isnan().sum())} of {p.numel()} scores are nan: the model diverged; "
+                         "lower the learning rate")
     if not len(p): return torch.full((p.shape[1],), torch.nan, dtype=torch.float64)
     p,order = p.sort(0, descending=True)
     hits = t.gather(0, order).double().cumsum(0)                              # (n, c)
@@ -40,7 +43,8 @@ def f_beta(
     return (1+beta**2)*tp/((1+beta**2)*tp + beta**2*fn + fp)
 
 class _Multilabel(Metric):
-    "Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all decisions pooled)"
+    """Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all
+    decisions pooled)"""
     def __init__(self, average='macro', name=None):
         if average not in ('macro', 'micro'): raise ValueError(f"average is 'macro' or 'micro', not {average!r}")
         self.average,self._name = average,name
@@ -48,10 +52,12 @@ class _Multilabel(Metric):
     def name(self): return self._name or f'{self.prefix}_{self.average}'
     def _probs(self, learn):
         act = getattr(learn.loss_func, 'activation', torch.sigmoid)
-        return act(to_detach(learn.pred, cpu=False).as_subclass(Tensor).float()),to_detach(learn.y, cpu=False).as_subclass(Tensor)
+        y = to_detach(learn.y, cpu=False).as_subclass(Tensor)
+        return act(to_detach(learn.pred, cpu=False).as_subclass(Tensor).float()),y
 
 class MultilabelAP(_Multilabel):
-    "Average precision over the whole data set: 'macro' = mAP, the mean over the classes that have positives; 'micro' = of all entries as one list"
+    """Average precision over the whole data set: 'macro' = mAP, the mean over the classes that have positives;
+    'micro' = of all entries as one list"""
     prefix = 'map'
     def reset(self): self.probs,self.targs = [],[]
     def accumulate(self, learn):
@@ -61,11 +67,12 @@ class MultilabelAP(_Multilabel):
     def value(self):
         if not self.probs: return None
         p,t = torch.cat(self.probs),torch.cat(self.targs)
-        return average_precision(p, t).nanmean().item() if self.average == 'macro' else average_precision(p.view(-1, 1), t.view(-1, 1)).item()
+        if self.average == 'macro': return average_precision(p, t).nanmean().item()
+        return average_precision(p.view(-1, 1), t.view(-1, 1)).item()
 
 class MultilabelF1(_Multilabel):
-    """F1 of the decisions at the learner's own threshold. 'macro' = mean over the classes that have positives or predictions (scikit-learn counts
-    the others as 0), 'micro' = of the pooled counts"""
+    """F1 of the decisions at the learner's own threshold. 'macro' = mean over the classes that have positives or
+    predictions (scikit-learn counts the others as 0), 'micro' = of the pooled counts"""
     prefix = 'f1'
     def reset(self): self.counts = 0
     def accumulate(self, learn):
@@ -77,7 +84,8 @@ class MultilabelF1(_Multilabel):
         return f_beta(self.counts).nanmean().item() if self.average == 'macro' else f_beta(self.counts.sum(1)).item()
 
 class MultilabelAccuracy(_Multilabel):
-    "Share of right decisions, over all pictures and classes, at the learner's own threshold: fastai's `accuracy_multi`, which has a threshold of its own"
+    """Share of right decisions, over all pictures and classes, at the learner's own threshold; fastai's
+    `accuracy_multi` has a threshold of its own"""
     def __init__(self, name='accuracy_multi'): super().__init__('micro', name)
     def reset(self): self.right = self.n = 0
     def accumulate(self, learn):

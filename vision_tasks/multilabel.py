@@ -1,4 +1,4 @@
-"Multi-label classification: which of the names apply to a picture, none, one or several; thresholds fitted per class and kept with the model"
+"Multi-label classification: which names apply to a picture, none, one or several; thresholds stay with the model"
 from __future__ import annotations
 import difflib
 import pandas as pd
@@ -16,24 +16,28 @@ from .learner import TaskLearner, check_vocab, make_learner, task_dls, task_mode
 from .losses import MULTILABEL_LOSSES
 from .metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
 from .show import MultilabelDL
-from .thresholds import best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds, sweep_thresholds
+from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
+                         sweep_thresholds)
 
 __all__ = ['multilabel_block', 'multilabel_dls', 'multilabel_learner', 'MultilabelLearner']
 
 def multilabel_block(
     vocab,               # list of names
     size=224,            # of the network's input in pixels: (w, h), or one number for both
-    splitter=None,       # annotations -> indices of train, of valid; None = the annotations' own split, else 20 % at random, groups kept whole
+    splitter=None,       # annotations -> indices of train, of valid; None = the annotations' own split, else 20 % at
+                         # random, groups kept whole
     item_tfms=None,      # in place of `JointTransform(size)`: random crop and flip when training, squish otherwise
     batch_tfms=None,     # in place of `LightJitter()`: brightness and contrast when training
 ) -> DataBlock:
     "Picture in, set of names out; its source is a list of `Annotation`"
-    return DataBlock((FileImageBlock, LabelSetBlock(vocab)), get_x=path_of, get_y=label_set, dl_type=MultilabelDL, splitter=splitter or AnnotationSplitter(),
-                     item_tfms=JointTransform(size) if item_tfms is None else item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+    return DataBlock((FileImageBlock, LabelSetBlock(vocab)), get_x=path_of, get_y=label_set, dl_type=MultilabelDL,
+                     splitter=splitter or AnnotationSplitter(),
+                     item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
+                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
 def multilabel_dls(
     annotations,         # list[Annotation]; one without labels is a picture to which no name applies
-    vocab=None,          # list of names; None = all that occur, sorted, so that a label seen only in valid has its place
+    vocab=None,          # list of names; None = all that occur, sorted, so that one seen only in valid has its place
     bs:int=64,           # pictures in a batch, at most as many as there are to train on
     path='.',            # where the learner saves
     valid_pct:float=.2,  # share of valid, where the annotations do not say
@@ -42,21 +46,24 @@ def multilabel_dls(
     device=None,         # None = the GPU where there is one
     **block_kwargs,      # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `multilabel_block` takes them
 ) -> DataLoaders:
-    "DataLoaders of pictures and label sets. Raises `AnnotationError` before training for missing files, unknown labels, an empty side of the split"
+    """DataLoaders of pictures and label sets. Raises `AnnotationError` before training for missing files, unknown
+    labels, an empty side of the split"""
     annotations = list(annotations)
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
-    return task_dls(multilabel_block(vocab, splitter=splitter, **block_kwargs), annotations, vocab, bs, path, num_workers, device)
+    block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
+    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
 
 def multilabel_learner(
     dls:DataLoaders,     # of `multilabel_dls`, or of any fastai DataLoaders of pictures and multi-hot targets
     arch=None,           # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module`, or an
                          # `nn.Module`; None = `encoder`, or 'resnet34'
     encoder=None,        # another word for `arch`, so that the line reads as the other tasks' do
-    pretrained=True,     # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the encoder
+    pretrained=True,     # True: ImageNet weights from the hub; False: none; or the path of a state dict of the encoder
     n_out:int=None,      # classes; None = `len(dls.vocab)`
     arch_kwargs=None,    # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, ...; or for a callable `arch`
-    loss_func=None,      # 'bce' (default), 'focal', 'asymmetric', or a loss on (n, c) logits, such as `MultilabelBCE(pos_weight=...)`
+    loss_func=None,      # 'bce' (default), 'focal', 'asymmetric', or a loss on (n, c) logits, such as
+                         # `MultilabelBCE(pos_weight=...)`
     metrics=None,        # None = mAP, macro F1 and accuracy at the learner's threshold
     splitter=None,       # model -> parameter groups; None = encoder and head
     cbs=None,
@@ -66,13 +73,15 @@ def multilabel_learner(
     vocab = dls.vocab
     n_out = n_out or len(vocab)
     if arch is not None and encoder is not None:
-        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, so give one of them")
+        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, "
+                         "so give one of them")
     model = task_model('multilabel', arch or encoder or 'resnet34', n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
-    return make_learner(MultilabelLearner, dls, model, multilabel_loss(loss_func), metrics, splitter, cbs, pretrained, **learner_kwargs)
+    loss_func = multilabel_loss(loss_func)
+    return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs, pretrained, **learner_kwargs)
 
 def pooled_head(c, n_out, **kwargs):
-    "fastai's head, (b, c, h, w) -> (b, n_out): average and maximum over the map, two linear layers with BatchNorm and dropout"
+    "fastai's head, (b, c, h, w) -> (b, n_out): average and maximum over the map, two linear layers, BatchNorm, dropout"
     head = create_head(c, n_out, **kwargs)
     apply_init(head, nn.init.kaiming_normal_)
     return head
@@ -83,13 +92,16 @@ def multilabel_loss(o=None):
     if not isinstance(o, str): return o
     if o not in MULTILABEL_LOSSES:
         near = difflib.get_close_matches(o, MULTILABEL_LOSSES, 1)
-        raise ValueError(f"no loss is called {o!r}: " + (f"did you mean {near[0]!r}? " if near else '') + f"There are {list(MULTILABEL_LOSSES)}; or pass a loss on (n, c) logits")
+        raise ValueError(f"no loss is called {o!r}: " + (f"did you mean {near[0]!r}? " if near else '') +
+                         f"There are {list(MULTILABEL_LOSSES)}; or pass a loss on (n, c) logits")
     return MULTILABEL_LOSSES[o]()
 
 class MultilabelLearner(TaskLearner):
-    "A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the exported learner use them"
+    """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the
+    exported learner use them"""
 
-    def eval_metrics(self): return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
+    def eval_metrics(self):
+        return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
 
     def mirror_back(self, probs): return probs
 
@@ -97,7 +109,8 @@ class MultilabelLearner(TaskLearner):
         vocab = list(self.dls.vocab)
         t = self.loss_func.thresh if thresh is None else thresh
         t = torch.as_tensor(t, dtype=torch.float32)
-        if t.ndim > 1 or (t.ndim and len(t) != len(vocab)): raise ValueError(f"thresh has {t.numel()} values, but there are {len(vocab)} classes: {vocab}")
+        if t.ndim > 1 or (t.ndim and len(t) != len(vocab)):
+            raise ValueError(f"thresh has {t.numel()} values, but there are {len(vocab)} classes: {vocab}")
         probs = probs.cpu()
         res = []
         for (path,size),p,on in zip(pictures, probs, probs > t):
@@ -106,28 +119,34 @@ class MultilabelLearner(TaskLearner):
         return res
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
-        "For each class: pictures with it, average precision, threshold, and at that threshold precision, recall, F1; nan where it has no meaning"
+        """For each class: pictures with it, average precision, threshold, and at that threshold precision, recall, F1;
+        nan where it has no meaning"""
         probs,targs = self.get_preds(dl=self.whole_dl(ds_idx, dl))
         targs = targs.as_subclass(Tensor) > .5
         tp,fp,fn = (counts := binary_counts(self.loss_func.decodes(probs), targs)).double()
-        thresh = self.loss_func.thresh if isinstance(self.loss_func.thresh, Tensor) else torch.full((probs.shape[1],), self.loss_func.thresh)
-        return pd.DataFrame({'label': list(self.dls.vocab), 'n': targs.sum(0).numpy(), 'ap': average_precision(probs, targs).numpy(), 'thresh': thresh.numpy(),
-                             'precision': (tp/(tp+fp)).numpy(), 'recall': (tp/(tp+fn)).numpy(), 'f1': f_beta(counts).numpy()})
+        thresh = self.loss_func.thresh
+        if not isinstance(thresh, Tensor): thresh = torch.full((probs.shape[1],), thresh)
+        return pd.DataFrame({'label': list(self.dls.vocab), 'n': targs.sum(0).numpy(),
+                             'ap': average_precision(probs, targs).numpy(), 'thresh': thresh.numpy(),
+                             'precision': (tp/(tp+fp)).numpy(), 'recall': (tp/(tp+fn)).numpy(),
+                             'f1': f_beta(counts).numpy()})
 
     def tune_threshold(self,
-        score=None,             # 'f1' (default), 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision', 'precision_at_recall'
+        score=None,             # 'f1' (default), 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision',
+                                # 'precision_at_recall'
         per_class:bool=False,   # one threshold per class, or one for all
         ds_idx:int=1, dl=None,  # the data it is chosen on
         **kwargs,               # `beta`, `at`, `average`, as `best_threshold` takes them
     ):                          # (threshold(s), score(s))
-        "Set the threshold to the best one there is on these data; `predict`, `annotate`, the metrics and the exported learner use it from now on"
+        "Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on"
         thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', per_class=per_class, **kwargs)
         self.loss_func.thresh = thresh
         return thresh,best
 
     def bootstrap_threshold(self, score='f1', per_class=False, ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
-        "How far the best threshold, and its score, are the luck of these data: `thresholds.bootstrap_threshold` of them"
-        return _named(bootstrap_threshold(*self._scores(ds_idx, dl), score, per_class=per_class, **kwargs), self.dls.vocab if per_class else None)
+        "How far the best threshold, and its score, are the luck of these data: `thresholds.bootstrap_threshold`"
+        df = bootstrap_threshold(*self._scores(ds_idx, dl), score, per_class=per_class, **kwargs)
+        return _named(df, self.dls.vocab if per_class else None)
 
     def sweep_thresholds(self, thresholds=None, scores=('accuracy', 'f1'), ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
         "Scores over a grid of thresholds, None = 29 from .05 to .95"
@@ -138,16 +157,18 @@ class MultilabelLearner(TaskLearner):
         return plot_thresholds(*self._scores(ds_idx, dl), score, **kwargs)
 
     def calibrate(self, per_class:bool=False, ds_idx:int=1, dl=None):
-        "Set the temperature so that scores are probabilities on these data, and return it; thresholds are to be tuned after it, not before"
+        "Set the temperature so that scores are probabilities on these data, and return it; tune thresholds after it"
         logits,targs = self.get_preds(dl=self.whole_dl(ds_idx, dl), act=_same)
-        self.loss_func.temperature = fit_temperature(logits.as_subclass(Tensor), targs.as_subclass(Tensor), per_class=per_class)
+        logits,targs = logits.as_subclass(Tensor),targs.as_subclass(Tensor)
+        self.loss_func.temperature = fit_temperature(logits, targs, per_class=per_class)
         return self.loss_func.temperature
 
     def plot_reliability(self, ds_idx=1, dl=None, **kwargs):
         "How often a label is there, for each range of scores"
         return plot_reliability(*self._scores(ds_idx, dl), **kwargs)
 
-    def _scores(self, ds_idx, dl): return tuple(o.as_subclass(Tensor) for o in self.get_preds(dl=self.whole_dl(ds_idx, dl)))
+    def _scores(self, ds_idx, dl):
+        return tuple(o.as_subclass(Tensor) for o in self.get_preds(dl=self.whole_dl(ds_idx, dl)))
 
 def _same(x): return x
 

@@ -1,4 +1,4 @@
-"Pictures of annotations: truth, predictions, truth beside prediction; and the DataLoader classes whose show_batch and show_results draw them"
+"Pictures of annotations, truth beside prediction; and the DataLoader classes whose show_batch and show_results draw"
 from __future__ import annotations
 import colorsys, math
 from pathlib import Path
@@ -22,7 +22,8 @@ LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
 def palette(n:int) -> np.ndarray: # (n, 3) in [0, 1]
     "`n` colours far apart in hue, neighbours in the list furthest; the first ones do not depend on `n`"
     golden = (5**.5 - 1)/2
-    return np.array([colorsys.hsv_to_rgb((.58 + i*golden)%1, (.75, .55, .9)[i//8%3], (.9, .95, .7)[i//8%3]) for i in range(n)]).reshape(n, 3)
+    def colour(i): return colorsys.hsv_to_rgb((.58 + i*golden)%1, (.75, .55, .9)[i//8%3], (.9, .95, .7)[i//8%3])
+    return np.array([colour(i) for i in range(n)]).reshape(n, 3)
 
 def show_annotation(
     a,             # Annotation
@@ -38,7 +39,9 @@ def show_annotation(
     image = np.asarray(read_image(a.path) if image is None else image)
     vocab = list(vocab) if vocab is not None else sorted(set(a.labels))
     colour = dict(zip(vocab, palette(len(vocab))))
-    if a.masks is not None: image = _overlay(image, [(decode_mask(m, a.size), colour.get(o, (.5, .5, .5))) for o,m in zip(a.labels, a.masks)], alpha)
+    if a.masks is not None:
+        masks = [(decode_mask(m, a.size), colour.get(o, (.5, .5, .5))) for o,m in zip(a.labels, a.masks)]
+        image = _overlay(image, masks, alpha)
     ax.imshow(image); ax.set_axis_off()
     ax.set_xlim(-.5, a.size[0]-.5); ax.set_ylim(a.size[1]-.5, -.5)
     names = [f'{o} {s:.2f}' for o,s in zip(a.labels, a.scores)] if scores and a.scores is not None else a.labels
@@ -47,7 +50,8 @@ def show_annotation(
         for b,o,n in zip(a.bboxes, a.labels, names): _draw_bbox(ax, b, n, colour.get(o, (.5, .5, .5)))
     if a.points is not None:
         p = a.points.reshape(-1, a.points.shape[-2], 2)
-        for one in p: ax.scatter(one[:,0]-.5, one[:,1]-.5, s=14, c=palette(len(one)), edgecolors='white', linewidths=.6, zorder=4)
+        for one in p:
+            ax.scatter(*(one-.5).T, s=14, c=palette(len(one)), edgecolors='white', linewidths=.6, zorder=4)
     if title: ax.set_title(title, fontsize=9)
     return ax
 
@@ -72,8 +76,9 @@ def _draw_bbox(ax, b, name, colour):
 def _write_below(ax, lines, most=9, fontsize=8):
     "Coloured lines, (text, colour) each, under a picture"
     if len(lines) > most: lines = lines[:most-1] + [(f'... and {len(lines)-most+1} more', 'grey')]
-    box = VPacker(children=[TextArea(t, textprops=dict(color=c, fontsize=fontsize)) for t,c in lines], pad=0, sep=2, align='left')
-    ax.add_artist(AnchoredOffsetbox('upper left', child=box, pad=0, borderpad=.1, frameon=False, bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes))
+    texts = [TextArea(t, textprops=dict(color=c, fontsize=fontsize)) for t,c in lines]
+    ax.add_artist(AnchoredOffsetbox('upper left', child=VPacker(children=texts, pad=0, sep=2, align='left'), pad=0,
+                                    borderpad=.1, frameon=False, bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes))
 
 def contact_sheet(
     truths,          # list[Annotation]
@@ -87,11 +92,13 @@ def contact_sheet(
     "A sheet of pictures, each with its truth or, given `preds`, truth and prediction side by side"
     truths = list(truths)[:n]
     if not truths: raise ValueError("a contact sheet needs at least one annotation, got none")
-    if preds is not None and len(list(preds)[:n]) != len(truths): raise ValueError(f"{len(truths)} truths but {len(preds)} predictions: one for each is needed")
+    if preds is not None and len(list(preds)[:n]) != len(truths):
+        raise ValueError(f"{len(truths)} truths but {len(preds)} predictions: one for each is needed")
     per = 1 if preds is None else 2
     ncols = ncols or min(len(truths), 6//per)
     vocab = vocab or sorted({o for a in truths for o in a.labels})
-    fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]), lines=_most_lines([*truths, *(preds or [])[:n]]))
+    fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]),
+                    lines=_most_lines([*truths, *(preds or [])[:n]]))
     for i,a in enumerate(truths):
         show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None)
         if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab)
@@ -112,15 +119,17 @@ def _most_lines(anns): return max((len(a.labels) for a in anns if a.bboxes is No
 def _label_lines(truth, pred, scores):
     "Lines for what was found, missed and made up"
     s = lambda o: f' {scores[o]:.2f}' if o in scores else ''
-    lines = [(o + s(o), RIGHT) for o in sorted(truth & pred)] + [(f'({o}{s(o)})', MISSED) for o in sorted(truth - pred)] + \
-            [(f'+ {o}{s(o)}', FALSE) for o in sorted(pred - truth)]
+    lines = [(o + s(o), RIGHT)         for o in sorted(truth & pred)] + \
+            [(f'({o}{s(o)})', MISSED) for o in sorted(truth - pred)] + \
+            [(f'+ {o}{s(o)}', FALSE)  for o in sorted(pred - truth)]
     return lines or [('no label', RIGHT)]
 
 def _grid(n, ncols, aspect=1., lines=0, width=2.1):
     "A figure and `n` axes in rows of `ncols`, for pictures of height/width `aspect` with `lines` of text below"
     ncols = max(1, min(ncols, n)); nrows = math.ceil(n/ncols)
     text = .17*min(max(lines, 1), 9) + .3
-    fig,axs = plt.subplots(nrows, ncols, figsize=(width*ncols, nrows*(width*min(max(aspect, .4), 2.5) + text)), squeeze=False, layout='constrained')
+    height = width*min(max(aspect, .4), 2.5) + text
+    fig,axs = plt.subplots(nrows, ncols, figsize=(width*ncols, nrows*height), squeeze=False, layout='constrained')
     fig.get_layout_engine().set(h_pad=.04, w_pad=.04)
     for ax in axs.flat: ax.set_axis_off()
     return fig,axs.flatten()
@@ -142,7 +151,8 @@ class MultilabelDL(TfmdDL):
             ax.imshow(_hwc(x)); _write_below(ax, [(str(o), 'black') for o in y] or [('no label', 'grey')])
 
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
-        "Draw `max_n` pictures of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written where given"
+        """Draw `max_n` pictures of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written
+        where given"""
         items,vocab = self.decode_batch(b, max_n),self.vocab
         sets = [({*map(str, y)}, {vocab[j] for j in o.nonzero().flatten().tolist()}) for (_,y),o in zip(items, out)]
         fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(t | p) for t,p in sets))
@@ -154,8 +164,10 @@ class MultilabelDL(TfmdDL):
         fig.suptitle(LEGEND, fontsize=9)
 
 @dispatch
-def plot_top_losses(x:TensorImage, y:LabelSet, samples, outs, raws, losses, nrows=None, ncols=None, figsize=None, **kwargs):
-    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is (fastai prints a table without the pictures' labels)"
+def plot_top_losses(x:TensorImage, y:LabelSet, samples, outs, raws, losses, nrows=None, ncols=None, figsize=None,
+                    **kwargs):
+    """What `Interpretation.plot_top_losses` calls; drawn as `show_results` is (fastai prints a table without the
+    pictures' labels)"""
     sets = [(set(map(str, s[1])), set(map(str, o[0]))) for s,o in zip(samples, outs)]
     fig,axs = _grid(len(sets), ncols or min(len(sets), 5), lines=max(len(t | p) for t,p in sets))
     for ax,s,(t,p),l in zip(axs, samples, sets, losses):

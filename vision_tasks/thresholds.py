@@ -34,26 +34,32 @@ def _read(probs, targs, logits=False):
     p,t = _numpy(probs),_numpy(targs)
     name = 'logits' if logits else 'probs'
     if p.shape != t.shape:
-        raise ValueError(f"{name} has shape {p.shape} but targs {t.shape}; both are (n, c) or both (n,), targs one-hot encoded")
+        raise ValueError(f"{name} has shape {p.shape} but targs {t.shape}; both are (n, c) or both (n,), "
+                         "targs one-hot encoded")
     if p.ndim not in (1, 2): raise ValueError(f"{name} has shape {p.shape}, expected (n, c) or (n,)")
     if not p.size: raise ValueError(f"{name} is empty, shape {p.shape}; at least one score is needed")
     if p.dtype.kind != 'f': raise ValueError(f"{name} has type {p.dtype}, expected floating point numbers")
     p,t = (o.reshape(len(o), -1) for o in (p, t))
     low,high = p.min(),p.max() # nan, if any score is
-    if np.isnan(low): raise ValueError(f"nan in {name}: {_where(np.isnan(p))}; look for a diverged model or a broken input")
-    if logits and np.isinf([low, high]).any(): raise ValueError(f"infinite logits: {_where(np.isinf(p))}; expected finite numbers")
+    if np.isnan(low):
+        raise ValueError(f"nan in {name}: {_where(np.isnan(p))}; look for a diverged model or a broken input")
+    if logits and np.isinf([low, high]).any():
+        raise ValueError(f"infinite logits: {_where(np.isinf(p))}; expected finite numbers")
     if not logits and (low < 0 or high > 1):
         raise ValueError(f"probs reach from {low:.4g} to {high:.4g}: {_where((p < 0) | (p > 1))}; "
                          "pass probabilities in [0, 1], not logits (apply `sigmoid` first)")
     if t.dtype != bool:
         bad = (t != 0) & (t != 1)
-        if bad.any(): raise ValueError(f"targs other than 0 and 1: {_where(bad)}, is {t[bad][0]}; expected one-hot encoded targets")
+        if bad.any():
+            raise ValueError(f"targs other than 0 and 1: {_where(bad)}, is {t[bad][0]}; "
+                             "expected one-hot encoded targets")
         t = t.astype(bool)
     return p,t
 
 def _cast(x, probs):
     "`x` rounded to the type of `probs`, where a comparison of `probs` with a number takes place; as numpy"
-    return _numpy(as_tensor(x).to(probs.dtype)) if isinstance(probs, Tensor) else _numpy(np.asarray(x).astype(np.asarray(probs).dtype))
+    if isinstance(probs, Tensor): return _numpy(as_tensor(x).to(probs.dtype))
+    return _numpy(np.asarray(x).astype(np.asarray(probs).dtype))
 
 def _like(x, probs):
     "`x` as float32 of the kind of `probs`: a plain Tensor on its device, or a numpy array"
@@ -97,12 +103,15 @@ def _score(name, choices, average, beta=1., at=None):
     if not 0 < beta < np.inf: raise ValueError(f"beta is {beta}, expected a positive number")
     if beta != 1 and name != 'fbeta': raise ValueError(f"beta={beta} has no meaning for score {name!r}; use 'fbeta'")
     if '_at_' not in name:
-        if at is not None: raise ValueError(f"at={at} has no meaning for score {name!r}; use 'recall_at_precision' or 'precision_at_recall'")
+        if at is not None:
+            raise ValueError(f"at={at} has no meaning for score {name!r}; "
+                             "use 'recall_at_precision' or 'precision_at_recall'")
         return _Score(name, beta)
     floor = name.split('_at_')[1]
     if at is None: raise ValueError(f"score {name!r} needs `at`, the lowest {floor} to accept, e.g. at=.9")
     if not 0 < at <= 1: raise ValueError(f"at is {at}, expected the lowest {floor} to accept, in (0, 1]")
-    if average == 'macro': raise ValueError(f"score {name!r} has no macro average; use average='micro' or per_class=True")
+    if average == 'macro':
+        raise ValueError(f"score {name!r} has no macro average; use average='micro' or per_class=True")
     return _Score(name, at=at)
 
 def _settings(score, per_class, beta=1., at=None, average='micro'):
@@ -113,7 +122,7 @@ def _settings(score, per_class, beta=1., at=None, average='micro'):
 # ---- the sorted pass
 
 def _up32(p):
-    "`p` in float32, rounded up: `p > x` is then unchanged for every float32 number x, which rounding to the nearest is not"
+    "`p` in float32, rounded up: this changes `p > x` for no float32 number x, which rounding to the nearest does"
     x = p.astype(np.float32, copy=False)
     return x if x is p else np.where(x < p, np.nextafter(x, np.float32(2)), x)
 
@@ -150,7 +159,8 @@ def _best(keys, score):
     pos   = np.flatnonzero(keys & 1)
     if not len(pos): return .5,.5,np.nan
     first = _first(keys[pos])
-    start = np.r_[np.searchsorted(keys, keys[pos[first]]-1), len(keys)] # negatives of the same score are predicted along
+    # negatives of the same score are predicted along
+    start = np.r_[np.searchsorted(keys, keys[pos[first]]-1), len(keys)]
     tp    = np.r_[len(pos)-first, 0]
     return _pick(score(tp, len(keys)-start, len(pos), len(keys)), start, keys, score)
 
@@ -161,7 +171,8 @@ def _best_macro(cols, score):
         before = np.cumsum(k & 1, dtype=np.int64) - (k & 1)
         pos,n,start = before[-1] + (k[-1] & 1),len(k),_first(k >> 1)
         if not pos: continue
-        v = score(np.r_[pos-before[start], 0], np.r_[n-start, 0], pos, n) # of the cut below each score, and of that above all
+        # of the cut below each score, and of that above all
+        v = score(np.r_[pos-before[start], 0], np.r_[n-start, 0], pos, n)
         v = np.rint(v*_UNIT).astype(np.int64)
         none.append(v[-1]); keys.append(k[start]); steps.append(v[:-1]-v[1:])
     if not none: return .5,.5,np.nan
@@ -181,7 +192,7 @@ def _search(cols, score, macro):
     return np.array([_best_macro(cols, score)] if macro else [_best(o, score) for o in cols], np.float64)
 
 def _midway(lower, upper, probs):
-    "The number between `lower` and `upper`; `lower` itself where rounding would give `upper`, since the rule is `prob > thresh`"
+    "The number between `lower` and `upper`; `lower` where rounding would give `upper`, as the rule is `prob > thresh`"
     mid = _cast((lower+upper)/2, probs).astype(np.float32)
     return np.where(mid < upper, mid, lower).astype(np.float32)
 
@@ -195,17 +206,18 @@ def best_threshold(
     beta:float=1.,        # for 'fbeta': how many times recall weighs more than precision
     at:float=None,        # for the last two: the lowest precision, or recall, to accept, in (0, 1]
     average:str='micro',  # what one threshold for all maximises: the score of all entries together ('micro'), or the
-) -> tuple:               #   mean of the classes' scores ('macro'); (threshold, value), two floats, or (c,) float32 as `probs`
+) -> tuple:               #   mean of the classes' ('macro'); (threshold, value), floats, or (c,) float32 as `probs`
     """The threshold that maximises `score` under the rule `prob > thresh`, and the value that it reaches there.
 
-    Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is the
-    lower one, if no number of their type lies between). Below the lowest it predicts all: half of it, or a small negative
-    number if it is 0. Above the highest it predicts none: midway to 1. A class without positives gets .5 and the value nan;
-    it takes no part in a macro mean. Among equally good cuts the one nearest .5 is taken, where a model trained by
-    cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did better than the one
-    in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For 'recall_at_precision' the one with
-    the highest precision is taken, for 'precision_at_recall' that with the most recall.
-    Where no prediction has the precision asked for by 'recall_at_precision', the answer is to predict none, with recall 0.
+    Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is
+    the lower one, if no number of their type lies between). Below the lowest it predicts all: half of it, or a small
+    negative number if it is 0. Above the highest it predicts none: midway to 1. A class without positives gets .5 and
+    the value nan; it takes no part in a macro mean. Among equally good cuts the one nearest .5 is taken, where a model
+    trained by cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did
+    better than the one in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For
+    'recall_at_precision' the one with the highest precision is taken, for 'precision_at_recall' that with the most
+    recall. Where no prediction has the precision asked for by 'recall_at_precision', the answer is to predict none,
+    with recall 0.
     Scores in float64 are cut at a float32 number, the best of these"""
     score,macro = _settings(score, per_class, beta, at, average)
     p,t = _read(probs, targs)
@@ -233,9 +245,10 @@ def sweep_thresholds(
     average:str='micro',         # all entries together, or 'macro': the mean over the classes that have positives
     beta:float=1.,               # for 'fbeta'
 ) -> pd.DataFrame:               # a row for each threshold: `threshold`, then a column for each score
-    "The `scores` under each of the `thresholds`. Precision is 0 where nothing is predicted; without positives all is nan"
+    "The `scores` under each of the `thresholds`. Precision is 0 where nothing is predicted; without positives all nan"
     scores = (scores,) if isinstance(scores, str) else tuple(scores)
-    if beta != 1 and 'fbeta' not in scores: raise ValueError(f"beta={beta} has no meaning for scores {scores}; use 'fbeta'")
+    if beta != 1 and 'fbeta' not in scores:
+        raise ValueError(f"beta={beta} has no meaning for scores {scores}; use 'fbeta'")
     fns    = {o: _score(o, CURVES, average, beta if o == 'fbeta' else 1.) for o in scores}
     p,t    = _read(probs, targs)
     values = np.linspace(.05, .95, 29) if thresholds is None else _numpy(thresholds).astype(np.float64)
@@ -261,7 +274,8 @@ def bootstrap_threshold(
     The values are those of each resample's own best threshold, and so flatter it; `out_of_fold_threshold` does not.
     A resample in which a class has no positives does not count for it; a class that has none gets an interval of nan"""
     if n < 1: raise ValueError(f"n is {n}, expected at least one resample")
-    if not 0 < ci < 1: raise ValueError(f"ci is {ci}, expected the share of the resamples inside the interval, in (0, 1)")
+    if not 0 < ci < 1:
+        raise ValueError(f"ci is {ci}, expected the share of the resamples inside the interval, in (0, 1)")
     score,macro = _settings(score, per_class, **kwargs)
     p,t = _read(probs, targs)
     one = not (per_class or macro)
@@ -284,13 +298,13 @@ def _interval(x, ci):
     return np.array([np.percentile(o, q) if len(o) else (np.nan, np.nan) for o in (o[~np.isnan(o)] for o in x.T)]).T
 
 def out_of_fold_threshold(
-    probs,                # (n, c) or (n,) in [0, 1]; out-of-fold predictions themselves, if the models were cross-validated
+    probs,                # (n, c) or (n,) in [0, 1]; themselves out of fold, if the models were cross-validated
     targs,                # same shape, 0 or 1
     folds,                # (n,) ids of any hashable type: fold, person, video
     score:str='f1',       # as in `best_threshold`, which also takes the `kwargs`: beta, at, average
     per_class:bool=False, # one threshold for each class, or one for all
     **kwargs,
-) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, folds in order of appearance; value, or (c,) values
+) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, folds as they first occur; value, or (c,) of it
     """The honest value of a tuned threshold: each fold is decided by the threshold that is best on all other folds.
 
     The value is the score of all these decisions together. For 'recall_at_precision' it is their recall, for
@@ -298,14 +312,15 @@ def out_of_fold_threshold(
     score,macro = _settings(score, per_class, **kwargs)
     p,t = _read(probs, targs)
     folds = folds.tolist() if hasattr(folds, 'tolist') else list(folds)
-    if len(folds) != len(p): raise ValueError(f"{len(folds)} fold ids for {len(p)} rows of probs; expected one for each row")
+    if len(folds) != len(p):
+        raise ValueError(f"{len(folds)} fold ids for {len(p)} rows of probs; expected one for each row")
     nan = [i for i,o in enumerate(folds) if o != o]
     if nan: raise ValueError(f"the fold id of row {nan[0]} is nan; give every row a fold")
     ids  = {o:i for i,o in enumerate(dict.fromkeys(folds))}
     fold = np.array([ids[o] for o in folds])
     if len(ids) < 2: raise ValueError(f"all rows are of fold {folds[0]!r}; expected at least two folds")
-    x = _up32(p)
-    cuts = [_search(_sorted_keys(x[fold != i], t[fold != i], not (per_class or macro)), score, macro) for i in range(len(ids))]
+    x,one = _up32(p),not (per_class or macro)
+    cuts = [_search(_sorted_keys(x[fold != i], t[fold != i], one), score, macro) for i in range(len(ids))]
     lower,upper,_ = np.moveaxis(cuts, -1, 0)
     thresh = _midway(lower, upper, probs) # (k, c) or (k, 1)
     hit = x > thresh[fold]
@@ -321,7 +336,7 @@ def fit_temperature(
     targs,                # same shape, 0 or 1
     per_class:bool=False, # one temperature for each class, or one for all
 ):                        # float, or (c,) float32 as `logits`
-    """The temperature T > 0 for which `sigmoid(logits/T)` has the least cross-entropy (Guo et al., 2017, arXiv:1706.04599).
+    """The T > 0 for which `sigmoid(logits/T)` has the least cross-entropy (Guo et al., 2017, arXiv:1706.04599).
 
     T is sought in [1/20, 20] and is the bound where the data pull beyond it: low where the sign of the logits tells the
     targets without error, high where they tell nothing. With targets of one kind only it is 1"""
@@ -368,9 +383,10 @@ def calibration_error(
     targs,         # same shape, 0 or 1
     n_bins:int=10, # of equal width
 ) -> float:        # in [0, 1]
-    """The expected calibration error: the mean distance of score and fraction positive in a bin, weighted by its entries.
+    """The expected calibration error: the mean distance of score and fraction positive in a bin, weighted by entries.
 
-    Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary decisions: a score is the confidence in 'yes', also below .5"""
+    Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary decisions: the score is the confidence in 'yes', even below
+    .5"""
     return _error(reliability(probs, targs, n_bins))
 
 def _error(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
@@ -403,12 +419,15 @@ def plot_thresholds(
     "The curve of `score` with those of precision and recall, and the exact optimum on it"
     thresh,best = best_threshold(probs, targs, score, beta=beta, at=at, average=average)
     name,floor  = score.split('_at_') if '_at_' in score else (score, None)
-    curves = sweep_thresholds(probs, targs, np.linspace(0, 1, 401), dict.fromkeys((name, 'precision', 'recall')), average, beta)
-    curves['precision'] = curves.precision.where(curves.recall > 0) # ends where nothing is found, rather than falling to 0
-    ax = _axes(ax, f"{name if score != 'fbeta' else f'F{beta:g}'} by threshold, {average} average", 'threshold', 'score')
-    for o in ('precision', 'recall'):
-        if o != name: ax.plot(curves.threshold, curves[o], color=_HUES[o], lw=1.5, ls='--' if o == 'precision' else '-.', label=o)
-    ax.plot(curves.threshold, curves[name], color=_HUES['score'], lw=2.5, label=name if score != 'fbeta' else f'F{beta:g}')
+    shown = name if score != 'fbeta' else f'F{beta:g}'
+    columns = dict.fromkeys((name, 'precision', 'recall'))
+    curves = sweep_thresholds(probs, targs, np.linspace(0, 1, 401), columns, average, beta)
+    # precision ends where nothing is found, rather than falling to 0
+    curves['precision'] = curves.precision.where(curves.recall > 0)
+    ax = _axes(ax, f"{shown} by threshold, {average} average", 'threshold', 'score')
+    for o,ls in (('precision', '--'), ('recall', '-.')):
+        if o != name: ax.plot(curves.threshold, curves[o], color=_HUES[o], lw=1.5, ls=ls, label=o)
+    ax.plot(curves.threshold, curves[name], color=_HUES['score'], lw=2.5, label=shown)
     if floor: ax.axhline(at, color=_HUES['ink'], lw=1, ls=':', label=f'{floor} at least {at:g}')
     ax.plot([thresh]*2, [0, best], color=_HUES['mark'], lw=1, ls=':')
     ax.plot(thresh, best, 'o', color=_HUES['mark'], ms=8, mec='white', mew=1.5, zorder=5, clip_on=False, ls='none',
@@ -425,10 +444,12 @@ def plot_reliability(
     "The fraction of positives in each bin against the mean score there: on the diagonal, scores are probabilities"
     bins = reliability(probs, targs, n_bins)
     ax   = _axes(ax, 'reliability', 'mean score', 'fraction positive')
-    ax.bar(bins.low, bins.n/bins.n.sum(), bins.high-bins.low, align='edge', color='#dddddd', ec='white', label='share of all entries')
+    ax.bar(bins.low, bins.n/bins.n.sum(), bins.high-bins.low, align='edge', color='#dddddd', ec='white',
+           label='share of all entries')
     ax.plot([0, 1], [0, 1], color=_HUES['ink'], lw=1, ls=':', label='perfectly calibrated')
     some = bins[bins.n > 0]
     ax.vlines(some.score, *np.sort([some.score, some.positive], 0), color=_HUES['mark'], lw=1.5, alpha=.6)
-    ax.plot(some.score, some.positive, 'o-', color=_HUES['score'], ms=6, lw=2, mec='white', label=f'calibration error {_error(bins):.3f}')
+    ax.plot(some.score, some.positive, 'o-', color=_HUES['score'], ms=6, lw=2, mec='white',
+            label=f'calibration error {_error(bins):.3f}')
     ax.legend(loc='best', framealpha=.9)
     return ax

@@ -92,7 +92,8 @@ class Annotation:
         bad = ~np.isin(v, (0, 1, 2)) | ((v > 0) & np.isnan(self.points[...,0]))
         if bad.any():
             i = tuple(np.argwhere(bad)[0].tolist())
-            self._fail(f'visible, row {i}', "0 not marked, 1 hidden or 2 visible, and 0 where the point is nan", f"{v[i]:g} at {self.points[i].tolist()}")
+            self._fail(f'visible, row {i}', "0 not marked, 1 hidden or 2 visible, and 0 where the point is nan",
+                       f"{v[i]:g} at {self.points[i].tolist()}")
         return v.astype(np.uint8)
 
     def _masks(self):
@@ -119,7 +120,10 @@ class Annotation:
     def _ignore(self):
         if self.ignore is None: return None
         if self.bboxes is None: self._fail('ignore', "bboxes beside it", "no bboxes")
-        return self._array('ignore', bool, (len(self.bboxes),), expected=f"({len(self.bboxes)},) booleans, one per box")
+        what = f"({len(self.bboxes)},) booleans, one per box"
+        v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # to bool at once, 'False' would be True
+        if not np.isin(v, (0, 1)).all(): self._fail('ignore', what, repr(self.ignore))
+        return v.astype(bool)
 
     def _scores(self):
         if self.scores is None: return None
@@ -143,13 +147,14 @@ _UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 def size_of(path) -> tuple[int,int]:
     "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
     try: return image_size(path)
-    except FileNotFoundError: raise AnnotationError(f"{path}: no such image file; mend the name or the folder, or drop the picture before reading") from None
-    except _UNREADABLE as e: raise AnnotationError(f"{path} cannot be read as an image ({e}); replace the file, or drop the picture before reading") from e
+    except FileNotFoundError: why,todo = "no such image file", "mend the name or the folder"
+    except _UNREADABLE as e:  why,todo = f"cannot be read as an image ({e})", "replace the file"
+    raise AnnotationError(f"{path}: {why}; {todo}, or drop the picture before reading")
 
 def read_all(
     read,                 # item -> Annotation, or `AnnotationError`
     items,                # what there is to read, one item a picture
-    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': its picture is left out, and one warning counts them
+    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': one warning counts the pictures left out
 ) -> list[Annotation]:    # in the order of `items`
     "`read` each of `items`, in threads, for the files that it opens: the loop that all readers share"
     if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
@@ -183,13 +188,14 @@ def check_annotations(
     import pandas as pd
     annotations,vocab = list(annotations),None if vocab is None else list(vocab)
     with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _problems_of(a, vocab), annotations))
-    rows = [(a.path, *o) for a,(found,_) in zip(annotations, seen) for o in found] + _problems_between(annotations, [key for _,key in seen])
+    rows = [(a.path, *o) for a,(found,_) in zip(annotations, seen) for o in found]
+    rows += _problems_between(annotations, [key for _,key in seen])
     return pd.DataFrame(rows, columns=['path', 'problem', 'detail'])
 
 def _problems_of(a, vocab):
     "([(problem, detail)] of one annotation, what its picture is known by among all)"
     found,key = _file_problems(a)
-    return [*found, *_box_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)], key
+    return [*found, *_box_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)],key
 
 def _file_problems(a):
     if a.path is None: return [],None
@@ -200,15 +206,18 @@ def _file_problems(a):
         size = image_size(a.path)
     except _UNREADABLE as e: return [('unreadable image', str(e))],key
     if size == a.size: return [],key
-    with Image.open(a.path) as im: turned = " before its EXIF orientation is applied" if im.size == a.size else ""
-    return [('size differs', f"the annotation says {_wh(a.size)}{', which the file is' + turned if turned else ''}; "
-                             f"the file is {_wh(size)} as shown")],key
+    return [('size differs', f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size))],key
 
-def _wh(size): return f"{size[0]}x{size[1]}"
+def wh(size): return f"{size[0]}x{size[1]}"
+
+def unturned(path, size) -> str:
+    "A remark where `size` is not that of the picture as shown, but as stored, before its EXIF orientation is applied"
+    with Image.open(path) as im: stored = im.size
+    return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''
 
 def _box_problems(a):
     for i,(x1,y1,x2,y2) in enumerate([] if a.bboxes is None else a.bboxes.tolist()):
-        box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {_wh(a.size)}"
+        box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {wh(a.size)}"
         if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield 'box outside', box
         if x1 == x2 or y1 == y2: yield 'box without area', box
 
@@ -216,9 +225,9 @@ def _label_problems(a, vocab):
     for o,n in Counter(a.labels).items():
         times = f"{o!r}, {n} times" if n > 1 else repr(o)
         if not o.strip(): yield 'empty label', times
-        elif vocab is not None and o not in vocab: yield 'unknown class', times + _nearest(o, vocab)
+        elif vocab is not None and o not in vocab: yield 'unknown class', times + nearest(o, vocab)
 
-def _nearest(name, names):
+def nearest(name, names):
     "'; did you mean ...?' where one of `names` resembles `name`"
     close = get_close_matches(str(name), [str(o) for o in names], 1)
     return f"; did you mean {close[0]!r}?" if close else ''
@@ -230,8 +239,11 @@ def _mask_problems(a, vocab):
         try:
             with Image.open(m) as im: m = np.asarray(im)   # indices as they are: `convert` would make colours of them
         except _UNREADABLE as e: yield 'unreadable image', f"mask {a.mask}: {e}"; return
-        if m.shape[:2] != a.size[::-1]: yield 'size differs', f"mask {a.mask} is {_wh(m.shape[1::-1])}, the picture {_wh(a.size)}"
-        if m.ndim != 2: yield 'mask value outside the codes', f"mask {a.mask} holds colours, not indices: array of shape {m.shape}"; return
+        if m.shape[:2] != a.size[::-1]:
+            yield 'size differs', f"mask {a.mask} is {wh(m.shape[1::-1])}, the picture {wh(a.size)}"
+        if m.ndim != 2:
+            yield 'mask value outside the codes', f"mask {a.mask} holds colours, not indices: array of shape {m.shape}"
+            return
     if vocab is None: return
     bad = np.unique(m[(m < 0) | (m >= len(vocab)) & (m != 255)])
     if len(bad):
@@ -245,11 +257,12 @@ def _problems_between(annotations, keys):
         if key is not None:     pictures.setdefault(key, []).append(i)
         if a.group is not None: groups.setdefault(a.group, []).append(i)
     for first,*more in pictures.values():
-        rows += [(annotations[i].path, 'picture twice', f"annotation {i} shows the same picture as annotation {first}, {annotations[first].path}")
-                 for i in more]
+        same = f"shows the same picture as annotation {first}, {annotations[first].path}"
+        rows += [(annotations[i].path, 'picture twice', f"annotation {i} {same}") for i in more]
     for what,sets in (('picture', pictures), ('group', groups)):
         for key,idxs in sets.items():
-            sides = {annotations[i].split: annotations[i].path for i in reversed(idxs) if annotations[i].split is not None}
-            if len(sides) > 1: rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split',
-                (f"group {key!r}, " if what == 'group' else '') + ', '.join(f"{s}: {sides[s]}" for s in SPLITS if s in sides)))
+            sides = {annotations[i].split: annotations[i].path for i in reversed(idxs)}   # reversed: the first of each side stays
+            detail = ', '.join(f"{o}: {sides[o]}" for o in SPLITS if o in sides)
+            if what == 'group': detail = f"group {key!r}, {detail}"
+            if len(sides.keys() - {None}) > 1: rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split', detail))
     return rows

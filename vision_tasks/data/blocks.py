@@ -16,27 +16,35 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from .annotation import Annotation, AnnotationError
 from .image import decode_image, open_image, orientation, shown_size, to_rgb
 
-__all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock', 'LabelSetEncode',
-           'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels']
+__all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
+           'LabelSetEncode', 'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter',
+           'stratified_folds', 'check_labels']
 
 # --- pictures
 
 class FileImage(PILImage):
-    "A picture that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no more than it needs"
+    """A picture that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
+    more than it needs"""
     _bytes = _open = _name = None
 
     @classmethod
     def create(cls, o):
-        "`o`: a path, an `Annotation`, bytes, a PIL image, an array (h, w) or (h, w, 3), or a tensor (3, h, w), both uint8"
+        """`o`: a path, an `Annotation`, bytes, a PIL image, an array (h, w) or (h, w, 3), or a tensor (h, w) or
+        (3, h, w), both uint8"""
         if isinstance(o, Annotation): o = o.path
         if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o))
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'picture in memory')
-        if isinstance(o, Tensor): o = o.as_subclass(Tensor).cpu().numpy().transpose(1, 2, 0) if o.ndim == 3 else o.cpu().numpy()
+        if isinstance(o, Tensor):
+            o = o.as_subclass(Tensor).cpu().numpy()
+            if o.ndim == 3: o = o.transpose(1, 2, 0)
         if isinstance(o, np.ndarray):
-            if o.dtype != np.uint8: raise ValueError(f"an array as a picture holds uint8 in 0..255, not {o.dtype}; scale it and cast it first")
+            if o.dtype != np.uint8:
+                raise ValueError(f"an array as a picture holds uint8 in 0..255, not {o.dtype}; "
+                                 "scale it and cast it first")
             o = Image.fromarray(o)
         if not isinstance(o, Image.Image):
-            raise TypeError(f"a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, not {type(o).__name__}")
+            raise TypeError("a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, "
+                            f"not {type(o).__name__}")
         return cls(to_rgb(ImageOps.exif_transpose(o)))
 
     @classmethod
@@ -60,10 +68,11 @@ class FileImage(PILImage):
         return im
 
     def pixels(self, least:tuple[int,int]=None) -> Tensor:
-        "The same as (3, h, w) uint8; a plain JPEG goes through torchvision's decoder, which gives the same values sooner"
+        "The same as (3, h, w) uint8; torchvision decodes a plain JPEG, to the same values and sooner"
         if not self.loaded:
             im = self._open = self._file()
-            fits = least is None or min(im.width/least[0], im.height/least[1]) < 2     # Pillow makes a JPEG 2, 4 or 8 times smaller
+            # Pillow makes a JPEG 2, 4 or 8 times smaller
+            fits = least is None or min(im.width/least[0], im.height/least[1]) < 2
             if im.format == 'JPEG' and im.mode in ('RGB', 'L') and fits and orientation(im) == 1:
                 try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
                 except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
@@ -105,7 +114,7 @@ def LabelSetBlock(vocab):
     return TransformBlock(type_tfms=LabelSetEncode(vocab))
 
 def check_labels(annotations, vocab):
-    "Raise `AnnotationError` for the first label that is not in `vocab`, with the nearest name, and say how many pictures have such"
+    "Raise `AnnotationError` for the first label not in `vocab`, with the nearest name and how many pictures have such"
     known,bad = set(vocab),[]
     for i,a in enumerate(annotations): bad += [(i, a, o) for o in a.labels if o not in known]
     if not bad: return
@@ -113,7 +122,8 @@ def check_labels(annotations, vocab):
     near = difflib.get_close_matches(o, vocab, 1)
     hint = f"did you mean {near[0]!r}? " if near else ''
     what = "an empty label" if o == '' else f"label {o!r}, which is not in the vocab of {len(vocab)} names"
-    raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} pictures have such labels); {hint}mend the label, or add it to the vocab")
+    raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} pictures have such labels); "
+                          f"{hint}mend the label, or add it to the vocab")
 
 # --- objects: boxes, their labels, their masks
 
@@ -125,7 +135,9 @@ class PixelBBox(TensorBBox):
 
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
         "fastai's batch transforms move it as they move the picture; rows of zeros are padding and stay so"
-        if pad_mode == 'reflection': raise ValueError("pad_mode='reflection' paints objects without boxes; use aug_transforms(..., pad_mode='zeros')")
+        if pad_mode == 'reflection':
+            raise ValueError("pad_mode='reflection' paints objects without boxes; "
+                             "use aug_transforms(..., pad_mode='zeros')")
         if mat is None and coord_tfm is None and sz is None: return self
         w,h = self.img_size
         old = self.as_subclass(Tensor)
@@ -155,7 +167,8 @@ class InstanceMasks(TensorMask):
 def encodes(self, o:InstanceMasks): return o   # eight times smaller than as int64
 
 def pad_objects(samples):
-    "Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the largest, objects to the most of the batch"
+    """Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the
+    largest, objects to the most of the batch"""
     def n_objects(s): return next((len(o) for o in s if isinstance(o, (PixelBBox, BBoxLabels, InstanceMasks))), 0)
     n = max(map(n_objects, samples), default=0)
     hw = [max(o.shape[d] for s in samples for o in s if isinstance(o, (TensorImage, TensorMask))) for d in (-2, -1)] \
@@ -182,34 +195,42 @@ def _units(annotations):
     "Indices of what must stay together: one group, or one file"
     units = defaultdict(list)
     for i,a in enumerate(annotations):
-        if a.split != 'test': units['group', a.group if a.group is not None else i if a.path is None else str(a.path), a.group is None].append(i)
+        if a.split == 'test': continue
+        key = ('group', a.group) if a.group is not None else ('file', i if a.path is None else str(a.path))
+        units[key].append(i)
     return list(units.values())
 
 def _check_enough(annotations, units):
-    if not len(annotations): raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
+    if not len(annotations):
+        raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
     if len(units) < 2:
         n = sum(a.split == 'test' for a in annotations)
-        raise AnnotationError(f"{len(annotations)} picture(s) in {len(units)} group(s)" + (f", {n} of them marked 'test'," if n else '') +
-                              " cannot be split into train and valid: at least two files or groups are needed; add pictures, or pass a `splitter`")
+        marked = f", {n} of them marked 'test'," if n else ''
+        raise AnnotationError(f"{len(annotations)} picture(s) in {len(units)} group(s){marked} cannot be split into "
+                              "train and valid: at least two files or groups are needed; add pictures, or pass a "
+                              "`splitter`")
 
 class AnnotationSplitter:
-    "The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random. 'test' is on neither side"
+    """The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random. 'test' is on
+    neither side"""
     def __init__(self, valid_pct:float=.2, seed:int=42): self.valid_pct,self.seed = valid_pct,seed
     def __repr__(self): return f"{type(self).__name__}(valid_pct={self.valid_pct}, seed={self.seed})"
     def __call__(self, annotations):
         own = [a.split for a in annotations]
         if 'train' in own and 'valid' in own:
             if None in own:
-                raise AnnotationError(f"{own.count(None)} of {len(own)} annotations have no split, the first is {annotations[own.index(None)].path}, while others "
-                                      "are marked 'train' and 'valid'; mark them too, or unmark all to split at random")
+                raise AnnotationError(f"{own.count(None)} of {len(own)} annotations have no split, the first is "
+                                      f"{annotations[own.index(None)].path}, while others are marked 'train' and "
+                                      "'valid'; mark them too, or unmark all to split at random")
             return tuple([i for i,s in enumerate(own) if s == name] for name in ('train', 'valid'))
         units = _units(annotations)
         _check_enough(annotations, units)
         if 'train' in own or 'valid' in own:
-            one = 'train' if 'train' in own else 'valid'
+            one,other = ('train', 'valid') if 'train' in own else ('valid', 'train')
             if own.count(one) == sum(s != 'test' for s in own):
-                raise AnnotationError(f"all {own.count(one)} annotations are marked {one!r}, none {'valid' if one == 'train' else 'train'!r}; mark some, or set their "
-                                      "`split` to None (`dataclasses.replace(a, split=None)`) to split at random")
+                raise AnnotationError(f"all {own.count(one)} annotations are marked {one!r}, none {other!r}; mark "
+                                      "some, or set their `split` to None (`dataclasses.replace(a, split=None)`) to "
+                                      "split at random")
         return self.divide(annotations, units)
 
     def divide(self, annotations, units):
@@ -225,9 +246,11 @@ def _two_sides(units, valid):
     return tuple(sorted(i for k,u in enumerate(units) if (k in valid) is side for i in u) for side in (False, True))
 
 class StratifiedSplitter(AnnotationSplitter):
-    "Like `AnnotationSplitter`, but valid gets its share of every label, at least one picture of each label that has two (Sechidis et al., 2011)"
+    """Like `AnnotationSplitter`, but valid gets its share of every label, at least one picture of each label that has
+    two (Sechidis et al., 2011)"""
     def divide(self, annotations, units):
-        fold = _stratify(_unit_labels(annotations, units), [1-self.valid_pct, self.valid_pct], np.random.default_rng(self.seed), covered=1)
+        shares = [1-self.valid_pct, self.valid_pct]
+        fold = _stratify(_unit_labels(annotations, units), shares, np.random.default_rng(self.seed), covered=1)
         return _two_sides(units, set(np.flatnonzero(fold == 1).tolist()))
 
 def stratified_folds(
@@ -235,10 +258,13 @@ def stratified_folds(
     k:int=5,     # number of folds
     seed:int=42,
 ) -> np.ndarray: # (n,) fold of each annotation, 0..k-1; -1 for those marked 'test'
-    "Folds with nearly equal shares of every label (iterative stratification, Sechidis et al., 2011); a group is never divided"
+    """Folds with nearly equal shares of every label (iterative stratification, Sechidis et al., 2011); a group is
+    never divided"""
     units = _units(annotations)
-    if len(units) < k: raise AnnotationError(f"{len(units)} files or groups cannot make {k} folds; ask for at most {len(units)}")
-    fold,res = _stratify(_unit_labels(annotations, units), [1/k]*k, np.random.default_rng(seed)),np.full(len(annotations), -1)
+    if len(units) < k:
+        raise AnnotationError(f"{len(units)} files or groups cannot make {k} folds; ask for at most {len(units)}")
+    fold = _stratify(_unit_labels(annotations, units), [1/k]*k, np.random.default_rng(seed))
+    res = np.full(len(annotations), -1)
     for f,u in zip(fold, units): res[u] = f
     return res
 
@@ -251,7 +277,8 @@ def _unit_labels(annotations, units):
     return m
 
 def _stratify(m, shares, rng, covered=None):
-    "(units,) side of each unit: the rarest label is dealt first, to the side that lacks it most; side `covered` gets one of each label first"
+    """(units,) side of each unit: the rarest label is dealt first, to the side that lacks it most; side `covered` gets
+    one of each label first"""
     side,free = np.full(len(m), -1),np.ones(len(m), dtype=bool)
     want = np.outer(shares, m.sum(0))          # (sides, labels) still to come
     def deal(u, s): side[u],free[u] = s,False; want[s] -= m[u]
@@ -259,7 +286,8 @@ def _stratify(m, shares, rng, covered=None):
         for j in np.argsort(m.sum(0), kind='stable'):
             if m[:,j].sum() < 2 or (m[:,j] & (side == covered)).any(): continue
             # not the last one that the other side could have of some label
-            spare = [u for u in rng.permutation(np.flatnonzero(m[:,j] & free)) if not (m[u] & (m[free].sum(0) == 1)).any()]
+            last = m[free].sum(0) == 1
+            spare = [u for u in rng.permutation(np.flatnonzero(m[:,j] & free)) if not (m[u] & last).any()]
             if spare: deal(min(spare, key=lambda u: m[u].sum()), covered)
     while free.any():
         left = m[free].sum(0)

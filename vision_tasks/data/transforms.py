@@ -13,13 +13,14 @@ from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, Ten
 from PIL import Image
 from .blocks import BBoxLabels, FileImage, InstanceMasks
 
-__all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'IMAGENET_GREY']
+__all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter',
+           'IMAGENET_GREY']
 
 IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is normalised
 
 @dataclass(frozen=True)
 class View:
-    "A rectangle of the picture, `src`, laid on a rectangle, `dst`, of a canvas; then flipped and turned about its centre"
+    "A rectangle of the picture, `src`, on a rectangle, `dst`, of a canvas; then flipped and turned about its centre"
     src:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the picture
     dst:tuple[int,int,int,int]         # x1 y1 x2 y2 in pixels of the canvas
     out:tuple[int,int]                 # (w, h) of the canvas
@@ -76,7 +77,8 @@ def _around(p):    # (..., 4, 2) -> (..., 4)
 class FitView:
     "The whole picture: 'squish'ed to the canvas, 'pad'ded to its shape, or the largest centred 'crop' of its shape"
     def __init__(self, method:str='squish'):
-        if method not in ('squish', 'pad', 'crop'): raise ValueError(f"method is 'squish', 'pad' or 'crop', not {method!r}")
+        if method not in ('squish', 'pad', 'crop'):
+            raise ValueError(f"method is 'squish', 'pad' or 'crop', not {method!r}")
         self.method = method
     def __repr__(self): return f"FitView({self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
@@ -103,12 +105,15 @@ class CropView:
             area,r = w*h*random.uniform(*self.scale),math.exp(random.uniform(*map(math.log, self.ratio)))
             cw,ch = round(math.sqrt(area*r)),round(math.sqrt(area/r))
             if 0 < cw <= w and 0 < ch <= h: break
-        else: cw,ch = (min(w, max(1, round(h*self.ratio[1]))),h) if w > h else (w,min(h, max(1, round(w/self.ratio[0]))))
+        else:
+            if w > h: cw,ch = min(w, max(1, round(h*self.ratio[1]))),h
+            else:     cw,ch = w,min(h, max(1, round(w/self.ratio[0])))
         x,y = random.randint(0, w-cw),random.randint(0, h-ch)
         return (x, y, x+cw, y+ch),(0, 0, *out)
 
 class JitterView:
-    "Large-scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020, arXiv:2012.07177)"
+    """Large-scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
+    arXiv:2012.07177)"""
     def __init__(self, scale=(.1, 2.)): self.scale = scale
     def __repr__(self): return f"JitterView(scale={self.scale})"
     def __call__(self, w, h, out, bboxes=None):
@@ -124,7 +129,8 @@ def _place(n, m, N):
     return x,x+k,0,N
 
 class IoUView:
-    "SSD's crop: a part that keeps IoU `min_iou` with some box and the centre of at least one (Liu et al., 2015, arXiv:1512.02325)"
+    """SSD's crop: a part that keeps IoU `min_iou` with some box and the centre of at least one (Liu et al., 2015,
+    arXiv:1512.02325)"""
     def __init__(self, min_iou=(0., .1, .3, .5, .7, .9, None), scale=(.3, 1.), ratio=(.5, 2.), trials=40):
         self.min_iou,self.scale,self.ratio,self.trials = min_iou,scale,ratio,trials
     def __repr__(self): return f"IoUView(min_iou={self.min_iou})"
@@ -139,7 +145,8 @@ class IoUView:
             x,y = random.randint(0, w-cw),random.randint(0, h-ch)
             c = (b[:,:2]+b[:,2:])/2
             inside = ((c > [x, y]) & (c < [x+cw, y+ch])).all(1)
-            if inside.any() and _iou(np.array([x, y, x+cw, y+ch]), b[inside]).max() >= least: return (x, y, x+cw, y+ch),(0, 0, *out)
+            src = x,y,x+cw,y+ch
+            if inside.any() and _iou(np.array(src), b[inside]).max() >= least: return src,(0, 0, *out)
         return whole
 
 def _iou(a, b):   # (4,), (n, 4) -> (n,)
@@ -148,7 +155,8 @@ def _iou(a, b):   # (4,), (n, 4) -> (n,)
     return inter/np.maximum(area(a)+area(b)-inter, 1e-9)
 
 class ZoomOutView:
-    "The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else what `other` takes"
+    """The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else
+    what `other` takes"""
     def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,other or FitView()
     def __repr__(self): return f"ZoomOutView(most={self.most}, p={self.p}, other={self.other})"
     def __call__(self, w, h, out, bboxes=None):
@@ -165,8 +173,8 @@ class JointTransform(ItemTransform):
     order = 0   # before fastai's PointScaler
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
-        train=None,                   # the view when training, a callable (w, h, out, bboxes) -> src, dst; None = `CropView()`
-        valid='squish',               # the view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
+        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst; None = `CropView()`
+        valid='squish',               # view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
         flip:float=.5,                # probability of a left-right flip when training
         vflip:float=0.,               # probability of a top-bottom flip
         rotate:float=0.,              # largest angle in degrees, both ways
@@ -174,18 +182,22 @@ class JointTransform(ItemTransform):
         tfms=None,                    # further torchvision.transforms.v2 transforms for training, on the canvas
         fill=IMAGENET_GREY,           # colour around the picture, 0..255
         mask_fill:int=255,            # class index around the picture in a class mask: void
-        min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less than a pixel
+        min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less
+                                      # than a pixel
         flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture
     ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1: raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
         self.train,self.valid = train or CropView(),FitView(valid) if isinstance(valid, str) else valid
         self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
         self.fill,self.mask_fill,self.min_visible = tuple(fill),mask_fill,min_visible
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
         super().__init__()
 
-    def __repr__(self): return f"JointTransform(size={self.size}, train={self.train}, valid={self.valid}, flip={self.flip}, rotate={self.rotate})"
+    def __repr__(self):
+        return f"JointTransform(size={self.size}, train={self.train}, valid={self.valid}, " \
+               f"flip={self.flip}, rotate={self.rotate})"
 
     def view(self, size:tuple[int,int], split_idx:int=1, bboxes=None) -> View:
         "The view of a picture of `size` (w, h): random for `split_idx` 0, else the plain one that `annotate` undoes"
@@ -196,10 +208,12 @@ class JointTransform(ItemTransform):
         return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
 
     def __call__(self, x, split_idx=None, **kwargs):
-        "`x`: a tuple whose first picture sets the geometry, and whose boxes, labels, points and masks follow it; or a picture alone"
+        """`x`: a tuple whose first picture sets the geometry, and whose boxes, labels, points and masks follow it; or a
+        picture alone"""
         items = list(x) if isinstance(x, (tuple, list)) else [x]
         at = next((i for i,o in enumerate(items) if _is_image(o)), None)
-        if at is None: raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
+        if at is None:
+            raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
         cut,view = _cut(im, self.view(size, split_idx, next((o for o in items if isinstance(o, TensorBBox)), None)))
@@ -213,10 +227,11 @@ class JointTransform(ItemTransform):
         "A target of the picture where `view` brings it; what has no geometry as it is"
         if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
         if isinstance(o, TensorPoint): return _like(self._swap(view.points(o.as_subclass(Tensor)), view.mirrored), o)
-        if isinstance(o, InstanceMasks): return InstanceMasks(_lay(_slice(o.as_subclass(Tensor), view.src), view, 0, nearest=True))
         if isinstance(o, PILMask): o = TensorMask(torch.from_numpy(np.array(o)))
-        if isinstance(o, TensorMask): return TensorMask(_lay(_slice(o.as_subclass(Tensor)[None], view.src), view, self.mask_fill, nearest=True)[0])
-        return o
+        if not isinstance(o, TensorMask): return o
+        cut = _slice(o.as_subclass(Tensor), view.src)
+        if isinstance(o, InstanceMasks): return InstanceMasks(_lay(cut, view, 0, nearest=True))
+        return TensorMask(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
 
     def _swap(self, p, mirrored):
         "In a mirrored picture what was left is right: (..., k, 2) with the pairs exchanged"
@@ -240,7 +255,8 @@ class JointTransform(ItemTransform):
             if masks is not None: keep &= masks.as_subclass(Tensor).bool().flatten(1).any(1)
         def clean(o):
             if isinstance(o, TensorBBox): return _like(new[keep], o, img_size=self.size)
-            if isinstance(o, (BBoxLabels, InstanceMasks)): return o if keep is None else _like(o.as_subclass(Tensor)[keep], o)
+            if isinstance(o, (BBoxLabels, InstanceMasks)):
+                return o if keep is None else _like(o.as_subclass(Tensor)[keep], o)
             if isinstance(o, TensorPoint):
                 p = o.as_subclass(Tensor)
                 if p.ndim == 3 and keep is not None: p = p[keep]
@@ -264,9 +280,11 @@ def _slice(t, src):
     return t[..., y1:max(y2, y1+1), x1:max(x2, x1+1)]
 
 def _cut(im, view):
-    "(c, h, w) uint8 of what `view` looks at, and the view; a file is decoded no finer than needed, and the view then falls on whole pixels of that"
+    """(c, h, w) uint8 of what `view` looks at, and the view; a file is decoded no finer than needed, and the view then
+    falls on whole pixels of that"""
     if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
-    if not (isinstance(im, FileImage) and not im.loaded): return v2.functional.pil_to_tensor(im.crop(_whole(view.src))),view
+    if not isinstance(im, FileImage) or im.loaded:
+        return v2.functional.pil_to_tensor(im.crop(_whole(view.src))),view
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
     kx,ky = w/t.shape[2],h/t.shape[1]
@@ -279,7 +297,8 @@ def _lay(cut, view, fill, nearest=False):
     "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
     (u1,v1,u2,v2_),(w,h) = view.dst,view.out
     mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
-    t = v2.functional.resize(cut, [v2_-v1, u2-u1], interpolation=mode, antialias=True) if len(cut) else cut.new_zeros(0, v2_-v1, u2-u1)
+    size = [v2_-v1, u2-u1]
+    t = v2.functional.resize(cut, size, mode, antialias=True) if len(cut) else cut.new_zeros(0, *size)
     if (u2-u1, v2_-v1) != (w, h):
         ground = torch.as_tensor(fill, dtype=t.dtype).reshape(-1, 1, 1).expand(len(t), h, w).clone()
         ground[:, v1:v2_, u1:u2] = t
@@ -304,7 +323,7 @@ def _mask_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
     return torch.stack([x1, y1, x2, y2], 1).float()
 
 def _no_clamp(cls):
-    "torchvision moves what leaves the canvas to its border, where that can be switched off it is: `_sanitize` must see it outside"
+    "torchvision moves what leaves the canvas to its border; where possible not, for `_sanitize` must see it outside"
     return dict(clamping_mode=None) if 'clamping_mode' in inspect.signature(cls.__new__).parameters else {}
 
 def _apply_v2(tfms, items):
@@ -313,17 +332,22 @@ def _apply_v2(tfms, items):
     def wrap(o):
         t = o.as_subclass(Tensor) if isinstance(o, Tensor) else o
         if type(o) is Tensor and o.ndim == 3: return tv.Image(t)
-        if isinstance(o, TensorBBox): return tv.BoundingBoxes(t, format='XYXY', canvas_size=canvas, **_no_clamp(tv.BoundingBoxes))
+        if isinstance(o, TensorBBox):
+            return tv.BoundingBoxes(t, format='XYXY', canvas_size=canvas, **_no_clamp(tv.BoundingBoxes))
         if isinstance(o, TensorPoint): return tv.KeyPoints(t, canvas_size=canvas, **_no_clamp(tv.KeyPoints))
         if isinstance(o, TensorMask): return tv.Mask(t)
         return None
     moved = tfms([wrap(o) for o in items])
-    return [o if m is None else (m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)) for o,m in zip(items, moved)]
+    def back(o, m):
+        if m is None: return o
+        return m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)
+    return [back(o, m) for o,m in zip(items, moved)]
 
 # --- light
 
 class LightJitter(RandTransform):
-    "Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device: x -> (x - 1/2)*contrast + 1/2 + brightness"
+    """Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device:
+    x -> (x - 1/2)*contrast + 1/2 + brightness"""
     order = 30   # after the pixels became floats in 0..1, before `Normalize`
     def __init__(self,
         max_lighting:float=.2,  # brightness within +- half of it, contrast between 1 - it and 1/(1 - it)

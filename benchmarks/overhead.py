@@ -1,0 +1,104 @@
+"What a Learner costs: the unfrozen epochs of `fine_tune`, without validation, against a bare PyTorch loop on the same net, batches, loss and optimiser"
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import argparse, copy, statistics, sys, time, warnings
+from pathlib import Path
+import torch
+from fastai.callback.core import CancelValidException
+from fastai.vision.all import Adam, Callback, DataLoaders, OptimWrapper, get_image_files, set_seed
+from torch import Tensor, nn
+from machine import describe, interleaved
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.image import image_size
+from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+
+SIZE,BS,LR,VOCAB = 224,16,1e-4,[f'class {i}' for i in range(20)]
+ADAMW = dict(betas=(.95, .99), eps=1e-5, weight_decay=.01)   # as fastai's Adam has them
+
+def adamw(params, lr):   return torch.optim.AdamW(params, lr=lr, **ADAMW)
+def wrapped(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=lr, **ADAMW)
+
+class Memory(list):
+    "Batches that are there already, as a DataLoader"
+    def to(self, device): return self
+
+class NoValid(Callback):
+    "Training alone"
+    def before_validate(self): raise CancelValidException
+
+class Bare:
+    "The loop that one would write: every parameter and BatchNorm is trained, the loss is read at every step"
+    def __init__(self, model, batches, opt, epochs): self.model,self.batches,self.opt,self.epochs = copy.deepcopy(model),batches,opt,epochs
+    def __call__(self):
+        model,loss_func,opt,total = self.model.train(),nn.BCEWithLogitsLoss(),self.opt(list(self.model.parameters()), lr=LR),0.
+        for _ in range(self.epochs):
+            for x,y in self.batches:
+                loss = loss_func(model(x.as_subclass(Tensor)), y.as_subclass(Tensor))
+                loss.backward()
+                opt.step()
+                opt.zero_grad()
+                total += loss.item()
+
+class Ours:
+    "What `fine_tune` does once the encoder is unfrozen"
+    def __init__(self, model, dls, batches, opt, epochs):
+        self.learn,self.opt,self.epochs = multilabel_learner(dls, copy.deepcopy(model), pretrained=False, metrics=[], cbs=NoValid()),opt,epochs
+        self.learn.dls = DataLoaders(batches, dls.valid, device=dls.device)
+    def __call__(self):
+        learn = self.learn
+        learn.opt_func,learn.opt = self.opt,None
+        with learn.no_bar(), learn.no_logging():
+            learn.unfreeze()
+            learn.fit_one_cycle(self.epochs, slice(LR/100, LR), div=5.)
+
+class Timed:
+    "Keeps the seconds of each call, (of this process, wall)"
+    def __init__(self, f): self.f,self.secs = f,[]
+    def __call__(self):
+        t,c = time.perf_counter(),time.process_time()
+        self.f()
+        self.secs.append((time.process_time()-c, time.perf_counter()-t))
+
+def all_train(anns): return list(range(len(anns))),[0]
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--rounds',  type=int, default=5)
+    ap.add_argument('--batches', type=int, default=8, help='in an epoch')
+    ap.add_argument('--epochs',  type=int, default=2)
+    ap.add_argument('--threads', type=int, default=1)
+    ap.add_argument('--device',  default='cpu')
+    args = ap.parse_args()
+    if not os.environ.get('VISION_TASKS_DATA'): sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(args.threads)
+    set_seed(0)
+    files = get_image_files(Path(os.environ['VISION_TASKS_DATA'])/'coco128/images').sorted()[:BS*args.batches]
+    anns  = [Annotation(f, image_size(f), [VOCAB[i%len(VOCAB)]]) for i,f in enumerate(files)]
+    dls   = multilabel_dls(anns, VOCAB, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device=args.device)
+    model = multilabel_learner(dls, 'mobilenet_v2', pretrained=False).model.to(args.device)
+    memory = Memory(dls.train)                   # normalised, on the device
+    n  = args.epochs*args.batches
+    assert len(memory) == args.batches
+    fns = {(where, what): Timed(f) for where,b in (('batches in memory', memory), ('batches loaded', dls.train)) for what,f in (
+        ('bare loop, AdamW', Bare(model, b, adamw, args.epochs)),
+        ("bare loop, fastai's Adam", Bare(model, b, Adam, args.epochs)),
+        ('Learner, AdamW in OptimWrapper', Ours(model, dls, b, wrapped, args.epochs)),
+        ("Learner, fastai's Adam (default)", Ours(model, dls, b, Adam, args.epochs)))}
+    for k,f in fns.items(): f.f.epochs = 1; f.f(); f.f.epochs = args.epochs   # warms up
+    interleaved(fns, args.rounds)
+    print(describe(('torch', 'torchvision', 'fastai')), f"\n\nmobilenet_v2, {SIZE} px, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
+          f"mean ± sd (min..max) of {args.rounds} runs, interleaved; overhead over the bare loop with AdamW, mean (min..max) over the rounds\n")
+    print('| batches | training | ms a step, process time | overhead, process time | ms a step, wall | overhead, wall |\n|---|---|---:|---:|---:|---:|')
+    for (where,what),f in fns.items():
+        cells = []
+        for i in (0, 1):
+            ms   = [s[i]/n*1000 for s in f.secs]
+            over = [100*(s[i]/b[i]-1) for s,b in zip(f.secs, fns[where, 'bare loop, AdamW'].secs)]
+            sd   = statistics.stdev(ms) if len(ms) > 1 else 0.
+            cells += [f'{statistics.mean(ms):.1f} ± {sd:.1f} ({min(ms):.1f}..{max(ms):.1f})',
+                      f'{statistics.mean(over):+.1f} % ({min(over):+.1f}..{max(over):+.1f})']
+        print(f'| {where} | {what} |', ' | '.join(cells), '|')
+
+if __name__ == '__main__': main()
