@@ -1,11 +1,11 @@
-"`multilabel_learner` beside fastai's `vision_learner` on real pictures: the same encoder, weights, head, epochs, rates and seeds; one scorer for both"
+"`multilabel_learner` beside fastai's `vision_learner` on real pictures: same weights, head, epochs, seeds, scorer"
 import argparse, os, random, sys, time, warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normalize, RandomResizedCrop, Resize, aug_transforms, imagenet_stats, set_seed,
-                               vision_learner)
+from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normalize, RandomResizedCrop, Resize,
+                               aug_transforms, imagenet_stats, set_seed, vision_learner)
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torchvision.models import mobilenet_v2
@@ -25,13 +25,15 @@ TIMES   = ('seconds', 'process seconds')
 def folder(name):
     "The folder that the environment variable `name` gives"
     if not os.environ.get(name):
-        sys.exit(f"{name} is not set: it is the folder of {'encoder weights' if 'WEIGHTS' in name else 'data sets'} that this benchmark reads")
+        what = 'encoder weights' if 'WEIGHTS' in name else 'data sets'
+        sys.exit(f"{name} is not set: it is the folder of {what} that this benchmark reads")
     return Path(os.environ[name])
 
 # --- data: name -> annotations with their splits, and the budget
 
-def facemask_csv(data): return read_df(data/'facemask/multilabel.csv', data/'facemask/images', label_col='labels', label_delim=' ', valid_col='is_valid')
-def coco128(data):      return read_df(data/'coco128/multilabel.csv', data/'coco128', label_col='labels', label_delim=' ', valid_col='is_valid')
+COLS = dict(label_col='labels', label_delim=' ', valid_col='is_valid')
+def facemask_csv(data): return read_df(data/'facemask/multilabel.csv', data/'facemask/images', **COLS)
+def coco128(data):      return read_df(data/'coco128/multilabel.csv', data/'coco128', **COLS)
 
 def facemask_xml(data):
     "The split of the face-mask experiment: 170 of 853, over the sorted names"
@@ -46,16 +48,20 @@ class DataSet:
     epochs:int   # epochs of the whole net
     bs:int
 
-DATA = {'facemask csv': DataSet(facemask_csv, 2, 3, 32), 'facemask xml': DataSet(facemask_xml, 2, 3, 32), 'coco128': DataSet(coco128, 4, 6, 16)}
+DATA = {'facemask csv': DataSet(facemask_csv, 2, 3, 32), 'facemask xml': DataSet(facemask_xml, 2, 3, 32),
+        'coco128': DataSet(coco128, 4, 6, 16)}
 
 # --- the two systems: annotations -> learner
 
 def ours(anns, vocab, size, bs, weights):
-    return multilabel_learner(multilabel_dls(anns, vocab, bs=bs, size=size, num_workers=0), 'mobilenet_v2', pretrained=weights, metrics=[])
+    dls = multilabel_dls(anns, vocab, bs=bs, size=size, num_workers=0)
+    return multilabel_learner(dls, 'mobilenet_v2', pretrained=weights, metrics=[])
 
 def stock_dls(anns, vocab, bs, item_tfms):
-    block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=vocab)), get_x=path_of, get_y=label_set, splitter=AnnotationSplitter(), item_tfms=item_tfms,
-                      batch_tfms=[*aug_transforms(max_rotate=0., max_zoom=1., max_warp=0.), Normalize.from_stats(*imagenet_stats)])
+    flip_and_light = aug_transforms(max_rotate=0., max_zoom=1., max_warp=0.)
+    block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=vocab)), get_x=path_of, get_y=label_set,
+                      splitter=AnnotationSplitter(), item_tfms=item_tfms,
+                      batch_tfms=[*flip_and_light, Normalize.from_stats(*imagenet_stats)])
     return block.dataloaders(anns, bs=bs, num_workers=0)
 
 def stock_net(weights, pretrained):
@@ -72,14 +78,15 @@ def stock(anns, vocab, size, bs, weights):
 # --- one scorer for both
 
 def score(p, t, folds):
-    "The `SCORES` of probabilities (n, c) and targets (n, c) bool, over the classes that have positives; thresholds are of the other folds"
+    "The `SCORES` of probabilities (n, c) and targets (n, c) bool, over the classes that have positives"
     p,t = p[:, t.any(0)],t[:, t.any(0)]
     f1  = lambda cut: f1_score(t, p > cut, average='macro', zero_division=0)
     row = {o: i for i,o in enumerate(dict.fromkeys(folds.tolist()))}
     own = [row[o] for o in folds.tolist()]
-    one,each = out_of_fold_threshold(p, t, folds, average='macro')[0],out_of_fold_threshold(p, t, folds, per_class=True)[0]
-    return dict(zip(SCORES, (average_precision_score(t, p, average='macro'), f1(.5), f1(one[own][:,None]), f1(each[own]),
-                             max(map(f1, np.linspace(.05, .95, 29))))))
+    one,_  = out_of_fold_threshold(p, t, folds, average='macro')
+    each,_ = out_of_fold_threshold(p, t, folds, per_class=True)
+    best = max(map(f1, np.linspace(.05, .95, 29)))
+    return dict(zip(SCORES, (average_precision_score(t, p), f1(.5), f1(one[own][:,None]), f1(each[own]), best)))
 
 def probs_of(learn, **kw): return learn.get_preds(**kw)[0].as_subclass(torch.Tensor).numpy()
 
@@ -113,7 +120,9 @@ def table(df):
     by = {o: df[df.system == o] for o in ('ours', 'fastai', 'fastai, valid squished')}
     sd = lambda x: x.std(ddof=1) if len(x) > 1 else 0.
     print('| system | ' + ' | '.join([*SCORES, *TIMES]) + ' |\n|---|' + '---:|'*len([*SCORES, *TIMES]))
-    for o,d in by.items(): print(f'| {o} |', *(f'{d[c].mean():.{k}f} ± {sd(d[c]):.{k}f} |' for cs,k in ((SCORES, 3), (TIMES, 0)) for c in cs))
+    for o,d in by.items():
+        spread = lambda c, k: f'{d[c].mean():.{k}f} ± {sd(d[c]):.{k}f} |'
+        print(f'| {o} |', *(spread(c, 3) for c in SCORES), *(spread(c, 0) for c in TIMES))
     for o in list(by)[1:]:
         gain,ratio = (lambda c: by['ours'][c].mean()-by[o][c].mean()),(lambda c: by['ours'][c].mean()/by[o][c].mean())
         print(f'| ours - {o} |', *(f'{gain(c):+.3f} |' for c in SCORES), *(f'x {ratio(c):.2f} |' for c in TIMES))
@@ -131,15 +140,17 @@ def main():
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    print(describe(('torch', 'torchvision', 'fastai', 'scikit-learn')), f'torch threads {args.threads}', sep=', ', flush=True)
+    packages = 'torch', 'torchvision', 'fastai', 'scikit-learn'
+    print(describe(packages), f'{args.threads} torch thread(s)', sep=', ', flush=True)
     for name in args.data:
         d = DATA[name]
         anns = d.read(data)
         if args.limit: anns = [a for s in ('train', 'valid') for a in [o for o in anns if o.split == s][:args.limit]]
         df = run(name, d, anns, args, weights)
         n = {s: sum(a.split == s for a in anns) for s in ('train', 'valid')}
-        print(f"\n**{name}**: {n['train']} + {n['valid']} pictures, {len(vocab_of(anns))} classes; mobilenet_v2, {args.size} px, bs {d.bs}, "
-              f"{args.frozen or d.frozen} frozen + {args.epochs or d.epochs} epochs, seeds {args.seeds}; mean ± sd\n")
+        print(f"\n**{name}**: {n['train']} + {n['valid']} pictures, {len(vocab_of(anns))} classes; mobilenet_v2, "
+              f"{args.size} px, bs {d.bs}, {args.frozen or d.frozen} frozen + {args.epochs or d.epochs} epochs, "
+              f"seeds {args.seeds}; mean ± sd\n")
         table(df)
         print(flush=True)
 

@@ -1,4 +1,4 @@
-"What a Learner costs: the unfrozen epochs of `fine_tune`, without validation, against a bare PyTorch loop on the same net, batches, loss and optimiser"
+"What a Learner costs: the unfrozen epochs of `fine_tune`, without validation, against a bare PyTorch loop"
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, copy, statistics, sys, time, warnings
@@ -29,9 +29,11 @@ class NoValid(Callback):
 
 class Bare:
     "The loop that one would write: every parameter and BatchNorm is trained, the loss is read at every step"
-    def __init__(self, model, batches, opt, epochs): self.model,self.batches,self.opt,self.epochs = copy.deepcopy(model),batches,opt,epochs
+    def __init__(self, model, batches, opt, epochs):
+        self.model,self.batches,self.opt,self.epochs = copy.deepcopy(model),batches,opt,epochs
     def __call__(self):
-        model,loss_func,opt,total = self.model.train(),nn.BCEWithLogitsLoss(),self.opt(list(self.model.parameters()), lr=LR),0.
+        model,loss_func,total = self.model.train(),nn.BCEWithLogitsLoss(),0.
+        opt = self.opt(list(model.parameters()), lr=LR)
         for _ in range(self.epochs):
             for x,y in self.batches:
                 loss = loss_func(model(x.as_subclass(Tensor)), y.as_subclass(Tensor))
@@ -43,7 +45,8 @@ class Bare:
 class Ours:
     "What `fine_tune` does once the encoder is unfrozen"
     def __init__(self, model, dls, batches, opt, epochs):
-        self.learn,self.opt,self.epochs = multilabel_learner(dls, copy.deepcopy(model), pretrained=False, metrics=[], cbs=NoValid()),opt,epochs
+        self.learn = multilabel_learner(dls, copy.deepcopy(model), pretrained=False, metrics=[], cbs=NoValid())
+        self.opt,self.epochs = opt,epochs
         self.learn.dls = DataLoaders(batches, dls.valid, device=dls.device)
     def __call__(self):
         learn = self.learn
@@ -70,7 +73,8 @@ def main():
     ap.add_argument('--threads', type=int, default=1)
     ap.add_argument('--device',  default='cpu')
     args = ap.parse_args()
-    if not os.environ.get('VISION_TASKS_DATA'): sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
+    if not os.environ.get('VISION_TASKS_DATA'):
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     set_seed(0)
@@ -81,16 +85,18 @@ def main():
     memory = Memory(dls.train)                   # normalised, on the device
     n  = args.epochs*args.batches
     assert len(memory) == args.batches
-    fns = {(where, what): Timed(f) for where,b in (('batches in memory', memory), ('batches loaded', dls.train)) for what,f in (
+    fns = {(where, what): Timed(f) for where,b in (('in memory', memory), ('loaded', dls.train)) for what,f in (
         ('bare loop, AdamW', Bare(model, b, adamw, args.epochs)),
         ("bare loop, fastai's Adam", Bare(model, b, Adam, args.epochs)),
         ('Learner, AdamW in OptimWrapper', Ours(model, dls, b, wrapped, args.epochs)),
         ("Learner, fastai's Adam (default)", Ours(model, dls, b, Adam, args.epochs)))}
     for k,f in fns.items(): f.f.epochs = 1; f.f(); f.f.epochs = args.epochs   # warms up
     interleaved(fns, args.rounds)
-    print(describe(('torch', 'torchvision', 'fastai')), f"\n\nmobilenet_v2, {SIZE} px, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
-          f"mean ± sd (min..max) of {args.rounds} runs, interleaved; overhead over the bare loop with AdamW, mean (min..max) over the rounds\n")
-    print('| batches | training | ms a step, process time | overhead, process time | ms a step, wall | overhead, wall |\n|---|---|---:|---:|---:|---:|')
+    print(describe(('torch', 'torchvision', 'fastai')),
+          f"\n\nmobilenet_v2, {SIZE} px, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
+          f"mean ± sd (min..max) of {args.rounds} runs, interleaved; overhead over the bare loop with AdamW, mean (range)\n")
+    print('| batches | training | ms a step, process time | overhead | ms a step, wall | overhead |\n'
+          '|---|---|---:|---:|---:|---:|')
     for (where,what),f in fns.items():
         cells = []
         for i in (0, 1):

@@ -9,12 +9,15 @@ def ann(**kw): return Annotation(**{**dict(path='a.jpg', size=(20, 10)), **kw})
 
 def test_arrays_are_copied_and_cast_and_the_type_is_frozen():
     b = np.array([[1, 2, 3, 4]])
-    a = ann(labels=('x',), bboxes=b, points=[[[1, 2], [NAN, NAN]]], visible=[[2, 0]], ignore=[1], scores=[.5], size=np.array([20, 10]))
+    a = ann(labels=('x',), bboxes=b, points=[[[1, 2], [NAN, NAN]]], visible=[[2, 0]], ignore=[1], scores=[.5],
+            size=np.array([20, 10]))
     b[0, 0] = 9
-    assert a.bboxes.dtype == np.float32 and a.bboxes.tolist() == [[1, 2, 3, 4]] and a.labels == ['x'] and a.size == (20, 10) and a.path.name == 'a.jpg'
+    assert a.bboxes.dtype == np.float32 and a.bboxes.tolist() == [[1, 2, 3, 4]] and a.labels == ['x']
+    assert a.size == (20, 10) and a.path.name == 'a.jpg'
     assert a.visible.dtype == np.uint8 and a.ignore.dtype == bool and a.points.shape == (1, 2, 2)
     with pytest.raises(AttributeError): a.labels = []
-    assert replace(a, split='valid').split == 'valid' and pickle.loads(pickle.dumps(a)).bboxes.tolist() == a.bboxes.tolist()
+    assert replace(a, split='valid').split == 'valid'
+    assert pickle.loads(pickle.dumps(a)).bboxes.tolist() == a.bboxes.tolist()
     assert 'bboxes=(1, 4)' in repr(a) and '20x10' in repr(a)
 
 def test_nothing_annotated_and_nothing_there_are_different():
@@ -30,19 +33,30 @@ def test_boxes_without_area_or_outside_the_picture_are_legal():
     (dict(size=(0, 5)), r"size: expected \(w, h\) as two positive whole numbers of pixels, got \(0, 5\)"),
     (dict(size=7), "size: expected"), (dict(size=(1.5, 2)), "size: expected"),
     (dict(bboxes=[[1, 2, 3, 4]]), "labels: expected one label for each of the 1 boxes, got 0 labels"),
-    (dict(labels=['a'], bboxes=[[1, 2, 3]]), r"bboxes: expected \(n, 4\) numbers x1 y1 x2 y2 in pixels, got an array of shape \(1, 3\)"),
+    (dict(labels=['a'], bboxes=[[1, 2, 3]]),
+     r"bboxes: expected \(n, 4\) numbers x1 y1 x2 y2 in pixels, got an array of shape \(1, 3\)"),
     (dict(labels=['a'], bboxes=[['p', 2, 3, 4]]), "bboxes: expected"),
-    (dict(labels=['a', 'b'], bboxes=[[1, 2, 3, 4], [5, 2, 3, 4]]), r"bboxes, row 1: expected x1 <= x2 and y1 <= y2, got \[5.0, 2.0, 3.0, 4.0\]; mend the box"),
+    (dict(labels=['a', 'b'], bboxes=[[1, 2, 3, 4], [5, 2, 3, 4]]),
+     r"bboxes, row 1: expected x1 <= x2 and y1 <= y2, got \[5.0, 2.0, 3.0, 4.0\]; mend the box"),
     (dict(labels=['a'], bboxes=[[1, 2, NAN, 4]]), "bboxes, row 0: expected finite numbers"),
-    (dict(points=[1, 2]), r"points: expected \(k, 2\)"), (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], points=[[1, 2]]), r"points: expected \(n, k, 2\)"),
-    (dict(points=[[1, NAN]]), r"points, row \(0,\): expected finite x and y, or nan twice"), (dict(points=[[1, np.inf]]), "points, row"),
-    (dict(visible=[1]), "visible: expected points beside it"), (dict(points=[[1, 2]], visible=[3]), r"visible, row \(0,\): expected 0 not marked, 1 hidden or 2 visible"),
-    (dict(points=[[NAN, NAN]], visible=[2]), "and 0 where the point is nan, got 2 at"), (dict(points=[[1, 2]], visible=[1, 1]), "visible: expected"),
-    (dict(masks=[[[1, 1, 2, 2, 3, 3]]]), "masks: expected bboxes beside them"), (dict(bboxes=[], masks=[1]), "masks: expected one mask for each of the 0 boxes, got 1"),
-    (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], masks=[np.zeros((20, 10), bool)]), r"masks, row 0: expected \(h, w\) = \(10, 20\) as the picture's, got"),
-    (dict(mask=np.zeros((20, 10), int)), r"mask: expected \(h, w\) = \(10, 20\) class indices"), (dict(mask=np.zeros((10, 20))), "class indices that are whole numbers"),
-    (dict(ignore=[True]), "ignore: expected bboxes"), (dict(labels=['a'], scores=[1.5]), r"scores, row 0: expected a number in \[0, 1\], got 1.5"),
-    (dict(labels=['a'], scores=[NAN]), "scores, row 0"), (dict(labels=['a'], scores=[.1, .2]), r"scores: expected \(1,\) numbers, one per label"),
+    (dict(points=[1, 2]), r"points: expected \(k, 2\)"),
+    (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], points=[[1, 2]]), r"points: expected \(n, k, 2\)"),
+    (dict(points=[[1, NAN]]), r"points, row \(0,\): expected finite x and y, or nan twice"),
+    (dict(points=[[1, np.inf]]), "points, row"),
+    (dict(visible=[1]), "visible: expected points beside it"),
+    (dict(points=[[1, 2]], visible=[3]), r"visible, row \(0,\): expected 0 not marked, 1 hidden or 2 visible"),
+    (dict(points=[[NAN, NAN]], visible=[2]), "and 0 where the point is nan, got 2 at"),
+    (dict(points=[[1, 2]], visible=[1, 1]), "visible: expected"),
+    (dict(masks=[[[1, 1, 2, 2, 3, 3]]]), "masks: expected bboxes beside them"),
+    (dict(bboxes=[], masks=[1]), "masks: expected one mask for each of the 0 boxes, got 1"),
+    (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], masks=[np.zeros((20, 10), bool)]),
+     r"masks, row 0: expected \(h, w\) = \(10, 20\) as the picture's, got"),
+    (dict(mask=np.zeros((20, 10), int)), r"mask: expected \(h, w\) = \(10, 20\) class indices"),
+    (dict(mask=np.zeros((10, 20))), "class indices that are whole numbers"),
+    (dict(ignore=[True]), "ignore: expected bboxes"),
+    (dict(labels=['a'], scores=[1.5]), r"scores, row 0: expected a number in \[0, 1\], got 1.5"),
+    (dict(labels=['a'], scores=[NAN]), "scores, row 0"),
+    (dict(labels=['a'], scores=[.1, .2]), r"scores: expected \(1,\) numbers, one per label"),
     (dict(split='dev'), r"split: expected one of \('train', 'valid', 'test'\) or None, got 'dev'")])
 def test_what_has_no_meaning_is_refused_with_file_field_and_row(kw, message):
     with pytest.raises(AnnotationError, match=message): ann(**kw)
@@ -56,7 +70,8 @@ def test_readers_drop_and_count_or_raise():
         if i % 2: raise AnnotationError(f"row {i} is bad")
         return ann(labels=[str(i)])
     with pytest.raises(AnnotationError, match="row 1 is bad"): read_all(read, range(5))
-    with pytest.warns(UserWarning, match="2 of 5 pictures are left out: row 1 is bad; row 3 is bad"): assert [a.labels for a in read_all(read, range(5), 'drop')] == [['0'], ['2'], ['4']]
+    with pytest.warns(UserWarning, match="2 of 5 pictures are left out: row 1 is bad; row 3 is bad"):
+        assert [a.labels for a in read_all(read, range(5), 'drop')] == [['0'], ['2'], ['4']]
     with pytest.raises(ValueError, match="'raise' or 'drop', not 'skip'"): read_all(read, [], 'skip')
 
 # --- check_annotations
@@ -76,12 +91,18 @@ def test_each_problem_is_listed_with_its_file(good, tmp_path):
     half.write_bytes(good[0].path.read_bytes()[:150]); other.write_bytes(good[1].path.read_bytes())
     Image.new('RGB', (40, 20)).save(tmp_path/'turned.jpg', exif=_exif(6))
     path,n = good[2].path,(64, 64)
-    cases = [(Annotation(half, n), 'unreadable image', 'half.png'), (Annotation(tmp_path/'gone.jpg', n), 'unreadable image', 'gone.jpg'),
-             (replace(good[2], size=(65, 64), mask=None, path=tmp_path/'x.png'), 'size differs', 'says 65x64; the file is 64x64'),
-             (Annotation(tmp_path/'turned.jpg', (40, 20)), 'size differs', 'before its EXIF orientation is applied; the file is 20x40'),
-             (Annotation(path, n, ['star'], bboxes=[[1, 1, 65, 2]]), 'box outside', 'box 0'), (Annotation(path, n, ['star'], bboxes=[[1, 1, 1, 2]]), 'box without area', 'box 0'),
-             (Annotation(path, n, ['heart']), 'unknown class', "'heart'"), (Annotation(path, n, ['']), 'empty label', "''"),
-             (Annotation(path, n, mask=np.full((64, 64), 9, np.uint8)), 'mask value outside the codes', '9; there are 4 codes')]
+    cases = [(Annotation(half, n), 'unreadable image', 'half.png'),
+             (Annotation(tmp_path/'gone.jpg', n), 'unreadable image', 'gone.jpg'),
+             (replace(good[2], size=(65, 64), mask=None, path=tmp_path/'x.png'), 'size differs',
+              'says 65x64'),
+             (Annotation(tmp_path/'turned.jpg', (40, 20)), 'size differs',
+              'the file is 20x40 as shown (40x20 as stored, before its EXIF orientation is applied)'),
+             (Annotation(path, n, ['star'], bboxes=[[1, 1, 65, 2]]), 'box outside', 'box 0'),
+             (Annotation(path, n, ['star'], bboxes=[[1, 1, 1, 2]]), 'box without area', 'box 0'),
+             (Annotation(path, n, ['heart']), 'unknown class', "'heart'"),
+             (Annotation(path, n, ['']), 'empty label', "''"),
+             (Annotation(path, n, mask=np.full((64, 64), 9, np.uint8)), 'mask value outside the codes',
+              '9; there are 4 codes')]
     (tmp_path/'x.png').write_bytes(path.read_bytes())
     for a,problem,detail in cases:
         rows = found([a], ['circle', 'square', 'star', 'triangle'])
@@ -99,4 +120,5 @@ def _exif(o):
 
 def test_mask_files_are_read_as_indices(good):
     assert found(good, ['circle', 'square', 'star', 'triangle', 'background']) == []
-    assert {r[1] for r in found([a for a in good if 'triangle' in a.labels], ['circle', 'square', 'star', 'triangle'])} == {'mask value outside the codes'}
+    rows = found([a for a in good if 'triangle' in a.labels], ['circle', 'square', 'star', 'triangle'])
+    assert {r[1] for r in rows} == {'mask value outside the codes'}

@@ -19,7 +19,9 @@ def test_every_orientation_arrives_upright(tmp_path, o, suffix):
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'RGB', 'CMYK'])
 def test_every_mode_arrives_as_rgb_of_its_colour(tmp_path, mode):
-    colour = np.zeros((8, 8, 3), np.uint8); colour[:] = (255, 255, 255) if mode == '1' else (200, 200, 200) if mode[0] == 'L' else (204, 51, 51)   # one of the palette's
+    # (204, 51, 51) is a colour of the palette, so that 'P' keeps it
+    rgb = (255, 255, 255) if mode == '1' else (200, 200, 200) if mode[0] == 'L' else (204, 51, 51)
+    colour = np.full((8, 8, 3), rgb, np.uint8)
     file = tmp_path/('a.jpg' if mode == 'CMYK' else 'a.png')
     Image.fromarray(colour).convert(mode).save(file, **(dict(quality=100) if mode == 'CMYK' else {}))
     im = read_image(file)
@@ -44,12 +46,16 @@ def test_draft_is_never_smaller_than_asked_for(tmp_path, o, least):
     big.save(tmp_path/'a.jpg', exif=exif(o))
     im = read_image(tmp_path/'a.jpg', draft=least)
     assert image_size(tmp_path/'a.jpg') == (800, 600)
-    assert all(s >= min(n, full) for s,n,full in zip(im.size, least, (800, 600))) and abs(im.width/im.height - 4/3) < .02
+    assert all(s >= min(n, full) for s,n,full in zip(im.size, least, (800, 600)))
+    assert abs(im.width/im.height - 4/3) < .02
     assert im.size == ({(50, 30): (100, 75), (200, 150): (200, 150), (399, 299): (400, 300)}.get(least, (800, 600)))
 
 def test_what_is_no_picture_is_told(tmp_path):
     Image.fromarray(PX).save(tmp_path/'a.jpg')
-    for name,data in (('half.jpg', (tmp_path/'a.jpg').read_bytes()[:-300]), ('text.png', b'no picture'), ('empty.jpg', b'')):
+    half = (tmp_path/'a.jpg').read_bytes()[:-300]
+    for name,data in (('half.jpg', half), ('text.png', b'no picture'), ('empty.jpg', b'')):
         (tmp_path/name).write_bytes(data)
-        with pytest.raises(OSError, match=f"{name} cannot be read as an image .*`check_annotations` lists all such files"): read_image(tmp_path/name)
+        told = f"{name} cannot be read as an image .*`check_annotations` lists all such files"
+        with pytest.raises(OSError, match=told):
+            read_image(tmp_path/name)
     with pytest.raises(FileNotFoundError): read_image(tmp_path/'gone.jpg')

@@ -65,8 +65,10 @@ def test_wrong_lengths_and_nan_are_told():
     with pytest.raises(ValueError, match="thresh has 2 values, but there are 5 classes"): f.decodes(x.sigmoid())
     with pytest.raises(ValueError, match="none of them nan"): f.thresh = [.1, float('nan')]
     with pytest.raises(ValueError, match="one number per class"): f.thresh = [[.1], [.2]]
-    with pytest.raises(ValueError, match="pos_weight has 2 values, but there are 5 classes"): MultilabelBCE([1., 2.])(x, y)
-    with pytest.raises(ValueError, match=r"\(16, 4\) logits for \(16, 5\) targets: its last layer needs n_out=5"): MultilabelBCE()(x[:,:4], y)
+    with pytest.raises(ValueError, match="pos_weight has 2 values, but there are 5 classes"):
+        MultilabelBCE([1., 2.])(x, y)
+    with pytest.raises(ValueError, match=r"\(16, 4\) logits for \(16, 5\) targets: its last layer needs n_out=5"):
+        MultilabelBCE()(x[:,:4], y)
 
 def test_balanced_pos_weight_counts_absent_for_present():
     anns = [Annotation(f'{i}.jpg', (1, 1), o) for i,o in enumerate([['a'], ['a', 'a', 'b'], ['a'], []])]

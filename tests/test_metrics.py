@@ -3,7 +3,8 @@ import numpy as np, pytest, torch
 from fastai.metrics import accuracy_multi
 from sklearn.metrics import average_precision_score, f1_score, fbeta_score
 from vision_tasks.losses import MultilabelBCE
-from vision_tasks.metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
+from vision_tasks.metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts,
+                                  f_beta)
 
 def data(n=60, c=4, levels=None, seed=0):
     rng = np.random.default_rng(seed)
@@ -16,7 +17,8 @@ def run(metric, probs, targs, sizes=(7, 20, 33), thresh=.5):
     metric.reset()
     i = 0
     for k in sizes:
-        metric.accumulate(SimpleNamespace(pred=torch.logit(torch.tensor(probs[i:i+k]), eps=1e-7), y=torch.tensor(targs[i:i+k]).float(), loss_func=f))
+        pred,y = torch.logit(torch.tensor(probs[i:i+k]), eps=1e-7),torch.tensor(targs[i:i+k]).float()
+        metric.accumulate(SimpleNamespace(pred=pred, y=y, loss_func=f))
         i += k
     assert i == len(probs)
     return metric.value
@@ -57,10 +59,13 @@ def test_metrics_over_batches_equal_sklearn_over_the_data_set_at_the_learners_th
 
 def test_accuracy_equals_fastais_at_the_same_threshold():
     p,t = data()
-    assert run(MultilabelAccuracy(), p, t, thresh=.3) == pytest.approx(accuracy_multi(torch.tensor(p), torch.tensor(t), thresh=.3, sigmoid=False).item())
+    theirs = accuracy_multi(torch.tensor(p), torch.tensor(t), thresh=.3, sigmoid=False).item()
+    assert run(MultilabelAccuracy(), p, t, thresh=.3) == pytest.approx(theirs)
 
 def test_a_metric_without_data_is_none_and_an_unknown_average_is_refused():
     for m in (MultilabelAP(), MultilabelF1(), MultilabelAccuracy()): m.reset(); assert m.value is None
     with pytest.raises(ValueError, match="'macro' or 'micro', not 'mean'"): MultilabelF1('mean')
 
-def test_names_tell_the_averages_apart(): assert [m.name for m in (MultilabelAP(), MultilabelF1('micro'), MultilabelAccuracy())] == ['map_macro', 'f1_micro', 'accuracy_multi']
+def test_names_tell_the_averages_apart():
+    names = [m.name for m in (MultilabelAP(), MultilabelF1('micro'), MultilabelAccuracy())]
+    assert names == ['map_macro', 'f1_micro', 'accuracy_multi']

@@ -8,18 +8,24 @@ def drawn(fig):
     fig.canvas.draw()
     return np.asarray(fig.canvas.buffer_rgba())[...,:3]
 
-def texts(ax): return [t.get_text() for t in ax.texts] + [c.get_text() for a in ax.artists for c in getattr(a.get_child(), 'get_children', list)() if hasattr(c, 'get_text')]
+def texts(ax):
+    below = [c for a in ax.artists for c in getattr(a.get_child(), 'get_children', list)() if hasattr(c, 'get_text')]
+    return [o.get_text() for o in (*ax.texts, *below)]
 
 def test_palette_gives_colours_that_differ_and_do_not_depend_on_their_number():
     p = palette(20)
     d = np.linalg.norm(p[:,None]-p[None], axis=-1)[np.triu_indices(20, 1)]
-    assert p.shape == (20, 3) and (0 <= p).all() and (p <= 1).all() and d.min() > .08 and np.array_equal(p[:7], palette(7)) and palette(0).shape == (0, 3)
+    assert p.shape == (20, 3) and (0 <= p).all() and (p <= 1).all() and d.min() > .08
+    assert np.array_equal(p[:7], palette(7)) and palette(0).shape == (0, 3)
 
 def test_an_annotation_is_drawn_with_its_boxes_labels_masks_and_points(shapes):
     a = next(o for o in shapes if len(o.labels) > 1)
     ax = show_annotation(a)
     assert texts(ax) == a.labels and len(ax.patches) == len(a.bboxes) and len(ax.collections) == len(a.points)
-    for b,r in zip(a.bboxes, ax.patches): assert (r.get_x()+.5, r.get_y()+.5, r.get_width(), r.get_height()) == pytest.approx((b[0], b[1], b[2]-b[0], b[3]-b[1]))
+    for b,r in zip(a.bboxes, ax.patches):
+        x1,y1,x2,y2 = b
+        drawn = r.get_x()+.5,r.get_y()+.5,r.get_width(),r.get_height()
+        assert drawn == pytest.approx((x1, y1, x2-x1, y2-y1))
     image = ax.images[0].get_array()
     plain = show_annotation(Annotation(a.path, a.size)).images[0].get_array()
     changed = (image != plain).any(-1)
@@ -33,14 +39,17 @@ def test_labels_without_boxes_and_scores_stand_below(shapes):
     assert texts(show_annotation(many))[-1] == '... and 22 more'
 
 def test_found_missed_and_made_up_labels_look_different():
-    assert _label_lines({'a', 'b'}, {'b', 'c'}, dict(b=.9, c=.6)) == [('b 0.90', RIGHT), ('(a)', MISSED), ('+ c 0.60', FALSE)]
+    lines = _label_lines({'a', 'b'}, {'b', 'c'}, dict(b=.9, c=.6))
+    assert lines == [('b 0.90', RIGHT), ('(a)', MISSED), ('+ c 0.60', FALSE)]
     assert _label_lines(set(), set(), {}) == [('no label', RIGHT)]
 
 def test_a_contact_sheet_pairs_truth_and_prediction_and_is_written(shapes, tmp_path):
     truth = [Annotation(a.path, a.size, sorted(set(a.labels))) for a in shapes[:5]]
-    fig = contact_sheet(truth, [Annotation(a.path, a.size, ['star'], scores=[.7]) for a in truth], tmp_path/'new'/'sheet.png', n=4, title='sheet')
+    preds = [Annotation(a.path, a.size, ['star'], scores=[.7]) for a in truth]
+    fig = contact_sheet(truth, preds, tmp_path/'new'/'sheet.png', n=4, title='sheet')
     used = [ax for ax in fig.axes if ax.images]
-    assert [ax.get_title() for ax in used] == ['truth', 'prediction']*4 and (tmp_path/'new'/'sheet.png').stat().st_size > 1e4
+    assert [ax.get_title() for ax in used] == ['truth', 'prediction']*4
+    assert (tmp_path/'new'/'sheet.png').stat().st_size > 1e4
     assert drawn(fig).std() > 5
     assert len([ax for ax in contact_sheet(shapes[:3]).axes if ax.images]) == 3
 

@@ -16,12 +16,15 @@ def df_of(**cols): return pd.DataFrame(dict(fname=['a.png', 'b.png', 'c.png'], *
 def test_a_csv_gives_labels_split_and_group(pics):
     (pics/'t.csv').write_text('fname,labels,is_valid,who\na.png,dog cat,True,ann\nb.png,,False,\nc.png,cat,False,7\n')
     a,b,c = read_df(pics/'t.csv', label_col='labels', label_delim=' ', valid_col='is_valid', group_col='who')
-    assert a.path == pics/'a.png' and a.size == (20, 10) and a.labels == ['dog', 'cat'] and (a.split, a.group) == ('valid', 'ann')
+    assert a.path == pics/'a.png' and a.size == (20, 10) and a.labels == ['dog', 'cat']
+    assert (a.split, a.group) == ('valid', 'ann')
     assert b.labels == [] and (b.split, b.group) == ('train', None) and c.labels == ['cat'] and c.group == '7'
-    assert [o.labels for o in read_df(str(pics/'t.csv'), path=pics, label_col=1, label_delim=' ')] == [['dog', 'cat'], [], ['cat']]
+    anns = read_df(str(pics/'t.csv'), path=pics, label_col=1, label_delim=' ')
+    assert [o.labels for o in anns] == [['dog', 'cat'], [], ['cat']]
 
-@pytest.mark.parametrize('cell,delim,want', [('dog cat', None, ['dog cat']), (' dog   cat ', ' ', ['dog', 'cat']), ('hot dog; cat', ';', ['hot dog', 'cat']),
-                                             (3.0, None, ['3']), (7, ' ', ['7']), (NAN, ' ', []), ('', None, []), (None, ';', [])])
+@pytest.mark.parametrize('cell,delim,want', [
+    ('dog cat', None, ['dog cat']), (' dog   cat ', ' ', ['dog', 'cat']), ('hot dog; cat', ';', ['hot dog', 'cat']),
+    (3.0, None, ['3']), (7, ' ', ['7']), (NAN, ' ', []), ('', None, []), (None, ';', [])])
 def test_cells_become_names(pics, cell, delim, want):
     assert read_df(df_of(l=[cell, 'x', 'y']), pics, label_col='l', label_delim=delim)[0].labels == want
 
@@ -29,17 +32,23 @@ def test_one_hot_columns_become_names(pics):
     df = df_of(dog=[1, 0, True], cat=[1., 0, 0])
     assert [a.labels for a in read_df(df, pics, label_col=['dog', 'cat'])] == [['dog', 'cat'], [], ['dog']]
     df['cat'] = [1, 2, 0]
-    with pytest.raises(AnnotationError, match="row 1, b.png: column 'cat' is .*2.*; a one-hot column holds 0 and 1"): read_df(df, pics, label_col=['dog', 'cat'])
+    with pytest.raises(AnnotationError, match="row 1, b.png: column 'cat' is .*2.*; a one-hot column holds 0 and 1"):
+        read_df(df, pics, label_col=['dog', 'cat'])
 
-@pytest.mark.parametrize('values,want', [([True, False, True], ['valid', 'train', 'valid']), ([1, 0, 0], ['valid', 'train', 'train']), (['True', 'false', '0'], ['valid', 'train', 'train']),
-                                         (['val', 'test', 'train'], ['valid', 'test', 'train']), (['valid', None, 'train'], ['valid', None, 'train'])])
-def test_splits_are_words_or_truth_values(pics, values, want): assert [a.split for a in read_df(df_of(v=values), pics, valid_col='v')] == want
+@pytest.mark.parametrize('values,want', [
+    ([True, False, True], ['valid', 'train', 'valid']), ([1, 0, 0], ['valid', 'train', 'train']),
+    (['True', 'false', '0'], ['valid', 'train', 'train']), (['val', 'test', 'train'], ['valid', 'test', 'train']),
+    (['valid', None, 'train'], ['valid', None, 'train'])])
+def test_splits_are_words_or_truth_values(pics, values, want):
+    assert [a.split for a in read_df(df_of(v=values), pics, valid_col='v')] == want
 
 def test_rows_of_boxes_become_pictures_in_their_first_order(pics):
-    df = pd.DataFrame([('b.png', 'dog', 0, 0, 5, 5), ('a.png', 'cat', 1, 1, 4, 4.5), ('b.png', 'cat', 2, 2, 30, 9), ('c.png', None, NAN, NAN, NAN, NAN)],
+    df = pd.DataFrame([('b.png', 'dog', 0, 0, 5, 5), ('a.png', 'cat', 1, 1, 4, 4.5), ('b.png', 'cat', 2, 2, 30, 9),
+                       ('c.png', None, NAN, NAN, NAN, NAN)],
                       columns='fname label x1 y1 x2 y2'.split())
     b,a,c = read_df(df, pics, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
-    assert b.path.name == 'b.png' and b.labels == ['dog', 'cat'] and b.bboxes.tolist() == [[0, 0, 5, 5], [2, 2, 30, 9]] and a.bboxes.tolist() == [[1, 1, 4, 4.5]]
+    assert b.path.name == 'b.png' and b.labels == ['dog', 'cat'] and b.bboxes.tolist() == [[0, 0, 5, 5], [2, 2, 30, 9]]
+    assert a.bboxes.tolist() == [[1, 1, 4, 4.5]]
     assert c.labels == [] and c.bboxes.shape == (0, 4)
     assert read_df(df[:3], pics, bbox_cols=[2, 3, 4, 5])[0].labels == ['object', 'object']
 
@@ -47,23 +56,33 @@ def test_points_are_pairs_and_empty_cells_are_not_marked(pics):
     df = df_of(x0=[1, 2, NAN], y0=[3, 4, NAN], x1=[5, 6, 7], y1=[7, 8, 9])
     for cols in (['x0', 'y0', 'x1', 'y1'], [('x0', 'y0'), ('x1', 'y1')], [1, 2, 3, 4]):
         a,_,c = read_df(df, pics, point_cols=cols)
-        assert a.points.tolist() == [[1, 3], [5, 7]] and np.isnan(c.points[0]).all() and c.points[1].tolist() == [7, 9] and a.bboxes is None
+        assert a.points.tolist() == [[1, 3], [5, 7]] and np.isnan(c.points[0]).all() and c.points[1].tolist() == [7, 9]
+        assert a.bboxes is None
     df = df.assign(l='p', a=0, b=0, c=9, d=9)
-    assert read_df(df, pics, label_col='l', bbox_cols=list('abcd'), point_cols=['x0', 'y0', 'x1', 'y1'])[0].points.shape == (1, 2, 2)
+    a = read_df(df, pics, label_col='l', bbox_cols=list('abcd'), point_cols=['x0', 'y0', 'x1', 'y1'])[0]
+    assert a.points.shape == (1, 2, 2)
 
 BOX = dict(label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
 BAD = {
     "row 1: .*gone.png: no such image file": (dict(fname=['a.png', 'gone.png']), {}),
     "row 1: no file name": (dict(fname=['a.png', NAN]), {}),
     "a.png has two rows, 0 and 1; one picture is one row": (dict(fname=['a.png', 'a.png']), {}),
-    r"row 1, b.png: an empty label in 'x\|\|y'": (dict(fname=['a.png', 'b.png'], l=['x', 'x||y']), dict(label_col='l', label_delim='|')),
-    "row 0, a.png: label 'x' stands twice in 'x y x'": (dict(fname=['a.png'], l=['x y x']), dict(label_col='l', label_delim=' ')),
-    "row 0, a.png: 'maybe' is no split; expected true or false": (dict(fname=['a.png'], v=['maybe']), dict(valid_col='v')),
-    "row 0, a.png: expected x1 <= x2 and y1 <= y2, got .*width and height": (dict(fname=['a.png'], label=['d'], x1=[9], y1=[0], x2=[3], y2=[3]), BOX),
-    "row 0, a.png: the box .* lacks a number": (dict(fname=['a.png'], label=['d'], x1=[NAN], y1=[0], x2=[3], y2=[3]), BOX),
+    r"row 1, b.png: an empty label in 'x\|\|y'":
+        (dict(fname=['a.png', 'b.png'], l=['x', 'x||y']), dict(label_col='l', label_delim='|')),
+    "row 0, a.png: label 'x' stands twice in 'x y x'":
+        (dict(fname=['a.png'], l=['x y x']), dict(label_col='l', label_delim=' ')),
+    "row 0, a.png: 'maybe' is no split; expected true or false":
+        (dict(fname=['a.png'], v=['maybe']), dict(valid_col='v')),
+    "row 0, a.png: expected x1 <= x2 and y1 <= y2, got .*width and height":
+        (dict(fname=['a.png'], label=['d'], x1=[9], y1=[0], x2=[3], y2=[3]), BOX),
+    "row 0, a.png: the box .* lacks a number":
+        (dict(fname=['a.png'], label=['d'], x1=[NAN], y1=[0], x2=[3], y2=[3]), BOX),
     "row 0, a.png: a box without a label": (dict(fname=['a.png'], label=[NAN], x1=[1], y1=[0], x2=[3], y2=[3]), BOX),
-    "row 0, a.png: .*'wide'.* are not all numbers": (dict(fname=['a.png'], label=['d'], x1=[1], y1=[0], x2=['wide'], y2=[3]), BOX),
-    "row 0, a.png: its rows name several groups": (dict(fname=['a.png', 'a.png'], label=['d', 'd'], x1=[1, 1], y1=[0, 0], x2=[3, 3], y2=[3, 3], g=['p', 'q']), dict(BOX, group_col='g')),
+    "row 0, a.png: .*'wide'.* are not all numbers":
+        (dict(fname=['a.png'], label=['d'], x1=[1], y1=[0], x2=['wide'], y2=[3]), BOX),
+    "row 0, a.png: its rows name several groups":
+        (dict(fname=['a.png']*2, label=['d']*2, x1=[1, 1], y1=[0, 0], x2=[3, 3], y2=[3, 3], g=['p', 'q']),
+         dict(BOX, group_col='g')),
     "row 0: .*a.png, points, row .*nan twice": (dict(fname=['a.png'], x=[1], y=[NAN]), dict(point_cols=['x', 'y'])),
 }
 @pytest.mark.parametrize('message', BAD, ids=range(len(BAD)))
@@ -71,12 +90,16 @@ def test_a_row_that_cannot_be_read_raises_or_is_dropped_and_counted(pics, messag
     cols,kw = BAD[message]
     df = pd.DataFrame(cols)
     with pytest.raises(AnnotationError, match=message): read_df(df, pics, **kw)
-    with pytest.warns(UserWarning, match="pictures are left out: "): assert len(read_df(df, pics, on_error='drop', **kw)) < max(2, len(df))
+    with pytest.warns(UserWarning, match="pictures are left out: "):
+        assert len(read_df(df, pics, on_error='drop', **kw)) < max(2, len(df))
 
 def test_bad_tables_and_columns_are_told(pics):
     df = df_of(labels=['x']*3)
-    with pytest.raises(AnnotationError, match=r"no column 'label'; its columns are \['fname', 'labels'\]; did you mean 'labels'\?"): read_df(df, pics, label_col='label')
-    with pytest.raises(AnnotationError, match=r"no column 'x', nor \[9\]"): read_df(df, pics, label_col='x', valid_col=9)
+    with pytest.raises(AnnotationError, match=r"no column 'label'; its columns are \['fname', 'labels'\]; "
+                                              r"did you mean 'labels'\?"):
+        read_df(df, pics, label_col='label')
+    with pytest.raises(AnnotationError, match=r"no column 'x', nor \[9\]"):
+        read_df(df, pics, label_col='x', valid_col=9)
     with pytest.raises(AnnotationError, match="the table has no rows"): read_df(df[:0], pics)
     with pytest.raises(AnnotationError, match="gone.csv: no such csv file"): read_df(pics/'gone.csv')
     (pics/'empty.csv').write_text('')
@@ -89,13 +112,16 @@ def same(a, b):
 
 def test_labels_splits_and_groups_survive_a_csv(shapes, tmp_path):
     root = shapes[0].path.parent
-    anns = [Annotation(a.path, a.size, sorted(set(a.labels)), split='valid' if i % 3 == 0 else 'train', group=f'g{i//2}') for i,a in enumerate(shapes)]
+    anns = [Annotation(a.path, a.size, sorted(set(a.labels)), group=f'g{i//2}',
+                       split='valid' if i % 3 == 0 else 'train') for i,a in enumerate(shapes)]
     write_df(anns, root).to_csv(tmp_path/'t.csv', index=False)
-    for a,b in zip(anns, read_df(tmp_path/'t.csv', root, label_col='labels', label_delim=' ', valid_col='is_valid', group_col='group')): same(a, b)
+    back = read_df(tmp_path/'t.csv', root, label_col='labels', label_delim=' ', valid_col='is_valid', group_col='group')
+    for a,b in zip(anns, back): same(a, b)
     named = [replace(a, labels=[f'hot {o}' for o in a.labels], split=None if i else 'test') for i,a in enumerate(anns)]
     df = write_df(named)
     assert 'split' in df and df.labels.str.contains(';').any()
-    for a,b in zip(named, read_df(df, label_col='labels', label_delim=';', valid_col='split', group_col='group')): same(a, b)
+    for a,b in zip(named, read_df(df, label_col='labels', label_delim=';', valid_col='split', group_col='group')):
+        same(a, b)
 
 def test_boxes_and_points_survive_a_csv_and_pictures_without_objects_stay(shapes, tmp_path):
     anns = [Annotation(a.path, a.size, a.labels, a.bboxes, a.points) for a in shapes]
@@ -107,10 +133,15 @@ def test_boxes_and_points_survive_a_csv_and_pictures_without_objects_stay(shapes
 
 def test_predictions_have_their_scores_in_the_table(shapes):
     assert write_df([Annotation(shapes[0].path, (64, 64), ['a', 'b'], scores=[.5, .25])]).scores[0] == '0.5000 0.2500'
-    assert list(write_df([])) == ['fname', 'labels'] and list(write_df([Annotation(shapes[0].path, (64, 64), bboxes=[])])) == ['fname', 'label', 'x1', 'y1', 'x2', 'y2']
+    assert list(write_df([])) == ['fname', 'labels']
+    nothing = Annotation(shapes[0].path, (64, 64), bboxes=[])
+    assert list(write_df([nothing])) == ['fname', 'label', 'x1', 'y1', 'x2', 'y2']
 
 def test_what_a_table_cannot_hold_is_refused(shapes):
     a = shapes[1]
-    with pytest.raises(AnnotationError, match="some annotations have boxes and some have None"): write_df([a, Annotation(a.path, a.size)])
-    with pytest.raises(AnnotationError, match="an annotation without a file has no row"): write_df([Annotation(None, (4, 4))])
-    with pytest.raises(AnnotationError, match="holds the delimiter ';'"): write_df([Annotation(a.path, a.size, ['a;b c'])])
+    with pytest.raises(AnnotationError, match="some annotations have boxes and some have None"):
+        write_df([a, Annotation(a.path, a.size)])
+    with pytest.raises(AnnotationError, match="an annotation without a file has no row"):
+        write_df([Annotation(None, (4, 4))])
+    with pytest.raises(AnnotationError, match="holds the delimiter ';'"):
+        write_df([Annotation(a.path, a.size, ['a;b c'])])

@@ -2,8 +2,8 @@
 import pickle, warnings
 from dataclasses import dataclass, field, replace
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, Interpretation, SaveModelCallback, load_learner,
-                               set_seed)
+from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, Interpretation,
+                               SaveModelCallback, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor
 from vision_tasks.data.annotation import Annotation
@@ -68,14 +68,16 @@ def test_fine_tune_learns_and_freezes_the_encoder_first(task, shapes, tmp_path):
         after = state(learn)
         frozen = [k for k,p in learn.model.named_parameters() if not p.requires_grad]
         assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
-        learn.fine_tune(3, 1e-3)
+        learn.fine_tune(10, 2e-3)
     assert all(p.requires_grad for p in learn.model.parameters())
     losses = [v[0] for v in learn.recorder.values]
-    assert np.isfinite(losses).all() and learn.recorder.losses[-1] < learn.recorder.losses[0]
+    steps = np.array([o.item() for o in learn.recorder.losses])
+    assert np.isfinite(losses).all() and steps[-5:].mean() < steps[:5].mean()
 
 def test_fit_one_cycle_with_callbacks(task, learn, tmp_path):
     learn.path = tmp_path
-    cbs = [GradientAccumulation(8), GradientClip(1.), SaveModelCallback(monitor='valid_loss'), EarlyStoppingCallback(monitor=task.score), CSVLogger()]
+    cbs = [GradientAccumulation(8), GradientClip(1.), SaveModelCallback(monitor='valid_loss'),
+           EarlyStoppingCallback(monitor=task.score), CSVLogger()]
     learn.fit_one_cycle(2, 1e-3, cbs=cbs)
     assert (tmp_path/'models'/'model.pth').exists() and len(pd.read_csv(tmp_path/'history.csv')) >= 1
 
@@ -91,15 +93,18 @@ def test_validate_gives_a_loss_and_changes_nothing(learn):
 
 def test_evaluate_names_its_scores_and_agrees_with_validate(task, learn):
     scores = learn.evaluate()
-    assert {'valid_loss', task.score, *(m.name for m in learn.metrics)} <= set(scores) and all(isinstance(v, float) for v in scores.values())
-    assert [scores[k] for k in ('valid_loss', *(m.name for m in learn.metrics))] == pytest.approx(list(learn.validate()), rel=1e-4)
+    assert {'valid_loss', task.score, *(m.name for m in learn.metrics)} <= set(scores)
+    assert all(isinstance(v, float) for v in scores.values())
+    names = 'valid_loss',*(m.name for m in learn.metrics)
+    assert [scores[k] for k in names] == pytest.approx(list(learn.validate()), rel=1e-4)
     assert learn.evaluate(ds_idx=0)['valid_loss'] > 0
     df = learn.evaluate_per_class()
     assert list(df.label) == [o for o in learn.dls.vocab if o != '#na#'] and df.n.sum() > 0
 
 def test_evaluate_takes_other_annotations(task, learn, shapes):
     dl = learn.dls.test_dl(shapes[:5], with_labels=True)
-    assert 0 <= learn.evaluate(dl=dl)[task.score] <= 1 and learn.evaluate_per_class(dl=dl).n.sum() == sum(len(set(a.labels)) for a in shapes[:5])
+    assert 0 <= learn.evaluate(dl=dl)[task.score] <= 1
+    assert learn.evaluate_per_class(dl=dl).n.sum() == sum(len(set(a.labels)) for a in shapes[:5])
 
 def test_get_preds_with_everything(learn):
     n = len(learn.dls.valid_ds)
@@ -119,13 +124,16 @@ def test_predict_takes_every_kind_of_picture(task, learn, shapes):
 def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(learn, shapes):
     some = [shapes[i] for i in (5, 1, 9, 2, 30)]
     first = learn.annotate(some, thresh=.1)
-    assert all(isinstance(o, Annotation) for o in first) and [o.path for o in first] == [o.path for o in some] and any(o.labels for o in first)
+    assert all(isinstance(o, Annotation) for o in first) and [o.path for o in first] == [o.path for o in some]
+    assert any(o.labels for o in first)
     for bs in (1, 2, 64): assert all(map(equal, first, learn.annotate(some, thresh=.1, bs=bs)))
     assert all(map(equal, first, learn.annotate([str(o.path) for o in some], thresh=.1)))
-    assert [o.labels for o in learn.annotate([Image.open(o.path) for o in some], thresh=.1)] == [o.labels for o in first]
+    opened = [Image.open(o.path) for o in some]
+    assert [o.labels for o in learn.annotate(opened, thresh=.1)] == [o.labels for o in first]
     assert equal(learn.annotate(some[0], thresh=.1)[0], first[0]) and learn.annotate([]) == []
     for o in first:
-        assert set(o.labels) <= set(learn.dls.vocab) and '#na#' not in o.labels and o.size == (64, 64) and (o.scores > .1).all()
+        assert set(o.labels) <= set(learn.dls.vocab) and '#na#' not in o.labels and o.size == (64, 64)
+        assert (o.scores > .1).all()
     assert len(learn.annotate(some, thresh=1.)) == 5 and not any(o.labels for o in learn.annotate(some, thresh=1.))
 
 def test_annotate_with_tta_does_not_depend_on_mirroring(task, learn, shapes):
@@ -139,7 +147,8 @@ def test_annotate_with_tta_does_not_depend_on_mirroring(task, learn, shapes):
 
 def test_options_without_a_meaning_are_refused(learn, shapes):
     for k in {'tile', 'postprocess'} - set(learn.annotate_options):
-        with pytest.raises(ValueError, match=f"{k} is for tasks that answer pixel by pixel"): learn.annotate(shapes[:1], **{k: 3})
+        with pytest.raises(ValueError, match=f"{k} is for tasks that answer pixel by pixel"):
+            learn.annotate(shapes[:1], **{k: 3})
 
 def test_a_tuned_threshold_reaches_annotate_metrics_and_the_exported_learner(task, learn, shapes, tmp_path):
     for per_class in (False, True):
@@ -158,7 +167,8 @@ def test_an_exported_learner_predicts_the_same_and_says_that_it_has_no_data(lear
         torch.testing.assert_close(loaded.predict(shapes[3])[2], learn.predict(shapes[3])[2])
         with pytest.raises(ValueError, match="an exported learner leaves them behind"): loaded.evaluate()
         scores = loaded.evaluate(dl=loaded.dls.test_dl(shapes, with_labels=True))
-    assert scores['valid_loss'] == pytest.approx(learn.evaluate(dl=learn.dls.test_dl(shapes, with_labels=True))['valid_loss'], rel=1e-4)
+    again = learn.evaluate(dl=learn.dls.test_dl(shapes, with_labels=True))
+    assert scores['valid_loss'] == pytest.approx(again['valid_loss'], rel=1e-4)
 
 def test_save_and_load_bring_the_weights_back(task, learn, shapes, tmp_path):
     learn.path = tmp_path
@@ -170,7 +180,8 @@ def test_save_and_load_bring_the_weights_back(task, learn, shapes, tmp_path):
 
 def test_pictures_are_drawn(learn):
     import matplotlib.pyplot as plt
-    for draw in (lambda: learn.dls.show_batch(max_n=4), lambda: learn.dls.train.show_batch(max_n=3, unique=True), lambda: learn.show_results(max_n=4),
+    for draw in (lambda: learn.dls.show_batch(max_n=4), lambda: learn.dls.train.show_batch(max_n=3, unique=True),
+                 lambda: learn.show_results(max_n=4),
                  lambda: learn.plot_top_losses(4), lambda: learn.plot_top_losses(100)):
         plt.close('all'); draw()
         fig = plt.gcf(); fig.canvas.draw()
@@ -216,7 +227,8 @@ def test_an_old_normalize_is_replaced_and_twice_is_once(task, shapes, tmp_path):
     learn = task.make(shapes, tmp_path)
     x = learn.dls.valid.one_batch()[0]
     again = task.learner(learn.dls, **{**task.options, 'pretrained': False})
-    assert torch.equal(again.dls.valid.one_batch()[0], x) and sum(type(o).__name__ == 'Normalize' for o in again.dls.train.after_batch.fs) <= 1
+    assert torch.equal(again.dls.valid.one_batch()[0], x)
+    assert sum(type(o).__name__ == 'Normalize' for o in again.dls.train.after_batch.fs) <= 1
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('precision', ['to_fp32', 'to_fp16', 'to_bf16'])
@@ -231,7 +243,8 @@ def test_on_a_gpu_it_trains_tunes_exports_and_loads_on_a_cpu(task, shapes, tmp_p
         assert next(learn.model.parameters()).is_cuda and np.isfinite(learn.evaluate()['valid_loss'])
         thresh,_ = learn.tune_threshold(per_class=True)
         said,p = learn.annotate(shapes[:8]),learn.predict(shapes[0])[2]
-        assert len(learn.evaluate_per_class()) and len(learn.annotate(shapes[:3], thresh=.2, tta='tta' not in task.raises)) == 3
+        assert len(learn.evaluate_per_class())
+        assert len(learn.annotate(shapes[:3], thresh=.2, tta='tta' not in task.raises)) == 3
         learn.export(tmp_path/'l.pkl')
     loaded = load_learner(tmp_path/'l.pkl', cpu=True)
     with loaded.no_bar():

@@ -1,19 +1,21 @@
 "Objects are painted into pixels, and labels must follow the pixels through every geometry"
 import pickle, random
 import numpy as np, pytest, torch
-from fastai.vision.all import (PILImage, PILMask, PointScaler, Pipeline, TensorBBox, TensorImage, TensorMask, TensorPoint,
-                               aug_transforms, fa_collate)
+from fastai.vision.all import (PILImage, PILMask, PointScaler, Pipeline, TensorBBox, TensorImage, TensorMask,
+                               TensorPoint, aug_transforms, fa_collate)
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from vision_tasks.data.blocks import BBoxLabels, FileImage, InstanceMasks, PixelBBox, pad_objects
-from vision_tasks.data.transforms import CropView, FitView, IoUView, JitterView, JointTransform, LightJitter, View, ZoomOutView
+from vision_tasks.data.transforms import (CropView, FitView, IoUView, JitterView, JointTransform, LightJitter, View,
+                                          ZoomOutView)
 
-VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)), iou=IoUView(), zoom=ZoomOutView(3., 1.))
+VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)),
+             iou=IoUView(), zoom=ZoomOutView(3., 1.))
 SIZES = [(80,60), (60,80), (64,64), (101,37)]
 
 def painted(n, size, seed=0):
-    "A black picture with `n` white rectangles that do not touch, one in each cell of a 3x2 grid, and all that is known of them"
+    "A black picture with `n` white rectangles that do not touch, each in a cell of a 3x2 grid, and all known of them"
     rng,(w,h) = np.random.default_rng(seed),size
     sem = np.zeros((h, w), np.uint8)
     cells,boxes = rng.permutation(6)[:n],[]
@@ -27,8 +29,10 @@ def painted(n, size, seed=0):
         boxes.append((x, y, x+bw, y+bh))
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     points = np.stack([(boxes[:,:2]+boxes[:,2:])/2, boxes[:,:2]+1.5, boxes[:,2:]-1.5], 1)
-    return dict(im=PILImage.create(np.repeat((sem > 0)[...,None], 3, 2).astype(np.uint8)*255), boxes=PixelBBox.create(boxes), labels=BBoxLabels.create(np.arange(1, n+1)),
-                masks=InstanceMasks.create(masks), sem=PILMask.create(sem), points=TensorPoint(torch.from_numpy(points)))
+    im = PILImage.create(np.repeat((sem > 0)[...,None], 3, 2).astype(np.uint8)*255)
+    return dict(im=im, boxes=PixelBBox.create(boxes), labels=BBoxLabels.create(np.arange(1, n+1)),
+                masks=InstanceMasks.create(masks), sem=PILMask.create(sem),
+                points=TensorPoint(torch.from_numpy(points)))
 
 def item(d): return tuple(d.values())
 
@@ -46,8 +50,8 @@ def iou(a, b): return ((a & b).sum()/(a | b).sum().clamp(min=1)).item()
 def seen_in(im): return im.as_subclass(Tensor)[0] > 127
 
 def check(run, d, size, tol=1.01):
-    """Boxes, labels, masks, class mask and points of `run(d)` agree with what the picture shows: each object is also sent alone
-    through the same geometry, so that its pixels are known"""
+    """Boxes, labels, masks, class mask and points of `run(d)` agree with what the picture shows: each object is also
+    sent alone through the same geometry, so that its pixels are known"""
     state = random.getstate(),torch.get_rng_state()
     def again(d): random.setstate(state[0]); torch.set_rng_state(state[1]); return run(d)
     seen = {i+1: seen_in(again(alone(d, i))[0]) for i in range(len(d['boxes']))}
@@ -56,7 +60,8 @@ def check(run, d, size, tol=1.01):
     assert im.shape == (3, h, w) and im.dtype == torch.uint8 and type(im) is TensorImage
     assert masks.shape[1:] == (h, w) and sem.shape == (h, w) and boxes.img_size == (w, h)
     assert len(boxes) == len(labels) == len(masks) == len(points)
-    for b,l,m,p in zip(boxes.as_subclass(Tensor), labels.tolist(), masks.as_subclass(Tensor).bool(), points.as_subclass(Tensor)):
+    for b,l,m,p in zip(*(o.as_subclass(Tensor) for o in (boxes, labels, masks.bool(), points))):
+        l = l.item()
         s = seen[l]
         if s.sum() < 12: continue      # a sliver blends into the ground
         assert (b - extent(s)).abs().max() <= tol
@@ -105,7 +110,8 @@ def test_the_valid_view_is_not_random_and_undo_brings_boxes_and_points_back(meth
     torch.testing.assert_close(view.undo_points(view.points(box.view(-1, 2, 2))), box.view(-1, 2, 2))
 
 def test_undo_inverts_flips_and_turns_of_points():
-    view,p = View((5, 3, 60, 44), (2, 4, 90, 60), (96, 64), flip=True, vflip=False, angle=25.),torch.rand(7, 2, dtype=torch.float64)*40
+    view = View((5, 3, 60, 44), (2, 4, 90, 60), (96, 64), flip=True, vflip=False, angle=25.)
+    p = torch.rand(7, 2, dtype=torch.float64)*40
     torch.testing.assert_close(view.undo_points(view.points(p)), p)
 
 @pytest.mark.parametrize('exif', [1, 3, 6, 8])
@@ -122,7 +128,8 @@ def test_a_large_jpeg_is_decoded_small_and_labels_still_follow(tmp_path, shape, 
         out = tfm((f, *item(d)[1:]), split_idx=split)
         assert not f.loaded
         return out
-    for tfm,split in ((JointTransform(64, train=CropView((.3, 1.)), fill=(0, 0, 0)), 0), (JointTransform((96,64), valid='pad', fill=(0, 0, 0)), 1)):
+    for tfm,split in ((JointTransform(64, train=CropView((.3, 1.)), fill=(0, 0, 0)), 0),
+                      (JointTransform((96,64), valid='pad', fill=(0, 0, 0)), 1)):
         check(run, painted(6, shape), tfm.size)
 
 def test_points_of_pairs_change_places_in_a_mirrored_picture_only():
@@ -139,7 +146,8 @@ def test_points_that_leave_the_picture_are_nan_and_nan_stays_nan():
     p = TensorPoint(torch.tensor([[2., 2.], [30., 30.], [torch.nan, torch.nan]]))
     class Centre(FitView):
         def __call__(self, w, h, out, bboxes=None): return (10, 10, 50, 50),(0, 0, *out)
-    out = JointTransform(80, train=Centre(), flip=0.)((PILImage.create(np.zeros((60, 60, 3), np.uint8)), p), split_idx=0)[1]
+    im = PILImage.create(np.zeros((60, 60, 3), np.uint8))
+    out = JointTransform(80, train=Centre(), flip=0.)((im, p), split_idx=0)[1]
     assert out[0].isnan().all() and out[1].tolist() == [40, 40] and out[2].isnan().all()
 
 def test_objects_that_leave_take_labels_masks_and_points_along_while_labels_of_the_image_stay():
@@ -159,7 +167,8 @@ def test_objects_that_leave_take_labels_masks_and_points_along_while_labels_of_t
 
 def test_v2_transforms_join_in_and_do_not_leak_their_types():
     torch.manual_seed(0); random.seed(0)
-    tfm = JointTransform(64, train=FitView(), flip=0., tfms=v2.Compose([v2.RandomHorizontalFlip(1.), v2.RandomAffine(0, translate=(.2, .2))]), fill=(0, 0, 0))
+    tfms = v2.Compose([v2.RandomHorizontalFlip(1.), v2.RandomAffine(0, translate=(.2, .2))])
+    tfm = JointTransform(64, train=FitView(), flip=0., tfms=tfms, fill=(0, 0, 0))
     for k in range(6):
         out = check(lambda d: tfm(item(d), split_idx=0), painted(6, (80,60), seed=k), (64,64), tol=1.6)
         assert [type(o) for o in out] == [TensorImage, PixelBBox, BBoxLabels, InstanceMasks, TensorMask, TensorPoint]
@@ -182,7 +191,9 @@ def test_nonsense_sizes_and_methods_are_refused():
     with pytest.raises(ValueError, match="'squish', 'pad' or 'crop', not 'stretch'"): FitView('stretch')
     with pytest.raises(ValueError, match="max_lighting lies in"): LightJitter(1.5)
 
-def test_it_pickles(): assert repr(pickle.loads(pickle.dumps(JointTransform(32, rotate=10)))) == repr(JointTransform(32, rotate=10))
+def test_it_pickles():
+    tfm = JointTransform(32, rotate=10)
+    assert repr(pickle.loads(pickle.dumps(tfm))) == repr(tfm)
 
 # --- collate and the device
 
@@ -202,27 +213,33 @@ def test_padding_makes_one_batch_and_loses_nothing(ns):
     sizes = [(64,48), (48,80), (33,33)][:len(ns)]
     items,(im,boxes,labels,masks) = batch_of(sizes, ns)
     b,n,h,w = len(ns),max(ns),max(s[1] for s in sizes),max(s[0] for s in sizes)
-    assert im.shape == (b, 3, h, w) and boxes.shape == (b, n, 4) and labels.shape == (b, n) and masks.shape == (b, n, h, w)
+    assert im.shape == (b, 3, h, w) and boxes.shape == (b, n, 4) and labels.shape == (b, n)
+    assert masks.shape == (b, n, h, w)
     assert type(boxes) is PixelBBox and type(labels) is BBoxLabels and type(masks) is InstanceMasks
     for i,(x,bb,l,m) in enumerate(items):
         k = len(l)
-        assert torch.equal(im[i, :, :x.shape[1], :x.shape[2]].as_subclass(Tensor), x.as_subclass(Tensor)) and (labels[i, k:] == 0).all()
+        assert torch.equal(im[i, :, :x.shape[1], :x.shape[2]].as_subclass(Tensor), x.as_subclass(Tensor))
+        assert (labels[i, k:] == 0).all()
         assert torch.equal(boxes[i, :k].as_subclass(Tensor), bb.as_subclass(Tensor)) and (boxes[i, k:] == 0).all()
-        assert torch.equal(masks[i, :k, :m.shape[1], :m.shape[2]].as_subclass(Tensor), m.as_subclass(Tensor)) and masks[i, k:].sum() == 0
+        assert torch.equal(masks[i, :k, :m.shape[1], :m.shape[2]].as_subclass(Tensor), m.as_subclass(Tensor))
+        assert masks[i, k:].sum() == 0
 
 def test_fastai_batch_transforms_move_boxes_and_masks_with_the_picture():
     torch.manual_seed(0)
     items,batch = batch_of([(64,64)]*4, (1, 1, 1, 0))
     im,boxes,labels,masks = batch
-    pipe = Pipeline(aug_transforms(max_rotate=0, max_warp=0, max_lighting=0, min_zoom=1., max_zoom=1.3, p_affine=1., pad_mode='zeros'), split_idx=0)
+    tfms = aug_transforms(max_rotate=0, max_warp=0, max_lighting=0, max_zoom=1.3, p_affine=1., pad_mode='zeros')
+    pipe = Pipeline(tfms, split_idx=0)
     im2,boxes2,_,masks2 = pipe((TensorImage(im.float()/255), boxes, labels, masks))
     assert type(boxes2) is PixelBBox and type(masks2) is InstanceMasks and masks2.dtype == torch.uint8
-    for x,bb,l,m in zip((im2*255).round().byte(), boxes2.as_subclass(Tensor), labels.tolist(), masks2.as_subclass(Tensor)):
+    targets = boxes2.as_subclass(Tensor),labels.tolist(),masks2.as_subclass(Tensor)
+    for x,bb,l,m in zip((im2*255).round().byte(), *targets):
         for b,i,mm in zip(bb, l, m):
             if i == 0: assert (b == 0).all(); continue
             s = seen_in(x) & _near(b, x)
             if s.sum() > 12: assert (b - extent(s)).abs().max() < 1.7 and iou(s, mm.bool()) > .7
-    with pytest.raises(ValueError, match="pad_mode='zeros'"): Pipeline(aug_transforms(p_affine=1.), split_idx=0)((TensorImage(im.float()/255), boxes))
+    with pytest.raises(ValueError, match="pad_mode='zeros'"):
+        Pipeline(aug_transforms(p_affine=1.), split_idx=0)((TensorImage(im.float()/255), boxes))
 
 def test_light_jitter_changes_each_picture_by_itself_and_only_in_training():
     torch.manual_seed(0)

@@ -9,11 +9,14 @@ from fastcore.foundation import L
 from fastai.callback.all import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
-from fastai.torch_core import params
+from fastai.torch_core import apply_init, params
+from fastai.vision.augment import Resize, ResizeMethod
+from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of
 from .data.blocks import FileImage, check_labels
 from .data.image import image_size
+from .data.transforms import FitView, JointTransform, View
 from .models.encoders import create_encoder
 from .models.registry import get_arch, list_archs
 
@@ -27,7 +30,7 @@ def task_dls(block, annotations, vocab, bs, path, num_workers, device):
     if gone:
         raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); "
                               "mend the paths, or leave these annotations out")
-    check_labels(annotations, vocab)
+    if vocab is not None: check_labels(annotations, vocab)
     train,valid = block.splitter(annotations)
     for name,idxs in (('train', train), ('valid', valid)):
         if not len(idxs):
@@ -35,14 +38,19 @@ def task_dls(block, annotations, vocab, bs, path, num_workers, device):
                                   "both sides need at least one")
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
 
-def check_vocab(annotations, vocab):
-    "`vocab` as a list, or the names that occur; raise where there is none, or one twice"
+def check_data(annotations) -> list[Annotation]:
+    "`annotations` as a list; raise where it is empty, or of something else"
+    annotations = list(annotations)
     if not annotations:
         raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
     for a in annotations:
         if not isinstance(a, Annotation):
             raise TypeError("annotations is a list of Annotation, as the readers give it; "
                             f"it holds a {type(a).__name__}")
+    return annotations
+
+def check_vocab(annotations, vocab):
+    "`vocab` as a list, or the names that occur; raise where there is none, or one twice"
     vocab = vocab_of(annotations) if vocab is None else list(vocab)
     twice = sorted({o for o in vocab if vocab.count(o) > 1})
     if twice: raise ValueError(f"vocab has duplicate names: {twice}; every class needs a name of its own")
@@ -59,10 +67,14 @@ def encoder_splitter(model) -> L:
     body = {id(p) for p in model.encoder.parameters()}
     return L(params(model.encoder), [p for p in model.parameters() if id(p) not in body])
 
-def task_model(task, arch, n_out, head, pretrained=True, arch_kwargs=None):
-    """The model for `arch`: an `nn.Module` as it is; a name registered for `task`; an encoder (torchvision's or timm's
-    name, torchvision's builder) under `head(channels, n_out, **arch_kwargs)`; or what any other callable builds"""
-    kw = dict(arch_kwargs or {})
+def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=None):
+    """The model for `arch` or, another word for it, `encoder`; 'resnet34' where both are None. An `nn.Module` as it is;
+    a name registered for `task`; an encoder (torchvision's or timm's name, torchvision's builder) under
+    `head(channels, n_out, **arch_kwargs)`; or what any other callable builds"""
+    if arch is not None and encoder is not None:
+        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, "
+                         "so give one of them")
+    arch,kw = arch or encoder or 'resnet34',dict(arch_kwargs or {})
     if isinstance(arch, nn.Module): return arch
     if isinstance(arch, str) and arch in list_archs(task):
         return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
@@ -79,6 +91,13 @@ class EncoderHead(nn.Module):
         self.encoder = encoder
         self.head = head(encoder.channels[-1], n_out, **kw)
     def forward(self, x): return self.head(self.encoder(x))
+
+def pooled_head(c, n_out, **kwargs):
+    """fastai's head, (b, c, h, w) -> (b, n_out): average and maximum over the map, two linear layers with BatchNorm and
+    dropout"""
+    head = create_head(c, n_out, **kwargs)
+    apply_init(head, nn.init.kaiming_normal_)
+    return head
 
 def one_normalize(dls, mean, std):
     "Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced"
@@ -100,7 +119,7 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
                           "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first",
                           stacklevel=3)
     learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
-    if pretrained and encoder is not None: learn.freeze()
+    if pretrained and hasattr(encoder, 'mean'): learn.freeze()     # a net of one's own comes as it is
     return learn
 
 # --- learner
@@ -109,6 +128,8 @@ class _Stream(Callback):
     "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored pictures"
     order = 65   # after mixed precision made the predictions float32
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
+    def __call__(self, event_name):
+        if event_name == 'after_pred': self.after_pred()   # fastai's own would bury the message of an error
     def after_pred(self):
         p = self.learn.probabilities(self.learn.pred)
         if p.isnan().any():
@@ -153,12 +174,32 @@ class TaskLearner(Learner):
         finally: self.metrics = old
 
     def whole_dl(self, ds_idx:int=1, dl=None):
-        "The `ds_idx`-th set, or `dl`, in its order and to its end; the training set with its augmentation"
-        dl = self.dls[ds_idx] if dl is None else dl
-        if not len(dl.dataset):
+        "The `ds_idx`-th set, or `dl`, in its order, to its end and without augmentation"
+        src = self.dls[ds_idx] if dl is None else dl
+        if not len(src.dataset):
             raise ValueError("there are no data here: an exported learner leaves them behind; "
                              "pass dl=learn.dls.test_dl(annotations, with_labels=True)")
-        return dl.new(shuffle=False, drop_last=False)
+        if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
+        return src.new(shuffle=False, drop_last=False)
+
+    @property
+    def joint_transform(self) -> JointTransform:
+        "The `JointTransform` of the data, or None"
+        return next((o for o in self.dls.valid.after_item.fs if isinstance(o, JointTransform)), None)
+
+    def valid_view(self, size) -> View:
+        "How a picture of `size` (w, h) was laid on the network's input: what `annotate` undoes"
+        for o in self.dls.valid.after_item.fs:
+            if isinstance(o, JointTransform): return o.view(size)
+            if type(o) is Resize: return _resize_view(o, size)
+            if hasattr(o, 'size') or 'Crop' in type(o).__name__:
+                raise ValueError(f"{type(o).__name__} cannot be undone, so that points and boxes do not come back to "
+                                 "the file: use JointTransform, or fastai's Resize")
+        return View((0, 0, *size), (0, 0, *size), tuple(size))
+
+    def items_of_batch(self, start, n) -> list[Annotation]:
+        "Annotations `start` to `start + n` in the order in which the current DataLoader gives them"
+        return [self.dl.items[i] for i in self.dl._DataLoader__idxs[start:start+n]]
 
     def annotate(self,
         items,            # list of Annotation, path, PIL image or array (h, w, 3) uint8; or one of these
@@ -209,6 +250,15 @@ class TaskLearner(Learner):
         file = Path(file) if isinstance(file, (str, os.PathLike)) else file
         if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
         return Learner.load(self, file, device=device, **kwargs)
+
+def _resize_view(tfm, size):
+    "fastai's `Resize` for the validation set as a view: a centred window of the network's aspect is cut, and scaled"
+    (w,h),(W,H) = size,tfm.size     # fastai takes (h, w) and keeps (w, h)
+    if tfm.method == ResizeMethod.Squish: return View(*FitView('squish')(w, h, (W, H)), (W, H))
+    m = (max if tfm.method == ResizeMethod.Pad else min)(w/W, h/H)
+    cw,ch = int(m*W),int(m*H)
+    x,y = int((w-cw)/2),int((h-ch)/2)
+    return View((x, y, x+cw, y+ch), (0, 0, W, H), (W, H))
 
 class _Fixed:
     "An order of items, as a class, since a closure does not pickle"

@@ -1,13 +1,15 @@
 """Losses that fastai and torchvision lack. Those for several labels carry the threshold and the temperature, so that
 both are exported with the learner"""
 from __future__ import annotations
+import math
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .data.annotation import nearest
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
-           'MULTILABEL_LOSSES']
+           'MULTILABEL_LOSSES', 'PointLoss']
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
@@ -37,10 +39,6 @@ class MultilabelLoss:
         if v.ndim > 1 or v.isnan().any():
             raise ValueError(f"thresh is a number or one number per class, none of them nan; got {v.tolist()}")
         self._thresh = v.item() if v.ndim == 0 else v
-
-    def check_thresh(self, c):
-        "Raise where `thresh` is not one for all or one for each of `c` classes"
-        _check_length('thresh', self.thresh, c)
 
     def activation(self, x): return torch.sigmoid(x/self._per_class('temperature', self.temperature, x))
     def decodes(self, p):    return p > self._per_class('thresh', self.thresh, p)
@@ -112,3 +110,45 @@ def balanced_pos_weight(
     has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32)
     has = has.reshape(-1, len(vocab)).sum(0)   # also where there is no annotation
     return torch.where(has > 0, (len(annotations)-has)/has.clamp(min=1), 1.).clamp(max=most)
+
+# --- points
+
+class PointLoss:
+    """Mean over the marked coordinates of (b, k, 2) or (b, 2k) outputs and (b, k, 2) targets, in [-1, 1]. Targets of
+    nan take no part; a batch of only such has loss 0"""
+    def __init__(self,
+        kind:str='mse',     # 'mse', 'l1', 'smooth_l1' (Huber's, with `beta`), 'wing' (Feng et al., 2018,
+                            # arXiv:1711.06753)
+        reduction='mean',   # or 'sum', 'none': (b, k, 2), 0 where not marked
+        beta:float=.05,     # where 'smooth_l1' turns from square to straight
+        w:float=.1, eps:float=.02, # of 'wing': range of its logarithm and its curvature, in units of the target
+    ):
+        if kind not in POINT_LOSSES:
+            raise ValueError(f"no point loss is called {kind!r}{nearest(kind, POINT_LOSSES)}; "
+                             f"there are {list(POINT_LOSSES)}")
+        self.kind,self.reduction,self.beta,self.w,self.eps = kind,reduction,beta,w,eps
+
+    def __repr__(self): return f"PointLoss({self.kind!r})"
+
+    def __call__(self, inp, targ):
+        y = targ.as_subclass(Tensor).float()
+        x = inp.as_subclass(Tensor).float()
+        if x.numel() != y.numel():
+            raise ValueError(f"the model gives {x.numel()//len(x)} numbers a picture for {y.shape[1]} points: "
+                             f"its last layer needs n_out={y[0].numel()}")
+        x,on = x.view_as(y),~y.isnan()
+        d = torch.where(on, x - y.nan_to_num(), 0.)      # no gradient comes from what is not marked
+        loss = POINT_LOSSES[self.kind](self, d)
+        if self.reduction == 'none': return loss
+        return loss.sum() if self.reduction == 'sum' else loss.sum()/on.sum().clamp(min=1)
+
+    def decodes(self, x): return x.view(len(x), -1, 2)
+
+    def mse(self, d):       return d**2
+    def l1(self, d):        return d.abs()
+    def smooth_l1(self, d): return torch.where(d.abs() < self.beta, d**2/(2*self.beta), d.abs() - self.beta/2)
+    def wing(self, d):      # eq. 5; C joins the two parts
+        c = self.w - self.w*math.log(1 + self.w/self.eps)
+        return torch.where(d.abs() < self.w, self.w*torch.log(1 + d.abs()/self.eps), d.abs() - c)
+
+POINT_LOSSES = dict(mse=PointLoss.mse, l1=PointLoss.l1, smooth_l1=PointLoss.smooth_l1, wing=PointLoss.wing)

@@ -1,11 +1,16 @@
 "Scores: pure functions first, then the fastai `Metric`s that accumulate what these need"
 from __future__ import annotations
+import math
+import numpy as np
 import torch
 from torch import Tensor
 from fastai.learner import Metric
 from fastai.torch_core import to_detach
+from .data.annotation import AnnotationError
+from .data.blocks import marked_points
 
-__all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy']
+__all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy',
+           'point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
 
 def average_precision(
     probs, # (n, c) scores
@@ -97,3 +102,70 @@ class MultilabelAccuracy(_Multilabel):
 def _decide(learn, probs):
     f = getattr(learn.loss_func, 'decodes', None)
     return f(probs) if f is not None else probs > .5
+
+# --- points
+
+def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
+    "Distance of each point from its truth, in the unit of both; nan where it is not marked"
+    return (torch.as_tensor(pred).double() - torch.as_tensor(targ).double()).norm(dim=-1)
+
+def normaliser_of(
+    a,              # Annotation with points
+    by='diagonal',  # 'diagonal' of the picture; 'box': square root of the area of its box, or of the upright box around
+                    # the marked points; (i, j): distance of two points, as of the eyes; or a number of pixels
+) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
+    "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
+    p = a.points.reshape(-1, 2).astype(float)
+    if by == 'diagonal': d = math.hypot(*a.size)
+    elif by == 'box':
+        boxed = a.bboxes is not None and len(a.bboxes)
+        lo,hi = (a.bboxes[0,:2], a.bboxes[0,2:]) if boxed else (_nan(np.nanmin, p), _nan(np.nanmax, p))
+        d = math.sqrt(max(float(np.prod(np.asarray(hi, float)-lo)), 0.))
+    elif isinstance(by, (tuple, list)) and len(by) == 2: d = float(np.linalg.norm(p[by[0]]-p[by[1]]))
+    elif isinstance(by, (int, float)): d = float(by)
+    else: raise ValueError(f"by is 'diagonal', 'box', two indices of points or a number of pixels, not {by!r}")
+    if d <= 0:
+        raise AnnotationError(f"{a.path}: the normaliser {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
+    return d
+
+def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.nan)
+
+class _InFile(Metric):
+    """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
+    was resized or padded"""
+    def __init__(self, by='diagonal'): self.by = by
+    def reset(self): self.errors,self.norms,self.n = [],[],0
+    def accumulate(self, learn):
+        items = learn.items_of_batch(self.n, len(learn.pred))
+        self.n += len(items)
+        pred = learn.in_file(learn.probabilities(learn.pred), [a.size for a in items])
+        self.errors.append(point_errors(pred, torch.from_numpy(np.stack([marked_points(a) for a in items]))))
+        self.norms.append(torch.tensor([normaliser_of(a, self.by) for a in items], dtype=torch.float64))
+    def both(self): return (torch.cat(self.errors),torch.cat(self.norms)[:,None]) if self.errors else None
+
+class PointError(_InFile):
+    "Mean distance over all marked points, in pixels of the file"
+    name = 'error_px'
+    @property
+    def value(self): return None if self.both() is None else self.both()[0].nanmean().item()
+
+class NME(_InFile):
+    "Normalised mean error: mean over all marked points of the distance divided by the picture's normaliser"
+    name = 'nme'
+    @property
+    def value(self):
+        if self.both() is None: return None
+        e,n = self.both()
+        return (e/n).nanmean().item()
+
+class PCK(_InFile):
+    "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
+    def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
+    @property
+    def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.')
+    @property
+    def value(self):
+        if self.both() is None: return None
+        e,n = self.both()
+        r = (e/n)[(e/n).isfinite()]
+        return (r <= self.thresh).double().mean().item() if len(r) else float('nan')

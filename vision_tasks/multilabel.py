@@ -1,18 +1,14 @@
 "Multi-label classification: which names apply to a picture, none, one or several; thresholds stay with the model"
 from __future__ import annotations
-import difflib
 import pandas as pd
 import torch
 from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
-from fastai.vision.learner import create_head
-from fastai.torch_basics import apply_init
-from torch import nn
-from .data.annotation import Annotation
+from .data.annotation import Annotation, nearest
 from .data.blocks import AnnotationSplitter, FileImageBlock, LabelSetBlock, label_set, path_of
 from .data.transforms import JointTransform, LightJitter
-from .learner import TaskLearner, check_vocab, make_learner, task_dls, task_model
+from .learner import TaskLearner, check_data, check_vocab, make_learner, pooled_head, task_dls, task_model
 from .losses import MULTILABEL_LOSSES
 from .metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
 from .show import MultilabelDL
@@ -48,7 +44,7 @@ def multilabel_dls(
 ) -> DataLoaders:
     """DataLoaders of pictures and label sets. Raises `AnnotationError` before training for missing files, unknown
     labels, an empty side of the split"""
-    annotations = list(annotations)
+    annotations = check_data(annotations)
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
@@ -72,28 +68,18 @@ def multilabel_learner(
     "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
     vocab = dls.vocab
     n_out = n_out or len(vocab)
-    if arch is not None and encoder is not None:
-        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, "
-                         "so give one of them")
-    model = task_model('multilabel', arch or encoder or 'resnet34', n_out, pooled_head, pretrained, arch_kwargs)
+    model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = multilabel_loss(loss_func)
     return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs, pretrained, **learner_kwargs)
-
-def pooled_head(c, n_out, **kwargs):
-    "fastai's head, (b, c, h, w) -> (b, n_out): average and maximum over the map, two linear layers, BatchNorm, dropout"
-    head = create_head(c, n_out, **kwargs)
-    apply_init(head, nn.init.kaiming_normal_)
-    return head
 
 def multilabel_loss(o=None):
     "The loss by name, BCE for None; anything else as it is"
     if o is None: o = 'bce'
     if not isinstance(o, str): return o
     if o not in MULTILABEL_LOSSES:
-        near = difflib.get_close_matches(o, MULTILABEL_LOSSES, 1)
-        raise ValueError(f"no loss is called {o!r}: " + (f"did you mean {near[0]!r}? " if near else '') +
-                         f"There are {list(MULTILABEL_LOSSES)}; or pass a loss on (n, c) logits")
+        raise ValueError(f"no loss is called {o!r}{nearest(o, MULTILABEL_LOSSES)}; "
+                         f"there are {list(MULTILABEL_LOSSES)}; or pass a loss on (n, c) logits")
     return MULTILABEL_LOSSES[o]()
 
 class MultilabelLearner(TaskLearner):

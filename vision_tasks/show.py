@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.patches import Rectangle
+import torch
 from torch import Tensor
 from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
@@ -14,7 +15,8 @@ from .data.blocks import LabelSet
 from .data.image import read_image
 from .ops.masks import decode_mask
 
-__all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'RIGHT', 'MISSED', 'FALSE']
+__all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL',
+           'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
 LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
@@ -90,15 +92,15 @@ def contact_sheet(
     title=None,
 ):                   # the figure
     "A sheet of pictures, each with its truth or, given `preds`, truth and prediction side by side"
-    truths = list(truths)[:n]
+    truths,preds = list(truths)[:n],None if preds is None else list(preds)[:n]
     if not truths: raise ValueError("a contact sheet needs at least one annotation, got none")
-    if preds is not None and len(list(preds)[:n]) != len(truths):
+    if preds is not None and len(preds) != len(truths):
         raise ValueError(f"{len(truths)} truths but {len(preds)} predictions: one for each is needed")
     per = 1 if preds is None else 2
     ncols = ncols or min(len(truths), 6//per)
     vocab = vocab or sorted({o for a in truths for o in a.labels})
     fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]),
-                    lines=_most_lines([*truths, *(preds or [])[:n]]))
+                    lines=_most_lines([*truths, *(preds or [])]))
     for i,a in enumerate(truths):
         show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None)
         if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab)
@@ -109,7 +111,7 @@ def contact_sheet(
     return fig
 
 def _show_prediction(truth, pred, ax, vocab):
-    if pred.bboxes is not None or pred.labels is None: return show_annotation(pred, ax, vocab=vocab, title='prediction')
+    if pred.bboxes is not None: return show_annotation(pred, ax, vocab=vocab, title='prediction')
     ax.imshow(np.asarray(read_image(truth.path))); ax.set_axis_off(); ax.set_title('prediction', fontsize=9)
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
     _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
@@ -134,15 +136,24 @@ def _grid(n, ncols, aspect=1., lines=0, width=2.1):
     for ax in axs.flat: ax.set_axis_off()
     return fig,axs.flatten()
 
-class MultilabelDL(TfmdDL):
+class _TaskDL(TfmdDL):
+    def show_unique(self, max_n, **kwargs):
+        "`show_batch` of the first picture, again and again, so that one sees the augmentation"
+        old = self.get_idxs
+        self.get_idxs = _Same(next(iter(old())), max(max_n, self.bs or 1))
+        try: return self.show_batch(max_n=max_n, **kwargs)
+        finally: self.get_idxs = old
+
+class _Same:
+    "One index, `n` times; a class, since a closure does not pickle for worker processes"
+    def __init__(self, i, n): self.i,self.n = i,n
+    def __call__(self): return [self.i]*self.n
+
+class MultilabelDL(_TaskDL):
     "Draws pictures with their labels below; results with what was found, missed and made up, and its probability"
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
         "Draw `max_n` pictures of a batch; `unique`: one picture again and again, so that one sees the augmentation"
-        if unique:
-            first,old = next(iter(self.get_idxs())),self.get_idxs
-            self.get_idxs = lambda: [first]*max(max_n, self.bs or 1)
-            try: return self.show_batch(max_n=max_n, ncols=ncols)
-            finally: self.get_idxs = old
+        if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
         items = self.decode_batch(b, max_n)
@@ -162,6 +173,53 @@ class MultilabelDL(TfmdDL):
             if losses is not None: ax.set_title(f'loss {losses[i]:.2f}', fontsize=9)
             _write_below(ax, _label_lines(t, p, scores))
         fig.suptitle(LEGEND, fontsize=9)
+
+class KeypointDL(_TaskDL):
+    "Draws pictures with their points, the truth as rings and predictions as dots, and the lines of a skeleton"
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, names=None, **kwargs):
+        """Draw `max_n` pictures of a batch; `names`: write the points' names (None: up to 20 points); `unique`: one
+        picture again and again"""
+        if unique: return self.show_unique(max_n, ncols=ncols, names=names)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        items = self.decode_batch(b, max_n)
+        _,axs = _grid(len(items), ncols or min(len(items), 4), width=2.8)
+        for ax,(x,y) in zip(axs, items):
+            ax.imshow(_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=False,
+                     **kwargs):
+        """Draw `max_n` pictures of batch `b`: truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a line
+        from one to the other"""
+        items = self.decode_batch(b, max_n)
+        fig,axs = _grid(len(items), ncols or min(len(items), 4), width=2.8)
+        for i,(ax,(x,y)) in enumerate(zip(axs, items)):
+            size = torch.tensor([x.shape[-1], x.shape[-2]])
+            p = (out[i].as_subclass(Tensor).cpu().view(-1, 2)+1)/2*size
+            ax.imshow(_hwc(x))
+            for a,c in zip(y.as_subclass(Tensor), p):
+                ax.plot([a[0]-.5, c[0]-.5], [a[1]-.5, c[1]-.5], color='white', lw=.8)
+            draw_points(ax, y, self.vocab, [], False, ring=True)
+            draw_points(ax, p, self.vocab, self.skeleton, names)
+            if losses is not None: ax.set_title(f'loss {losses[i]:.4f}', fontsize=9)
+        fig.suptitle('rings: truth · dots: prediction', fontsize=9)
+
+def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
+    """(k, 2) `points` in pixels of what `ax` shows, a colour each, those of nan left out; `names`: write them (None: up
+    to 20 points)"""
+    p = torch.as_tensor(points).as_subclass(Tensor).cpu().view(-1, 2).numpy() - .5
+    colour,s = palette(len(p)),max(3, 26-len(p)/3)
+    for i,j in skeleton:
+        if np.isnan(p[[i, j]]).any(): continue
+        ax.plot(*p[[i, j]].T, color='white', lw=2.4, alpha=.6, zorder=2)
+        ax.plot(*p[[i, j]].T, color=colour[j], lw=1.4, zorder=3)
+    if ring: ax.scatter(*p.T, s=3*s, c='none', edgecolors=colour, linewidths=1., zorder=4)
+    else:    ax.scatter(*p.T, s=s, c=colour, edgecolors='white', linewidths=.5, zorder=4)
+    if names or (names is None and len(p) <= 20):
+        for (x,y),n,c in zip(p, vocab, colour):
+            if np.isnan(x): continue
+            ax.annotate(n, (x, y), xytext=(3, 3), textcoords='offset points', fontsize=6, color='white', clip_on=True,
+                        bbox=dict(boxstyle='round,pad=.1', fc=c, ec='none', alpha=.8), zorder=5)
 
 @dispatch
 def plot_top_losses(x:TensorImage, y:LabelSet, samples, outs, raws, losses, nrows=None, ncols=None, figsize=None,

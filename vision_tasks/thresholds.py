@@ -304,7 +304,7 @@ def out_of_fold_threshold(
     score:str='f1',       # as in `best_threshold`, which also takes the `kwargs`: beta, at, average
     per_class:bool=False, # one threshold for each class, or one for all
     **kwargs,
-) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, folds as they first occur; value, or (c,) of it
+) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, a fold as it first occurs; value, or (c,)
     """The honest value of a tuned threshold: each fold is decided by the threshold that is best on all other folds.
 
     The value is the score of all these decisions together. For 'recall_at_precision' it is their recall, for

@@ -20,7 +20,7 @@ class AnnotationError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    "What is known, or predicted, of one picture; `None` means not annotated, an empty field means that there is nothing"
+    "What is known, or predicted, of one picture; `None` means not annotated, an empty field that there is nothing"
     path:Path                     # image file; None for a picture that came as pixels
     size:tuple[int,int]           # (w, h) in pixels of the image as shown (EXIF orientation applied)
     labels:list[str] = field(default_factory=list) # of the image (multilabel) or one per box; names, never ids
@@ -39,11 +39,14 @@ class Annotation:
         put(path=None if self.path is None else Path(self.path), size=self._size(), labels=self._labels())
         put(bboxes=self._bboxes())
         put(points=self._points())
-        put(visible=self._visible(), masks=self._masks(), mask=self._mask(), ignore=self._ignore(), scores=self._scores())
-        if self.split is not None and self.split not in SPLITS: self._fail('split', f"one of {SPLITS} or None", repr(self.split))
+        put(visible=self._visible(), masks=self._masks(), mask=self._mask())
+        put(ignore=self._ignore(), scores=self._scores())
+        if self.split is not None and self.split not in SPLITS:
+            self._fail('split', f"one of {SPLITS} or None", repr(self.split))
 
     def _fail(self, name, expected, came, todo=''):
-        raise AnnotationError(f"{self.path or 'picture without a file'}, {name}: expected {expected}, got {came}" + (f"; {todo}" if todo else ''))
+        todo = f"; {todo}" if todo else ''
+        raise AnnotationError(f"{self.path or 'picture without a file'}, {name}: expected {expected}, got {came}{todo}")
 
     def _array(self, name, dtype, *shapes, expected):
         "Field `name` as an array of `dtype` whose shape fits one of `shapes`, where None fits any length"
@@ -61,19 +64,26 @@ class Annotation:
         return w,h
 
     def _labels(self):
-        if isinstance(self.labels, str): self._fail('labels', "a list of names", repr(self.labels), f"write [{self.labels!r}]")
+        if isinstance(self.labels, str):
+            self._fail('labels', "a list of names", repr(self.labels), f"write [{self.labels!r}]")
         try: labels = list(self.labels)
         except TypeError: self._fail('labels', "a list of names", repr(self.labels), "write [] where there are none")
         for i,o in enumerate(labels):
-            if not isinstance(o, str): self._fail(f'labels, row {i}', "a name (ids do not leave the block)", f"{o!r} of type {type(o).__name__}")
+            if not isinstance(o, str):
+                came = f"{o!r} of type {type(o).__name__}"
+                self._fail(f'labels, row {i}', "a name (ids do not leave the block)", came)
         return [str(o) for o in labels]   # numpy's strings become ours
 
     def _bboxes(self):
         if self.bboxes is None: return None
         b = self._array('bboxes', np.float32, (None, 4), expected="(n, 4) numbers x1 y1 x2 y2 in pixels")
-        for bad,what in ((~np.isfinite(b).all(1), "finite numbers"), ((b[:,:2] > b[:,2:]).any(1), "x1 <= x2 and y1 <= y2")):
-            if bad.any(): i = bad.argmax(); self._fail(f'bboxes, row {i}', what, b[i].tolist(), "mend the box, or leave the object out")
-        if len(self.labels) != len(b): self._fail('labels', f"one label for each of the {len(b)} boxes", f"{len(self.labels)} labels")
+        for bad,what in ((~np.isfinite(b).all(1), "finite numbers"),
+                         ((b[:,:2] > b[:,2:]).any(1), "x1 <= x2 and y1 <= y2")):
+            if bad.any():
+                i = bad.argmax()
+                self._fail(f'bboxes, row {i}', what, b[i].tolist(), "mend the box, or leave the object out")
+        if len(self.labels) != len(b):
+            self._fail('labels', f"one label for each of the {len(b)} boxes", f"{len(self.labels)} labels")
         return b
 
     def _points(self):
@@ -82,13 +92,16 @@ class Annotation:
                       (len(self.bboxes), None, 2), f"(n, k, 2) numbers x y in pixels, n = {len(self.bboxes)} boxes")
         p = self._array('points', np.float32, shape, expected=what)
         bad = np.isinf(p).any(-1) | (np.isnan(p).sum(-1) == 1)
-        if bad.any(): i = tuple(np.argwhere(bad)[0].tolist()); self._fail(f'points, row {i}', "finite x and y, or nan twice for a point that is not marked", p[i].tolist())
+        if bad.any():
+            i = tuple(np.argwhere(bad)[0].tolist())
+            self._fail(f'points, row {i}', "finite x and y, or nan twice for a point that is not marked", p[i].tolist())
         return p
 
     def _visible(self):
         if self.visible is None: return None
         if self.points is None: self._fail('visible', "points beside it", "no points")
-        v = self._array('visible', np.float64, self.points.shape[:-1], expected=f"an array of shape {self.points.shape[:-1]}, as points")
+        shape = self.points.shape[:-1]
+        v = self._array('visible', np.float64, shape, expected=f"an array of shape {shape}, as points")
         bad = ~np.isin(v, (0, 1, 2)) | ((v > 0) & np.isnan(self.points[...,0]))
         if bad.any():
             i = tuple(np.argwhere(bad)[0].tolist())
@@ -100,41 +113,51 @@ class Annotation:
         if self.masks is None: return None
         masks = list(self.masks)
         if self.bboxes is None: self._fail('masks', "bboxes beside them, one for each mask", "no bboxes")
-        if len(masks) != len(self.bboxes): self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
+        if len(masks) != len(self.bboxes):
+            self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
         for i,m in enumerate(masks):
             if isinstance(m, dict) and not {'size', 'counts'} <= m.keys():
                 self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {sorted(m)}")
-            shape = m.shape if isinstance(m, np.ndarray) and m.ndim == 2 else tuple(m['size']) if isinstance(m, dict) else None
-            if shape is not None and shape != self.size[::-1]:
-                self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {tuple(shape)}")
+            hw = None
+            if isinstance(m, dict): hw = tuple(m['size'])
+            elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
+            if hw is not None and hw != self.size[::-1]:
+                self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {hw}")
         return masks
 
     def _mask(self):
-        if self.mask is None or isinstance(self.mask, (str, Path)): return None if self.mask is None else Path(self.mask)
+        if self.mask is None: return None
+        if isinstance(self.mask, (str, Path)): return Path(self.mask)
         m = np.asarray(self.mask)
-        if m.shape != self.size[::-1]: self._fail('mask', f"(h, w) = {self.size[::-1]} class indices", f"an array of shape {m.shape}")
+        if m.shape != self.size[::-1]:
+            self._fail('mask', f"(h, w) = {self.size[::-1]} class indices", f"an array of shape {m.shape}")
         if m.dtype.kind not in 'ub' and (m.dtype.kind != 'i' or m.min(initial=0) < 0):
-            self._fail('mask', "class indices that are whole numbers, 0 or more", f"type {m.dtype}, smallest {m.min(initial=0)}")
+            came = f"type {m.dtype}, smallest {m.min(initial=0)}"
+            self._fail('mask', "class indices that are whole numbers, 0 or more", came)
         return m
 
     def _ignore(self):
         if self.ignore is None: return None
         if self.bboxes is None: self._fail('ignore', "bboxes beside it", "no bboxes")
         what = f"({len(self.bboxes)},) booleans, one per box"
-        v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # to bool at once, 'False' would be True
+        v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # bool at once makes True of 'False'
         if not np.isin(v, (0, 1)).all(): self._fail('ignore', what, repr(self.ignore))
         return v.astype(bool)
 
     def _scores(self):
         if self.scores is None: return None
-        s = self._array('scores', np.float32, (len(self.labels),), expected=f"({len(self.labels)},) numbers, one per label")
+        n = len(self.labels)
+        s = self._array('scores', np.float32, (n,), expected=f"({n},) numbers, one per label")
         bad = ~((s >= 0) & (s <= 1))
         if bad.any(): i = bad.argmax(); self._fail(f'scores, row {i}', "a number in [0, 1]", s[i])
         return s
 
     def __repr__(self):
-        parts = [f"{k}={v.shape if isinstance(v, np.ndarray) else len(v) if k == 'masks' else repr(v) if isinstance(v, str) else v}"
-                 for k in ('bboxes', 'points', 'masks', 'mask', 'scores', 'group', 'split') if (v := getattr(self, k)) is not None]
+        def brief(k, v):
+            if isinstance(v, np.ndarray): return v.shape
+            return len(v) if k == 'masks' else repr(v) if isinstance(v, str) else v
+        fields = 'bboxes','points','masks','mask','scores','group','split'
+        parts = [f"{k}={brief(k, v)}" for k in fields if (v := getattr(self, k)) is not None]
         return f"Annotation({', '.join([str(self.path), f'{self.size[0]}x{self.size[1]}', str(self.labels), *parts])})"
 
 def vocab_of(annotations) -> list[str]:
@@ -167,14 +190,15 @@ def read_all(
     bad = [o for o in res if isinstance(o, AnnotationError)]
     if bad:
         more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
-        warnings.warn(f"{len(bad)} of {len(res)} pictures are left out: {'; '.join(map(str, bad[:3]))}{more}", stacklevel=3)
+        some = '; '.join(map(str, bad[:3]))
+        warnings.warn(f"{len(bad)} of {len(res)} pictures are left out: {some}{more}", stacklevel=3)
     return [o for o in res if not isinstance(o, AnnotationError)]
 
 def check_annotations(
     annotations,          # list[Annotation]
     vocab:list[str]=None, # the names that may occur; for class masks the codes, in order. None: neither is checked
 ):                        # DataFrame with the columns path, problem, detail; no row where all is well
-    """Every problem of a data set, one a row: all files are read and all pixels decoded, in threads. `problem` is one of
+    """Every problem of a data set, one a row; all files are read to their end, in threads. `problem` is one of
 
     - 'unreadable image': missing, broken or truncated; also said of a mask's file
     - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the picture
@@ -182,7 +206,7 @@ def check_annotations(
     - 'unknown class': not in `vocab`; 'empty label': '' or white space
     - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
     - 'picture twice': the same file, or the same bytes under two names; one row for each after the first
-    - 'picture on both sides of the split', 'group on both sides of the split': in more than one of train, valid and test
+    - 'picture on both sides of the split', 'group on both sides of the split': in more than one of train, valid, test
 
     Boxes and annotations are counted from 0. Polygons and RLE masks are not decoded"""
     import pandas as pd
@@ -202,11 +226,13 @@ def _file_problems(a):
     key = a.path
     try:
         key = blake2b(a.path.read_bytes()).digest()
-        read_image(a.path, draft=(1, 1))   # a JPEG's stream is read to its end at any scale, and fastest at the smallest
+        # a JPEG's stream is read to its end at any scale, and fastest at the smallest
+        read_image(a.path, draft=(1, 1))
         size = image_size(a.path)
     except _UNREADABLE as e: return [('unreadable image', str(e))],key
     if size == a.size: return [],key
-    return [('size differs', f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size))],key
+    detail = f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size)
+    return [('size differs', detail)],key
 
 def wh(size): return f"{size[0]}x{size[1]}"
 
@@ -261,8 +287,10 @@ def _problems_between(annotations, keys):
         rows += [(annotations[i].path, 'picture twice', f"annotation {i} {same}") for i in more]
     for what,sets in (('picture', pictures), ('group', groups)):
         for key,idxs in sets.items():
-            sides = {annotations[i].split: annotations[i].path for i in reversed(idxs)}   # reversed: the first of each side stays
+            # reversed: the first of each side stays
+            sides = {annotations[i].split: annotations[i].path for i in reversed(idxs)}
             detail = ', '.join(f"{o}: {sides[o]}" for o in SPLITS if o in sides)
             if what == 'group': detail = f"group {key!r}, {detail}"
-            if len(sides.keys() - {None}) > 1: rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split', detail))
+            if len(sides.keys() - {None}) > 1:
+                rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split', detail))
     return rows

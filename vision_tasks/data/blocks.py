@@ -1,6 +1,6 @@
 "Item types and transform blocks: what an `Annotation` becomes on its way into a batch, and how annotations are split"
 from __future__ import annotations
-import difflib, io, os
+import io, os
 from collections import defaultdict
 from pathlib import Path
 import numpy as np
@@ -9,16 +9,18 @@ from torch import Tensor
 from fastai.data.block import TransformBlock
 from fastai.data.transforms import IntToFloatTensor, MultiCategorize, MultiCategory
 from fastai.torch_core import TensorMultiCategory
-from fastai.vision.core import PILImage, TensorBBox, TensorImage, TensorMask
+from fastai.vision.core import PILImage, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
+from fasttransform import DisplayedTransform
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
-from .annotation import Annotation, AnnotationError
+try: from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
+from .annotation import Annotation, AnnotationError, nearest
 from .image import decode_image, open_image, orientation, shown_size, to_rgb
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
-           'LabelSetEncode', 'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter',
-           'stratified_folds', 'check_labels']
+           'LabelSetEncode', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'pad_objects', 'path_of', 'label_set',
+           'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels']
 
 # --- pictures
 
@@ -73,7 +75,7 @@ class FileImage(PILImage):
             im = self._open = self._file()
             # Pillow makes a JPEG 2, 4 or 8 times smaller
             fits = least is None or min(im.width/least[0], im.height/least[1]) < 2
-            if im.format == 'JPEG' and im.mode in ('RGB', 'L') and fits and orientation(im) == 1:
+            if decode_jpeg is not None and im.format == 'JPEG' and im.mode in ('RGB', 'L') and fits and orientation(im) == 1:
                 try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
                 except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
         return pil_to_tensor(self.decode(least))
@@ -119,11 +121,25 @@ def check_labels(annotations, vocab):
     for i,a in enumerate(annotations): bad += [(i, a, o) for o in a.labels if o not in known]
     if not bad: return
     i,a,o = bad[0]
-    near = difflib.get_close_matches(o, vocab, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ''
     what = "an empty label" if o == '' else f"label {o!r}, which is not in the vocab of {len(vocab)} names"
-    raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} pictures have such labels); "
-                          f"{hint}mend the label, or add it to the vocab")
+    raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} pictures have such labels)"
+                          f"{nearest(o, vocab)}; mend the label, or add it to the vocab")
+
+# --- points
+
+class KeypointEncode(DisplayedTransform):
+    "(k, 2) points in pixels, nan = not marked, as a `TensorPoint`; knows their names and the lines between them"
+    def __init__(self, vocab, skeleton=()): self.vocab,self.skeleton = list(vocab),[tuple(o) for o in skeleton]
+    def encodes(self, o): return TensorPoint(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone())
+
+def KeypointBlock(vocab, skeleton=()):
+    "Points as fastai's `PointBlock` has them: x y in [-1, 1] of the network's input"
+    return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton), item_tfms=PointScaler)
+
+def marked_points(a):
+    "(k, 2) points of the one instance of `a`, nan where a point is not marked"
+    p = a.points.reshape(-1, 2)
+    return p if a.visible is None else np.where(a.visible.reshape(-1, 1) > 0, p, np.nan)
 
 # --- objects: boxes, their labels, their masks
 
@@ -193,11 +209,11 @@ def pad_objects(samples):
 
 def _units(annotations):
     "Indices of what must stay together: one group, or one file"
-    units = defaultdict(list)
+    units,group_of = defaultdict(list),{a.path: a.group for a in annotations if a.group is not None}
     for i,a in enumerate(annotations):
         if a.split == 'test': continue
-        key = ('group', a.group) if a.group is not None else ('file', i if a.path is None else str(a.path))
-        units[key].append(i)
+        group = a.group if a.group is not None else group_of.get(a.path)   # of the same file elsewhere
+        units[('group', group) if group is not None else ('file', i if a.path is None else str(a.path))].append(i)
     return list(units.values())
 
 def _check_enough(annotations, units):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, _nearest, read_all, size_of
+from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of
 
 __all__ = ['read_df', 'write_df']
 
@@ -12,35 +12,42 @@ def read_df(
     path='.',             # folder that the file names are relative to; for a csv file '.' is the folder that it lies in
     fn_col=0,             # column of the file names; columns are named, or counted from 0
     label_col=None,       # column of the labels, or a list of columns of 0 and 1, one per label; None = no labels
-    label_delim:str=None, # what stands between several labels of a cell, ' ' = any white space; None = a cell is one label
-    bbox_cols=None,       # four columns x1, y1, x2, y2 in pixels, 0-based, right and bottom exclusive: then a row is a box
-    point_cols=None,      # columns x, y, x, y, ... in pixels, or a list of (x, y) columns; an empty cell is a point that is not marked
+    label_delim:str=None, # what stands between several labels of a cell, ' ' = any white space; None = a cell is one
+    bbox_cols=None,       # four columns x1, y1, x2, y2 in pixels, 0-based, right and bottom exclusive: a row is a box
+    point_cols=None,      # columns x, y, x, y, ... in pixels, or a list of (x, y) columns; an empty cell is a point
+                          # that is not marked
     valid_col=None,       # column of the split: true or 1 = valid, or the words train, valid (or val), test
     group_col=None,       # column of what must not stand on both sides of a split
-    on_error:str='raise', # 'raise' `AnnotationError` at the first row that cannot be read, or 'drop' such pictures and count them
+    on_error:str='raise', # 'raise' `AnnotationError` at the first row that cannot be read, or 'drop' such pictures and
+                          # count them
 ) -> list[Annotation]:    # in the order of the rows, pictures with several boxes where they first occur
-    """Annotations of a table. An empty label cell is a picture without labels; with `bbox_cols`, a row without box and label is a picture
-    without objects. Names that are numbers become their text. Rows are counted from 0, without the header"""
+    """Annotations of a table. An empty label cell is a picture without labels; with `bbox_cols`, a row without box and
+    label is a picture without objects. Names that are numbers become their text. Rows are counted from 0, without the
+    header"""
     import pandas as pd
     path = Path(path)
     if not isinstance(df, pd.DataFrame):
         if path == Path('.'): path = Path(df).parent
         try: df = pd.read_csv(df)
         except FileNotFoundError: raise AnnotationError(f"{df}: no such csv file") from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise AnnotationError(f"{df} is not a readable csv file: {e}") from e
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+            raise AnnotationError(f"{df} is not a readable csv file: {e}") from e
     if not len(df): raise AnnotationError("the table has no rows")
-    points = None if point_cols is None else [c for o in point_cols for c in (o if isinstance(o, (tuple, list)) else [o])]
+    points = point_cols
+    if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
     one_hot = isinstance(label_col, (list, tuple))
-    wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []), *(points or []),
-              *(o for o in (valid_col, group_col) if o is not None)]
+    wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
+              *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
     _check_columns(df, wanted)
-    if bbox_cols is not None and (len(bbox_cols) != 4 or one_hot): raise ValueError("bbox_cols names four columns, and then each row has one label in one column label_col")
-    if points is not None and len(points) % 2: raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
-    col = lambda c: df[_name(df, c)]
-    cols = dict(file=col(fn_col).tolist(), label=None if label_col is None or one_hot else col(label_col).tolist(),
-                hot=df[[_name(df, c) for c in label_col]] if one_hot else None, bbox=None if bbox_cols is None else df[[_name(df, c) for c in bbox_cols]],
-                points=None if points is None else df[[_name(df, c) for c in points]], split=None if valid_col is None else col(valid_col).tolist(),
-                group=None if group_col is None else col(group_col).tolist(), delim=label_delim, path=path)
+    if bbox_cols is not None and (len(bbox_cols) != 4 or one_hot):
+        raise ValueError("bbox_cols names four columns, and then each row has one label in one column label_col")
+    if points is not None and len(points) % 2:
+        raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
+    col  = lambda c: None if c is None else df[_name(df, c)].tolist()
+    part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
+    cols = dict(file=col(fn_col), label=None if one_hot else col(label_col), hot=part(label_col) if one_hot else None,
+                bbox=part(bbox_cols), points=part(points), split=col(valid_col), group=col(group_col),
+                delim=label_delim, path=path)
     rows = {}
     for i,f in enumerate(cols['file']): rows.setdefault(None if _empty(f) else str(f), []).append(i)
     return read_all(lambda o: _read(o[0], o[1], cols), list(rows.items()), on_error)
@@ -49,7 +56,10 @@ def _name(df, c): return df.columns[c] if isinstance(c, int) and c not in df.col
 
 def _check_columns(df, wanted):
     gone = [c for c in wanted if (c not in df.columns and not (isinstance(c, int) and 0 <= c < len(df.columns)))]
-    if gone: raise AnnotationError(f"the table has no column {gone[0]!r}" + (f", nor {gone[1:]}" if gone[1:] else '') + f"; its columns are {list(df.columns)}" + _nearest(gone[0], df.columns))
+    if gone:
+        more = f", nor {gone[1:]}" if gone[1:] else ''
+        raise AnnotationError(f"the table has no column {gone[0]!r}{more}; its columns are {list(df.columns)}" +
+                              nearest(gone[0], df.columns))
 
 def _empty(o): return o is None or o != o or (isinstance(o, str) and not o.strip())
 
@@ -62,18 +72,25 @@ def _read(name, idxs, c):
     where = f"row {idxs[0]}, {name}"
     if name is None: raise AnnotationError(f"row {idxs[0]}: no file name")
     if c['bbox'] is None and len(idxs) > 1:
-        raise AnnotationError(f"{name} has two rows, {idxs[0]} and {idxs[1]}; one picture is one row, unless bbox_cols says that a row is a box")
+        raise AnnotationError(f"{name} has two rows, {idxs[0]} and {idxs[1]}; one picture is one row, "
+                              "unless bbox_cols says that a row is a box")
     file = c['path']/name
     try: size = size_of(file)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0]}: {e}") from None
-    kw = dict(split=_same(where, 'split', idxs, c['split'], _split), group=_same(where, 'group', idxs, c['group'], _text))
-    if c['bbox'] is None: labels,pts = _labels(where, idxs[0], c),None if c['points'] is None else _numbers(where, c['points'].iloc[idxs[0]])
+    kw = dict(split=_same(where, 'split', idxs, c['split'], _split),
+              group=_same(where, 'group', idxs, c['group'], _text))
+    points = c['points']
+    if c['bbox'] is None:
+        labels = _labels(where, idxs[0], c)
+        if points is not None: kw['points'] = _numbers(where, points.iloc[idxs[0]]).reshape(-1, 2)
     else:
-        idxs = [i for i in idxs if not (c['bbox'].iloc[i].isna().all() and (c['label'] is None or _empty(c['label'][i])))]
+        blank = lambda i: c['bbox'].iloc[i].isna().all() and (c['label'] is None or _empty(c['label'][i]))
+        idxs = [i for i in idxs if not blank(i)]
         labels = [_box_label(i, name, c) for i in idxs]
         kw['bboxes'] = np.array([_bbox(i, name, c['bbox'].iloc[i]) for i in idxs], dtype=np.float32).reshape(-1, 4)
-        pts = None if c['points'] is None else np.array([_numbers(f"row {i}, {name}", c['points'].iloc[i]) for i in idxs]).reshape(len(idxs), c['points'].shape[1])
-    if pts is not None: kw['points'] = pts.reshape(*(() if c['bbox'] is None else (len(idxs),)), c['points'].shape[1]//2, 2)
+        if points is not None:
+            rows = [_numbers(f"row {i}, {name}", points.iloc[i]) for i in idxs]
+            kw['points'] = np.array(rows).reshape(len(idxs), points.shape[1]//2, 2)
     try: return Annotation(file, size, labels, **kw)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0] if idxs else '?'}: {e}") from None
 
@@ -81,7 +98,8 @@ def _same(where, what, idxs, values, read):
     "The one value that the rows of a file have, or None"
     if values is None: return None
     res = {None if _empty(values[i]) else read(where, values[i]) if read is _split else read(values[i]) for i in idxs}
-    if len(res) > 1: raise AnnotationError(f"{where}: its rows name several {what}s: {sorted(map(str, res))}; a picture has one")
+    if len(res) > 1:
+        raise AnnotationError(f"{where}: its rows name several {what}s: {sorted(map(str, res))}; a picture has one")
     return res.pop()
 
 def _split(where, o):
@@ -96,7 +114,8 @@ def _labels(where, i, c):
     if c['hot'] is not None:
         row = c['hot'].iloc[i]
         for k,v in row.items():
-            if not (v == 0 or v == 1): raise AnnotationError(f"{where}: column {k!r} is {v!r}; a one-hot column holds 0 and 1")
+            if not (v == 0 or v == 1):
+                raise AnnotationError(f"{where}: column {k!r} is {v!r}; a one-hot column holds 0 and 1")
         return [str(k) for k,v in row.items() if v == 1]
     if c['label'] is None or _empty(c['label'][i]): return []
     cell,delim = _text(c['label'][i]),c['delim']
@@ -108,7 +127,9 @@ def _labels(where, i, c):
 
 def _box_label(i, name, c):
     if c['label'] is None: return 'object'
-    if _empty(c['label'][i]): raise AnnotationError(f"row {i}, {name}: a box without a label; name it, or empty its box columns too for a picture without objects")
+    if _empty(c['label'][i]):
+        raise AnnotationError(f"row {i}, {name}: a box without a label; name it, "
+                              "or empty its box columns too for a picture without objects")
     return _text(c['label'][i])
 
 def _numbers(where, row):
@@ -117,25 +138,33 @@ def _numbers(where, row):
 
 def _bbox(i, name, row):
     b = _numbers(f"row {i}, {name}", row)
-    if np.isnan(b).any(): raise AnnotationError(f"row {i}, {name}: the box {row.tolist()} lacks a number; mend it, or empty all four and the label for a picture without objects")
-    if b[0] > b[2] or b[1] > b[3]: raise AnnotationError(f"row {i}, {name}: expected x1 <= x2 and y1 <= y2, got {b.tolist()}; are the columns x1, y1, x2, y2, not width and height?")
+    if np.isnan(b).any():
+        raise AnnotationError(f"row {i}, {name}: the box {row.tolist()} lacks a number; mend it, "
+                              "or empty all four and the label for a picture without objects")
+    if b[0] > b[2] or b[1] > b[3]:
+        raise AnnotationError(f"row {i}, {name}: expected x1 <= x2 and y1 <= y2, got {b.tolist()}; "
+                              "are the columns x1, y1, x2, y2, not width and height?")
     return b
 
 def write_df(annotations, path=None):
-    """A DataFrame that `read_df` reads back: columns fname (relative to `path` where that is given), then labels, or with boxes one row a box with label, x1, y1,
-    x2, y2; points as x_0, y_0, x_1, ...; scores; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one"""
+    """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),
+    then labels, or with boxes one row a box with label, x1, y1, x2, y2; points as x_0, y_0, x_1, ...; scores, or score
+    of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one"""
     import pandas as pd
     annotations = list(annotations)
     boxes = any(a.bboxes is not None for a in annotations)
-    if boxes and any(a.bboxes is None for a in annotations): raise AnnotationError("some annotations have boxes and some have None; a table holds one kind: write two")
+    if boxes and any(a.bboxes is None for a in annotations):
+        raise AnnotationError("some annotations have boxes and some have None; a table holds one kind: write two")
     delim = ';' if any(len(o.split()) != 1 for a in annotations for o in a.labels) else ' '
     rows = []
     for a in annotations:
-        if a.path is None: raise AnnotationError("an annotation without a file has no row: save its picture and set `path`")
+        if a.path is None:
+            raise AnnotationError("an annotation without a file has no row: save its picture and set `path`")
         row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
         if not boxes:
             for o in a.labels:
-                if delim == ';' and ';' in o: raise AnnotationError(f"{a.path}: label {o!r} holds the delimiter ';'; rename it")
+                if delim == ';' and ';' in o:
+                    raise AnnotationError(f"{a.path}: label {o!r} holds the delimiter ';'; rename it")
             row['labels'] = delim.join(a.labels)
             if a.scores is not None: row['scores'] = delim.join(f'{s:.4f}' for s in a.scores)
             if a.points is not None: row.update(_flat(a.points))
@@ -143,8 +172,9 @@ def write_df(annotations, path=None):
         elif not len(a.bboxes): rows.append(row)
         else:
             for i,(o,b) in enumerate(zip(a.labels, a.bboxes.tolist())):
-                rows.append({**row, 'label': o, **dict(zip(('x1', 'y1', 'x2', 'y2'), b)), **({} if a.scores is None else {'score': a.scores[i]}),
-                             **({} if a.points is None else _flat(a.points[i]))})
+                rows.append({**row, 'label': o, **dict(zip(('x1', 'y1', 'x2', 'y2'), b))})
+                if a.scores is not None: rows[-1]['score'] = a.scores[i]
+                if a.points is not None: rows[-1].update(_flat(a.points[i]))
         for r in rows[-max(1, len(a.bboxes) if boxes else 1):]: r.update(split=a.split, group=a.group)
     df = pd.DataFrame(rows, columns=None if rows else ['fname', 'labels', 'split', 'group'])
     if boxes:

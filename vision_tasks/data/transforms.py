@@ -173,7 +173,7 @@ class JointTransform(ItemTransform):
     order = 0   # before fastai's PointScaler
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
-        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst; None = `CropView()`
+        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst; None: `CropView()`
         valid='squish',               # view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
         flip:float=.5,                # probability of a left-right flip when training
         vflip:float=0.,               # probability of a top-bottom flip
@@ -184,6 +184,7 @@ class JointTransform(ItemTransform):
         mask_fill:int=255,            # class index around the picture in a class mask: void
         min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less
                                       # than a pixel
+        keep:bool=False,              # when training, look again where an object or marked point would leave the canvas
         flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture
     ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -191,19 +192,29 @@ class JointTransform(ItemTransform):
             raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
         self.train,self.valid = train or CropView(),FitView(valid) if isinstance(valid, str) else valid
         self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
-        self.fill,self.mask_fill,self.min_visible = tuple(fill),mask_fill,min_visible
+        self.fill,self.mask_fill,self.min_visible,self.keep = tuple(fill),mask_fill,min_visible,keep
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
         super().__init__()
 
     def __repr__(self):
-        return f"JointTransform(size={self.size}, train={self.train}, valid={self.valid}, " \
-               f"flip={self.flip}, rotate={self.rotate})"
+        names = 'size train valid flip vflip rotate p_rotate tfms fill mask_fill min_visible keep flip_pairs'.split()
+        return f"JointTransform({', '.join(f'{o}={getattr(self, o)!r}' for o in names)})"
 
     def view(self, size:tuple[int,int], split_idx:int=1, bboxes=None) -> View:
         "The view of a picture of `size` (w, h): random for `split_idx` 0, else the plain one that `annotate` undoes"
-        look = self.train if split_idx == 0 else self.valid
-        src,dst = look(*size, self.size, bboxes)
-        if split_idx != 0: return View(src, dst, self.size)
+        if split_idx != 0: return View(*self.valid(*size, self.size, bboxes), self.size)
+        for _ in range(10 if self.keep else 1):
+            view = self._random_view(size, bboxes)
+            if not self.keep or bboxes is None or not len(bboxes) or self._holds(view, bboxes): return view
+        return View(*self.valid(*size, self.size, bboxes), self.size)
+
+    def _holds(self, view, bboxes):
+        "Whether all of `bboxes` stay on the canvas"
+        b = view.bboxes(bboxes)
+        return bool((b >= -1e-3).all() and (b <= torch.tensor(self.size*2) + 1e-3).all())
+
+    def _random_view(self, size, bboxes):
+        src,dst = self.train(*size, self.size, bboxes)
         angle = random.uniform(-self.rotate, self.rotate) if self.rotate and random.random() < self.p_rotate else 0.
         return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
 
@@ -216,7 +227,7 @@ class JointTransform(ItemTransform):
             raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
-        cut,view = _cut(im, self.view(size, split_idx, next((o for o in items if isinstance(o, TensorBBox)), None)))
+        cut,view = _cut(im, self.view(size, split_idx, _objects(items, size)))
         items = [_lay(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
         if split_idx == 0 and self.tfms is not None: items = _apply_v2(self.tfms, items)
         items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
@@ -264,6 +275,16 @@ class JointTransform(ItemTransform):
                 return _like(torch.where(out, torch.nan, p), o, img_size=self.size)
             return o
         return [clean(o) for o in items]
+
+def _objects(items, size):
+    "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
+    hi = torch.tensor([*size, *size])
+    for o in items:
+        if isinstance(o, TensorBBox): return o.as_subclass(Tensor).clamp(min=0).minimum(hi)
+    for o in items:
+        if isinstance(o, TensorPoint):
+            p = o.as_subclass(Tensor).reshape(-1, 2)
+            return p[((p >= 0) & (p <= hi[:2])).all(1)].repeat(1, 2)
 
 def _is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
 

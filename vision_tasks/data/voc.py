@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, indent
 from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
-from .annotation import Annotation, AnnotationError, read_all, size_of
+from .annotation import Annotation, AnnotationError, read_all, size_of, unturned
 
 __all__ = ['read_voc', 'write_voc']
 
@@ -15,18 +15,22 @@ _LISTS = dict(train='train', val='valid', test='test')     # ImageSets/Main's na
 
 def read_voc(
     path,                          # folder of the data set
-    split:str=None,                # a list of ImageSets/Main, such as 'trainval': only that; None = all, each picture with its own split
+    split:str=None,                # a list of ImageSets/Main, such as 'trainval': only that; None = all, each picture
+                                   # with its own split
     images:str='JPEGImages',       # folder of the pictures, below `path`
     annotations:str='Annotations', # folder of the xml files, below `path`
-    on_error:str='raise',          # 'raise' `AnnotationError` at the first file that cannot be read, or 'drop' such pictures and count them
-) -> list[Annotation]:             # in the order of the lists, or of the files' names; pictures without objects included
-    "Pictures with boxes; objects marked difficult have `ignore` set. Boxes may reach outside the picture, as the file has it"
+    on_error:str='raise',          # 'raise' `AnnotationError` at the first file that cannot be read, or 'drop' such
+                                   # pictures and count them
+) -> list[Annotation]:             # in the order of the list, or of the files' names; pictures without objects included
+    "Pictures with boxes; objects marked difficult have `ignore` set. Boxes outside the picture stay as they are"
     path = Path(path)
     xmls,pics = path/annotations,path/images
     for folder,arg in ((xmls, 'annotations'), (pics, 'images')):
-        if not folder.is_dir(): raise AnnotationError(f"{folder}: no such folder; name it with {arg}=, relative to {path}")
+        if not folder.is_dir():
+            raise AnnotationError(f"{folder}: no such folder; name it with {arg}=, relative to {path}")
     items = _listed(path, split, xmls) if split is not None else _all(path, xmls)
-    if not items: raise AnnotationError(f"{xmls} holds no xml file; name the folder of the annotations with annotations=")
+    if not items:
+        raise AnnotationError(f"{xmls} holds no xml file; name the folder of the annotations with annotations=")
     names = {}   # stem -> file, to find a picture whose suffix or name the xml has wrong
     for p in sorted(pics.iterdir()): names.setdefault(p.stem, p)
     return read_all(lambda o: _read(*o, pics, names), items, on_error)
@@ -47,11 +51,13 @@ def _listed(path, split, xmls):
         raise AnnotationError(f"{file}: no such list; there are {there or 'none'}; split=None reads all xml files")
     items = []
     for stem,row in _lines(file):
-        if not (xmls/f'{stem}.xml').is_file(): raise AnnotationError(f"{file}, line {row}: {stem!r} has no file {xmls/f'{stem}.xml'}; mend the list")
-        items.append((xmls/f'{stem}.xml', _LISTS.get(split)))
+        xml = xmls/f'{stem}.xml'
+        if not xml.is_file(): raise AnnotationError(f"{file}, line {row}: {stem!r} has no file {xml}; mend the list")
+        items.append((xml, _LISTS.get(split)))
     return items
 
-def _lines(file): return [(line.split()[0], i) for i,line in enumerate(file.read_text().splitlines(), 1) if line.strip()]
+def _lines(file):
+    return [(line.split()[0], i) for i,line in enumerate(file.read_text().splitlines(), 1) if line.strip()]
 
 def _read(file, split, pics, names):
     try: root = parse(file).getroot()
@@ -60,14 +66,18 @@ def _read(file, split, pics, names):
     picture = _picture(file, root, pics, names)
     size = _size(file, root, picture)
     objects = [_object(file, i, o) for i,o in enumerate(root.findall('object'), 1)]
-    return Annotation(picture, size, [o[0] for o in objects], np.array([o[1] for o in objects], dtype=np.float32).reshape(-1, 4),
+    bboxes = np.array([o[1] for o in objects], dtype=np.float32).reshape(-1, 4)
+    return Annotation(picture, size, [o[0] for o in objects], bboxes,
                       ignore=np.array([o[2] for o in objects], dtype=bool), split=split)
 
 def _picture(file, root, pics, names):
     name = (root.findtext('filename') or '').strip()
     if name and (pics/name).is_file(): return pics/name
     found = names.get(Path(name).stem if name else file.stem) or names.get(file.stem)
-    if found is None: raise AnnotationError(f"{file}: neither {name or '<filename>, which is missing,'} nor {file.stem}.* is in {pics}; mend the name, or name the folder with images=")
+    if found is None:
+        named = name or '<filename>, which is missing,'
+        raise AnnotationError(f"{file}: neither {named} nor {file.stem}.* is in {pics}; "
+                              "mend the name, or name the folder with images=")
     return found
 
 def _size(file, root, picture):
@@ -76,10 +86,15 @@ def _size(file, root, picture):
     try: said = tuple(int(float(root.findtext(f'size/{o}'))) for o in ('width', 'height'))
     except (TypeError, ValueError): said = None
     if said is None or min(said) <= 0:
-        raise AnnotationError(f"{file} has no <size> with width and height; {picture.name} is {shown[0]}x{shown[1]}: write that into the file if its boxes are pixels of it")
+        raise AnnotationError(f"{file} has no <size> with width and height; {picture.name} is {shown[0]}x{shown[1]}: "
+                              "write that into the file if its boxes are pixels of it")
     if said != shown:
-        turned = "; its EXIF orientation turns it, and the boxes belong to the picture before that: turn the pixels for good, or the boxes" if said == shown[::-1] else ''
-        raise AnnotationError(f"{file}: <size> says {said[0]}x{said[1]}, but {picture.name} is {shown[0]}x{shown[1]}{turned or '; scale the boxes, or bring back the picture that they were drawn on'}")
+        todo = "scale the boxes, or bring back the picture that they were drawn on"
+        if unturned(picture, said):
+            todo = "its EXIF orientation turns it, and the boxes belong to the picture before that: " \
+                   "turn the pixels for good, or the boxes"
+        raise AnnotationError(f"{file}: <size> says {said[0]}x{said[1]}, but {picture.name} is {shown[0]}x{shown[1]}; "
+                              f"{todo}")
     return shown
 
 def _object(file, i, o):
@@ -91,23 +106,31 @@ def _object(file, i, o):
     for k in ('xmin', 'ymin', 'xmax', 'ymax'):
         text = o.findtext(f'bndbox/{k}')
         try: box[k] = float(text)
-        except (TypeError, ValueError): raise AnnotationError(f"{where}: {k} is {text!r}, not a number; mend the file, or drop the object before reading") from None
+        except (TypeError, ValueError):
+            raise AnnotationError(f"{where}: {k} is {text!r}, not a number; "
+                                  "mend the file, or drop the object before reading") from None
     for lo,hi,side in (('xmin', 'xmax', 'left of'), ('ymin', 'ymax', 'above')):
-        if not box[lo] <= box[hi]: raise AnnotationError(f"{where}: {lo} {box[lo]:g} is not {side} {hi} {box[hi]:g}; mend the file, or drop the object before reading")
+        if not box[lo] <= box[hi]:
+            raise AnnotationError(f"{where}: {lo} {box[lo]:g} is not {side} {hi} {box[hi]:g}; "
+                                  "mend the file, or drop the object before reading")
     # pixel 1 of VOC covers 0 to 1 here: the first edge moves by one, the last stays
     return name,(box['xmin']-1, box['ymin']-1, box['xmax'], box['ymax']),(o.findtext('difficult') or '0').strip() == '1'
 
 def write_voc(
     annotations, # list[Annotation] with boxes
-    dest,        # folder, made where it is not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
+    dest,        # folder, made if not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
 ):
-    "Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points and scores have no place in this format"
+    """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points and scores
+    have no place in this format"""
     dest,stems,lists = Path(dest),{},{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
-        if a.bboxes is None: raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); an empty (0, 4) array says that there are no objects")
-        if a.path.stem in stems: raise AnnotationError(f"{a.path} and {stems[a.path.stem]} would both become {a.path.stem}.xml; rename one")
-        stems[a.path.stem] = a.path
+        if a.bboxes is None:
+            raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); "
+                                  "an empty (0, 4) array says that there are no objects")
+        stem = a.path.stem
+        if stem in stems: raise AnnotationError(f"{a.path} and {stems[stem]} would both become {stem}.xml; rename one")
+        stems[stem] = a.path
     for folder in ('JPEGImages', 'Annotations'): (dest/folder).mkdir(parents=True, exist_ok=True)
     for a in annotations:
         target = dest/'JPEGImages'/a.path.name
@@ -130,6 +153,7 @@ def _xml(a):
         o = SubElement(root, 'object')
         put(o, name=name, difficult=int(difficult))
         # repr of a float64 that came from float32 is exact, and whole numbers stay whole
-        put(SubElement(o, 'bndbox'), **{k: f'{float(v):.17g}' for k,v in zip(('xmin', 'ymin', 'xmax', 'ymax'), (float(x1)+1, float(y1)+1, x2, y2))})
+        box = dict(xmin=float(x1)+1, ymin=float(y1)+1, xmax=x2, ymax=y2)
+        put(SubElement(o, 'bndbox'), **{k: f'{float(v):.17g}' for k,v in box.items()})
     indent(root)
     return root

@@ -1,0 +1,209 @@
+"The keypoint task: what only it has, and what it says to bad input"
+from dataclasses import replace
+import numpy as np, pytest, torch
+import torch.nn.functional as F
+from fastai.vision.all import Resize, RandomResizedCrop, aug_transforms, load_learner, set_seed
+from PIL import Image
+from torch import Tensor, nn
+from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS, draw_shapes
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
+from vision_tasks.losses import PointLoss
+from vision_tasks.metrics import NME, PCK, PointError, normaliser_of
+
+NET = 'shufflenet_v2_x0_5'
+NAN = float('nan')
+
+@pytest.fixture(scope='module')
+def crops(tmp_path_factory):
+    "One shape a picture, of many sizes, with five named points"
+    path = tmp_path_factory.mktemp('crops')
+    return crop_instances(draw_shapes(path/'shapes', n=24, size=64), path/'crops', pad=.3)
+
+def dls_of(anns, **kw): return keypoint_dls(anns, **{**dict(vocab=SHAPE_POINTS, size=64, bs=8, num_workers=0, device='cpu', flip_pairs=SHAPE_FLIP_PAIRS), **kw})
+def learner_of(dls, arch=NET, **kw): return keypoint_learner(dls, arch, **{**dict(pretrained=False), **kw})
+
+@pytest.fixture
+def learn(crops, tmp_path):
+    set_seed(0)
+    learn = learner_of(dls_of(crops, path=tmp_path))
+    with learn.no_bar(), learn.no_logging(): yield learn
+
+def file_points(learn, y, items):
+    "Targets of a valid batch, back in pixels of the files"
+    return learn.in_file(y.as_subclass(Tensor), [a.size for a in items])
+
+# --- data
+
+@pytest.mark.parametrize('item_tfms', [None, JointTransform((64, 48), valid='pad'), Resize((48, 64), 'squish'), Resize((48, 64), 'pad', pad_mode='zeros'),
+                                       Resize((48, 64), 'crop')], ids=str)
+def test_targets_are_in_minus_one_to_one_and_come_back_to_file_pixels(crops, item_tfms):
+    learn = learner_of(dls_of(crops, item_tfms=item_tfms))
+    x,y = learn.dls.valid.one_batch()
+    assert y.shape == (len(x), 5, 2) and (y[~y.isnan()].abs() <= 1.4).all()
+    items = learn.dls.valid.items[:len(x)]
+    back,true = file_points(learn, y, items),torch.from_numpy(np.stack([a.points.reshape(-1, 2) for a in items])).double()
+    inside = ((y > -1) & (y < 1)).all(-1)     # a crop may have left some out
+    assert inside.float().mean() > .5 and (back-true)[inside].abs().max() < 1.
+
+def test_training_geometry_keeps_every_point_in_the_picture(crops):
+    torch.manual_seed(0)
+    dls = dls_of(crops)
+    for _ in range(4):
+        for x,y in dls.train: assert not y.isnan().any() and (y.abs() <= 1).all()
+
+def test_without_flip_pairs_pictures_are_not_mirrored(crops):
+    left,right = 1,2
+    assert all((y[:,left,0] < y[:,right,0]).all() for _ in range(4) for x,y in dls_of([a for a in crops], flip_pairs=None, item_tfms=None).train)
+
+def test_one_point_needs_no_names(crops):
+    anns = [replace(a, points=a.points[:,:1], visible=None) for a in crops]
+    learn = learner_of(dls_of(anns, vocab=None, flip_pairs=None))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+        assert list(learn.dls.vocab) == ['0'] and learn.annotate(crops[:2])[0].points.shape == (1, 2)
+
+def test_a_picture_without_points_teaches_nothing_and_breaks_nothing(crops):
+    none = [replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops[:6]]
+    learn = learner_of(dls_of([*none, *crops[6:]]))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+        assert all(np.isfinite(v) for v in learn.evaluate().values())
+        dl = learn.dls.test_dl(none, with_labels=True)
+        assert learn.validate(dl=dl)[0] == 0 and np.isnan(learn.evaluate(dl=dl)['error_px'])
+
+def test_missing_points_have_no_gradient(crops):
+    gone = [replace(a, points=np.where(np.arange(5)[:,None] == 0, np.nan, a.points), visible=None) for a in crops]
+    learn = learner_of(dls_of(gone))
+    with torch.no_grad(): before = learn.model.head[-2].weight.clone()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2, wd=0.)
+    moved = (learn.model.head[-2].weight - before).abs().view(5, 2, -1).amax((1, 2))
+    assert moved[0] == 0 and (moved[1:] > 0).all()
+
+def test_points_marked_invisible_by_zero_are_left_out(crops):
+    v = np.full((1, 5), 2); v[0, 1] = 0
+    dls = dls_of([replace(a, visible=v) for a in crops])
+    y = dls.valid.one_batch()[1]
+    assert y[:,1].isnan().all() and not y[:,[0, 2, 3, 4]].isnan().any()
+
+# --- learner
+
+def test_evaluate_is_in_pixels_of_the_file(learn):
+    learn.fit(1, 1e-3)
+    items = learn.dls.valid.items
+    pred = np.stack([a.points for a in learn.annotate(items)])
+    e = np.linalg.norm(pred - np.stack([a.points[0] for a in items]), axis=-1)
+    diag = np.array([np.hypot(*a.size) for a in items])[:,None]
+    s = learn.evaluate()
+    assert s['error_px'] == pytest.approx(e.mean(), rel=1e-4) and s['nme'] == pytest.approx((e/diag).mean(), rel=1e-4)
+    assert s['pck@.05'] == pytest.approx((e/diag <= .05).mean())
+    df = learn.evaluate_per_point()
+    assert list(df.label) == list(SHAPE_POINTS)
+    np.testing.assert_allclose(df.error_px, e.mean(0), rtol=1e-4)
+
+def test_annotate_and_predict_answer_in_the_picture(learn, crops):
+    said = learn.annotate(crops[:4])
+    for a,b in zip(said, crops): assert a.points.shape == (5, 2) and (a.points >= 0).all() and (a.points <= b.size).all() and a.labels == []
+    np.testing.assert_allclose(learn.predict(crops[0])[0], said[0].points, atol=1e-3)
+    with pytest.raises(ValueError, match="points have no score"): learn.annotate(crops[:1], thresh=.3)
+    with pytest.raises(ValueError, match="no threshold to tune"): learn.tune_threshold()
+
+@pytest.mark.parametrize('loss', ['mse', 'l1', 'smooth_l1', 'wing'])
+def test_losses_by_name_train(crops, loss):
+    learn = learner_of(dls_of(crops), loss_func=loss)
+    with learn.no_bar(), learn.no_logging():
+        before = learn.model.head[-2].weight.clone()
+        learn.fit(1, 1e-3)
+        assert learn.loss_func.kind == loss and np.isfinite(learn.recorder.values[-1]).all()
+        assert not torch.equal(before, learn.model.head[-2].weight)
+
+def test_losses_equal_torchs_over_the_marked_coordinates():
+    torch.manual_seed(0)
+    x,y = torch.rand(4, 10)*2-1,torch.rand(4, 5, 2)*2-1
+    y[0, 1] = y[2] = NAN
+    on = ~y.isnan()
+    a,b = x.view(4, 5, 2)[on],y[on]
+    for kind,want in (('mse', F.mse_loss(a, b)), ('l1', F.l1_loss(a, b)), ('smooth_l1', F.smooth_l1_loss(a, b, beta=.05)/1)):
+        torch.testing.assert_close(PointLoss(kind)(x, y), want)
+    d,w,e = (a-b).abs(),.1,.02
+    torch.testing.assert_close(PointLoss('wing')(x, y), torch.where(d < w, w*(1+d/e).log(), d-w+w*np.log(1+w/e)).mean())
+    f = PointLoss(); f.reduction = 'none'
+    assert f(x, y).shape == (4, 5, 2) and (f(x, y)[2] == 0).all()
+    x.requires_grad_(); PointLoss()(x, torch.full_like(y, NAN)).backward()
+    assert (x.grad == 0).all()
+
+def test_it_overfits_a_few_pictures_far_below_what_the_mean_shape_reaches(crops):
+    set_seed(0)
+    some = [replace(a, split=s) for a in crops[:8] for s in ('train', 'valid')]
+    plain = JointTransform(32, train=JointTransform(32).valid, flip=0.)
+    learn = learner_of(dls_of(some, item_tfms=plain, batch_tfms=[]), 'resnet18', arch_kwargs=dict(ps=0.))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(40, 5e-3)
+        nme = learn.evaluate()['nme']
+    rel = np.stack([a.points[0]/a.size for a in crops[:8]])
+    guess = [np.linalg.norm((rel.mean(0)-r)*a.size, axis=-1)/np.hypot(*a.size) for r,a in zip(rel, crops)]
+    assert nme < .5*np.mean(guess)
+
+def test_a_net_of_ones_own_is_taken(crops):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3*64*64, 10))
+    net.encoder = net[0]
+    learn = learner_of(dls_of(crops), net)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
+    assert learn.get_preds()[0].shape[0] == len(learn.dls.valid_ds)
+
+# --- crops
+
+def test_crops_hold_their_instance(tmp_path):
+    anns = draw_shapes(tmp_path/'s', n=8, size=(96, 64))
+    res = crop_instances(anns, tmp_path/'c')
+    assert len(res) == sum(len(a.labels) for a in anns)
+    k = 0
+    for a in anns:
+        for b,p,o in zip(a.bboxes, a.points, a.labels):
+            c = res[k]; k += 1
+            assert Image.open(c.path).size == c.size and c.labels == [o] and c.group == str(a.path)
+            shift = b - c.bboxes[0]
+            np.testing.assert_allclose(c.points[0], p - shift[:2])
+            x,y = (int(v) for v in shift[:2])
+            px = np.asarray(Image.open(a.path).convert('RGB'))[y:y+c.size[1], x:x+c.size[0]]
+            assert np.array_equal(np.asarray(Image.open(c.path)), px)
+    assert not crop_instances([replace(a, ignore=np.ones(len(a.labels), bool)) for a in anns], tmp_path/'c')
+
+# --- bad input
+
+def test_bad_data_are_told(crops, tmp_path):
+    many = draw_shapes(tmp_path/'s', n=8, size=64)
+    with pytest.raises(AnnotationError, match=r"instances in one picture, but this task finds the points of one; `crop_instances\(annotations\)`"): dls_of(many)
+    with pytest.raises(AnnotationError, match=r"_0.png: 4 points, but vocab names 5"): dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)])
+    with pytest.raises(AnnotationError, match=r"4 points, but .* has 5"): dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)], vocab=None, flip_pairs=None)
+    with pytest.raises(AnnotationError, match="none of the 24 annotations has points|none of the .* annotations has points"): dls_of([replace(a, points=None, visible=None) for a in crops])
+    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked"): dls_of([replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops])
+    with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"): dls_of(crops, flip_pairs=[('left', 'nose')])
+    with pytest.raises(ValueError, match="skeleton names 9"): dls_of(crops, skeleton=[(0, 9)])
+    with pytest.raises(ValueError, match="duplicate names"): dls_of(crops, vocab=list('aabcd'), flip_pairs=None)
+    with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
+
+def test_bad_arguments_of_the_learner_are_told(crops):
+    dls = dls_of(crops)
+    with pytest.raises(ValueError, match="did you mean 'wing'"): learner_of(dls, loss_func='wingg')
+    with pytest.raises(ValueError, match="its last layer needs n_out=10"):
+        learn = learner_of(dls, n_out=6)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+def test_a_transform_that_cannot_be_undone_is_named(crops):
+    learn = learner_of(dls_of(crops, item_tfms=RandomResizedCrop(64)))
+    with learn.no_bar(), pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"): learn.annotate(crops[:1])
+    assert len(learner_of(dls_of(crops, item_tfms=Resize(64, 'squish'), batch_tfms=aug_transforms(max_warp=0))).annotate(crops[:2])) == 2
+
+def test_normalisers_are_what_they_say_and_zero_is_refused(crops):
+    a = Annotation('a.png', (30, 40), points=[[0, 0], [6, 8], [NAN, NAN]])
+    assert normaliser_of(a) == 50 and normaliser_of(a, (0, 1)) == 10 and normaliser_of(a, 7) == 7 and normaliser_of(a, 'box') == pytest.approx(48**.5)
+    assert np.isnan(normaliser_of(a, (0, 2))) and normaliser_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6
+    with pytest.raises(AnnotationError, match=r"a.png: the normaliser \(0, 0\) is 0 pixels"): normaliser_of(a, (0, 0))
+    with pytest.raises(ValueError, match="by is 'diagonal', 'box'"): normaliser_of(a, 'width')
+
+def test_exported_learners_answer_the_same(learn, crops, tmp_path):
+    learn.export(tmp_path/'l.pkl')
+    with (l := load_learner(tmp_path/'l.pkl')).no_bar(): np.testing.assert_allclose(l.annotate(crops[:3])[2].points, learn.annotate(crops[:3])[2].points, atol=1e-3)
+    assert isinstance(learn.metrics[0], PointError) and isinstance(learn.metrics[1], NME) and isinstance(learn.metrics[2], PCK)

@@ -1,0 +1,51 @@
+"Every notebook runs from top to bottom, its closing asserts hold, and its stored file is clean"
+import re, sys, time
+from pathlib import Path
+import nbformat, pytest
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NBS  = sorted((ROOT/'nbs').glob('*.ipynb'))
+
+class ThisInterpreter(KernelSpecManager):
+    "The interpreter that runs the tests as the kernel, whatever kernels are installed"
+    def get_kernel_spec(self, kernel_name):
+        argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+        return KernelSpec(argv=argv, display_name='Python 3', language='python')
+
+@pytest.fixture(params=NBS, ids=lambda o: o.stem)
+def nb(request): return nbformat.read(request.param, as_version=nbformat.NO_CONVERT)
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    "The folder where the notebook runs and the one for its temporary files; this checkout's package; pictures drawn inline"
+    cwd,temp = tmp_path/'cwd',tmp_path/'temp'
+    for o in (cwd, temp): o.mkdir()
+    for k,v in dict(PYTHONPATH=ROOT, TMPDIR=temp, IPYTHONDIR=tmp_path/'ipython').items(): monkeypatch.setenv(k, str(v))
+    monkeypatch.delenv('MPLBACKEND', raising=False)
+    return cwd,temp
+
+def test_a_notebook_runs_and_leaves_no_files_behind(nb, folders, request, capsys):
+    cwd,temp = folders
+    km = AsyncKernelManager(kernel_spec_manager=ThisInterpreter())
+    start = time.time()
+    NotebookClient(nb, km=km, timeout=120, resources={'metadata': {'path': str(cwd)}}).execute()
+    with capsys.disabled(): print(f" {request.node.callspec.id}: {time.time()-start:.1f} s ", end='')
+    assert not list(cwd.iterdir()) and not list(temp.iterdir())
+
+def test_its_first_code_cell_begins_with_the_star_import_and_its_last_asserts(nb):
+    code = [c.source for c in nb.cells if c.cell_type == 'code']
+    assert code[0].splitlines()[0] == 'from vision_tasks.all import *'
+    assert re.search(r'^assert ', code[-1], re.M)
+
+def test_it_is_valid_and_stored_without_outputs(nb):
+    nbformat.validate(nb)
+    assert (nb.nbformat, nb.nbformat_minor) >= (4, 5) and nb.metadata.kernelspec.name == 'python3'
+    assert not any(c.outputs or c.execution_count for c in nb.cells if c.cell_type == 'code')
+
+def test_it_names_no_path_of_a_machine(nb):
+    for c in nb.cells:
+        found = re.search(r'/(home|root|Users|work|tmp|mnt|media|opt)/|\b[A-Z]:\\|shared', c.source)
+        assert not found, f"cell {c.id}: {found[0]!r} in {c.source!r}"
