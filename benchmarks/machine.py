@@ -8,7 +8,8 @@ __all__ = ['describe', 'interleaved']
 def _cpu():
     "The model of the processor, as the system calls it"
     info = Path('/proc/cpuinfo')
-    names = [o.split(':', 1)[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')] if info.exists() else []
+    names = ([o.split(':', 1)[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')]
+             if info.exists() else [])
     return names[0] if names else platform.processor() or platform.machine()
 
 def _version(package):

@@ -94,7 +94,8 @@ def main():
     interleaved(fns, args.rounds)
     print(describe(('torch', 'torchvision', 'fastai')),
           f"\n\nmobilenet_v2, {SIZE} px, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
-          f"mean ± sd (min..max) of {args.rounds} runs, interleaved; overhead over the bare loop with AdamW, mean (range)\n")
+          f"mean ± sd (min..max) of {args.rounds} runs, interleaved; "
+           "overhead over the bare loop with AdamW, mean (range)\n")
     print('| batches | training | ms a step, process time | overhead | ms a step, wall | overhead |\n'
           '|---|---|---:|---:|---:|---:|')
     for (where,what),f in fns.items():

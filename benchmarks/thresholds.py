@@ -1,4 +1,5 @@
-"Exact thresholds for each class of a data set of the size of PASCAL/COCO, against scikit-learn: time, memory, and the scores reached"
+"""Exact thresholds for each class of a data set of the size of PASCAL/COCO, against scikit-learn: time, memory, and the
+scores reached"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread each, before numpy is there
 import sys, tracemalloc
@@ -9,7 +10,8 @@ from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.thresholds import best_threshold
 
-GRID,SOME = np.linspace(.05, .95, 29),8 # the loop over the grid is slow: it sees SOME classes, and its time is scaled up
+# the loop over the grid is slow: it sees SOME classes, and its time is scaled up
+GRID,SOME = np.linspace(.05, .95, 29),8
 
 def scores(n=40504, c=80, seed=0):
     "Float32 scores and targets (n, c): classes from rare to common, as in COCO, of differing difficulty"
@@ -40,13 +42,15 @@ def main():
     p,t  = scores()
     few  = (slice(None), slice(None, None, p.shape[1]//SOME))
     ours,grid = 'best_threshold, per class',f'f1_score at {len(GRID)} points, per class'
-    fns  = {ours: lambda: best_threshold(p, t, per_class=True), 'precision_recall_curve, per class': lambda: sklearn_curve(p, t),
+    fns  = {ours: lambda: best_threshold(p, t, per_class=True),
+            'precision_recall_curve, per class': lambda: sklearn_curve(p, t),
             grid: lambda: sklearn_grid(p[few], t[few]),
-            'best_threshold, micro': lambda: best_threshold(p, t), 'best_threshold, macro': lambda: best_threshold(p, t, average='macro')}
+            'best_threshold, micro': lambda: best_threshold(p, t),
+            'best_threshold, macro': lambda: best_threshold(p, t, average='macro')}
     secs = interleaved(fns)
     secs[grid] *= p.shape[1]/SOME
-    print(describe(), f"\n\n{p.shape[0]} x {p.shape[1]} float32 scores, {p.nbytes/2**20:.1f} MiB; median of five, interleaved; the grid ran over "
-          f"{SOME} classes, its time is scaled by {p.shape[1]//SOME}\n")
+    print(describe(), f"\n\n{p.shape[0]} x {p.shape[1]} float32 scores, {p.nbytes/2**20:.1f} MiB; median of five, "
+          f"interleaved; the grid ran over {SOME} classes, its time is scaled by {p.shape[1]//SOME}\n")
     print('| F1 | seconds | to ours | peak extra memory, MiB | of the scores |\n|---|---:|---:|---:|---:|')
     for o,f in fns.items():
         m = peak(f)
@@ -56,7 +60,8 @@ def main():
     gain = best[few[1]] - on_grid
     assert np.abs(best-curve).max() < 1e-6, "not the optimum of the curve"
     assert gain.min() > -1e-6, "below the grid"
-    print(f"\nF1 of the {p.shape[1]} classes: at most {np.abs(best-curve).max():.1e} from the optimum of sklearn's curve (float32 rounding); "
-          f"over the grid (its {SOME} classes) by {gain.min():.4f} to {gain.max():.4f}, {gain.mean():.4f} in the mean")
+    print(f"\nF1 of the {p.shape[1]} classes: at most {np.abs(best-curve).max():.1e} from the optimum of sklearn's "
+          f"curve (float32 rounding); over the grid (its {SOME} classes) by {gain.min():.4f} to {gain.max():.4f}, "
+          f"{gain.mean():.4f} in the mean")
 
 if __name__ == '__main__': main()

@@ -1,8 +1,8 @@
-"Train a multi-label model on a csv file, or on drawn shapes; tune its thresholds, score it, draw what it says, export it"
+"Train a multi-label model on a csv file, or on drawn shapes; tune, score, draw what it says, export"
 import argparse
 from pathlib import Path
-from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, label_set, multilabel_dls, multilabel_learner, read_df,
-                              set_seed)
+from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, label_set, multilabel_dls, multilabel_learner,
+                              read_df, set_seed)
 
 def read(csv, out, size):
     "The annotations of `csv`, or those of drawn shapes, of which only the names are kept"
@@ -11,7 +11,7 @@ def read(csv, out, size):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('csv', nargs='?', help="columns fname (relative to the csv), labels (blanks between them), is_valid")
+    parser.add_argument('csv', nargs='?', help="columns fname (relative to it), labels (blanks between), is_valid")
     parser.add_argument('--arch', default='resnet18', help="torchvision's or timm's name")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
     parser.add_argument('--epochs', type=int, default=5)

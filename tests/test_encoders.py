@@ -19,8 +19,9 @@ FAMILIES = dict(alexnet=[64, 192, 256, 256], vgg11=[64, 128, 256, 512, 512, 512]
     googlenet=[64, 192, 480, 832, 1024], inception_v3=[64, 192, 288, 768, 2048])
 LOST = dict(alexnet=2, squeezenet1_1=2, inception_v3=4) # cells at the border of maps that are not padded
 # name -> strides, and the channels of the whole body's last map
-TIMM = {'timm/resnet18': ([2, 4, 8, 16, 32], 512), 'mobilenetv3_small_050': ([2, 4, 8, 16, 32], 288), 'test_nfnet': ([2, 4, 8, 16, 32], 192),
-        'test_efficientnet': ([2, 4, 8, 16, 32], 256), 'convnext_atto': ([4, 8, 16, 32], 320), 'mambaout_femto': ([4, 8, 16, 32], 288),
+TIMM = {'timm/resnet18': ([2, 4, 8, 16, 32], 512), 'mobilenetv3_small_050': ([2, 4, 8, 16, 32], 288),
+        'test_nfnet': ([2, 4, 8, 16, 32], 192), 'test_efficientnet': ([2, 4, 8, 16, 32], 256),
+        'convnext_atto': ([4, 8, 16, 32], 320), 'mambaout_femto': ([4, 8, 16, 32], 288),
         'efficientvit_b0': ([4, 8, 16, 32], 128), 'test_vit': ([16], 64), 'test_vit_relpos': ([16], 96),
         'test_maxvit': ([2, 4, 8, 16, 32], 128)}
 
@@ -37,7 +38,8 @@ def state(name):
     return stir(get_model(name, **(dict(init_weights=True) if name == 'googlenet' else {})))
 
 def images(enc, size=(77, 99)):
-    return torch.randn(1 if enc.input_size else 2, enc.n_in, *(enc.input_size or size), generator=torch.Generator().manual_seed(0))
+    return torch.randn(1 if enc.input_size else 2, enc.n_in, *(enc.input_size or size),
+                       generator=torch.Generator().manual_seed(0))
 
 def encoder_of(model, name, **kwargs):
     "The encoder `name` with the weights of the torchvision classifier `model`, in eval mode"
@@ -46,21 +48,26 @@ def encoder_of(model, name, **kwargs):
     return enc.eval()
 
 def from_inside(model, x):
-    "What comes into the pooling of a torchvision classifier, or out of its convolutions where the pooling is a function"
+    """What comes into the pooling of a torchvision classifier, or out of its convolutions where the pooling is a
+    function"""
     seen = []
     if hasattr(model, 'layers'):    m,hook = model.layers,'register_forward_hook'
     elif hasattr(model, 'avgpool'): m,hook = model.avgpool,'register_forward_pre_hook'
     elif hasattr(model, 'conv5'):   m,hook = model.conv5,'register_forward_pre_hook'
     else:                           m,hook = model.features,'register_forward_hook'
-    with torch.no_grad(), getattr(m, hook)(lambda m, x, o=None: seen.append(x[0].clone() if o is None else o.clone())): model(x)
+    with torch.no_grad(), getattr(m, hook)(
+        lambda m, x, o=None: seen.append(x[0].clone() if o is None else o.clone())): model(x)
     return seen[0]
 
 def check_maps(enc, lost=0):
     "The maps that `enc` gives for odd, non-square images, which are what it says of itself"
     x = images(enc)
     with torch.no_grad(): maps = enc.eval()(x) if enc.pyramid else [enc.eval()(x)]
-    assert [o.shape[1] for o in maps] == enc.channels and len(maps) == len(enc.strides) and enc.strides == sorted(set(enc.strides))
-    for o,s in zip(maps, enc.strides): assert o.shape[0] == len(x) and all(abs(n - m/s) < 1+lost for n,m in zip(o.shape[2:], x.shape[2:])), (o.shape, s)
+    assert ([o.shape[1] for o in maps] == enc.channels and len(maps) == len(enc.strides)
+            and enc.strides == sorted(set(enc.strides)))
+    for o,s in zip(maps, enc.strides):
+        assert (o.shape[0] == len(x)
+                and all(abs(n - m/s) < 1+lost for n,m in zip(o.shape[2:], x.shape[2:]))), (o.shape, s)
     return maps
 
 def check_gradients(enc):
@@ -70,14 +77,16 @@ def check_gradients(enc):
 
 @pytest.mark.parametrize('name,pyramid', [(n, True) for n in FAMILIES] +
     [(n, False) for n in ('resnet18', 'mobilenet_v2', 'densenet121', 'mnasnet0_5', 'shufflenet_v2_x0_5', 'swin_t')])
-def test_a_torchvision_encoder_gives_what_the_classifier_computes_says_what_it_is_and_learns_as_a_whole(name, pyramid, monkeypatch):
+def test_a_torchvision_encoder_gives_what_the_classifier_computes_says_what_it_is_and_learns_as_a_whole(
+        name, pyramid, monkeypatch):
     built = [] # the classifier itself: its modules are the encoder's, so that the weights are the same
     monkeypatch.setattr(encoders, 'get_model', lambda *args, **kw: built.append(get_model(*args, **kw)) or built[0])
     torch.manual_seed(0)
     enc = create_encoder(name, False, pyramid=pyramid)
     stir(built[0])
     strides = [1, 2, 4, 8, 16] if name == 'squeezenet1_1' else [1, 2, 4, 8, 16, 32]
-    assert (enc.channels, enc.strides) == ((FAMILIES[name], strides[-len(FAMILIES[name]):]) if pyramid else (FAMILIES[name][-1:], strides[-1:]))
+    assert (enc.channels, enc.strides) == ((FAMILIES[name], strides[-len(FAMILIES[name]):]) if pyramid else
+                                           (FAMILIES[name][-1:], strides[-1:]))
     assert enc.name == name and enc.input_size is None
     want = from_inside(built[0], images(enc))
     assert_close(check_maps(enc, LOST.get(name, 0))[-1], want.relu() if name == 'densenet121' else want)
@@ -85,7 +94,8 @@ def test_a_torchvision_encoder_gives_what_the_classifier_computes_says_what_it_i
 
 def test_the_maps_are_those_of_torchvisions_own_feature_extractor():
     from torchvision.models.feature_extraction import create_feature_extractor
-    for name,nodes in dict(resnet18=['relu', 'layer1', 'layer2', 'layer3', 'layer4'], mobilenet_v2=[f'features.{i}' for i in (1, 3, 6, 13, 18)],
+    for name,nodes in dict(resnet18=['relu', 'layer1', 'layer2', 'layer3', 'layer4'],
+                           mobilenet_v2=[f'features.{i}' for i in (1, 3, 6, 13, 18)],
                            squeezenet1_1=[f'features.{i}' for i in (1, 4, 7, 12)]).items():
         enc = encoder_of(state(name), name)
         with torch.no_grad(): want,came = create_feature_extractor(state(name), nodes)(images(enc)),enc(images(enc))
@@ -94,7 +104,9 @@ def test_the_maps_are_those_of_torchvisions_own_feature_extractor():
 def test_swins_inner_maps_have_their_channels_second():
     from torchvision.models.feature_extraction import create_feature_extractor
     enc = encoder_of(state('swin_t'), 'swin_t')
-    with torch.no_grad(): want,came = create_feature_extractor(state('swin_t'), ['features.1', 'features.3'])(images(enc)),enc(images(enc))
+    with torch.no_grad():
+        want,came = (create_feature_extractor(state('swin_t'), ['features.1', 'features.3'])(images(enc)),
+                     enc(images(enc)))
     for o,w in zip(came, want.values()): assert_close(o, w.permute(0, 3, 1, 2))
 
 @pytest.mark.parametrize('name', TIMM)
@@ -110,7 +122,8 @@ def test_a_timm_encoder_says_what_its_maps_are_and_all_its_parameters_learn(name
 def test_timms_tokens_become_the_grid_that_timm_itself_makes_of_them():
     for name in ('test_vit', 'deit_tiny_distilled_patch16_224'):
         enc = create_encoder(name, False, pyramid=False).eval()
-        with torch.no_grad(): want = enc.body.forward_intermediates(images(enc), indices=1, norm=True, intermediates_only=True)[0]
+        with torch.no_grad():
+            want = enc.body.forward_intermediates(images(enc), indices=1, norm=True, intermediates_only=True)[0]
         assert_close(enc(images(enc)), want)
 
 def test_timms_channels_last_maps_have_their_channels_second():
@@ -118,12 +131,14 @@ def test_timms_channels_last_maps_have_their_channels_second():
     with torch.no_grad(): assert_close(enc(images(enc)), [o.permute(0, 3, 1, 2) for o in enc.body(images(enc))])
 
 def test_a_timm_model_that_gives_no_grid_is_refused():
-    with pytest.raises(ValueError, match=r"timm's pit_ti_224 gives \(2, 1, 256\) for an image of \(224, 224\) pixels.*pyramid=True, or another"):
+    with pytest.raises(ValueError, match=r"timm's pit_ti_224 gives \(2, 1, 256\) for an image of \(224, 224\) "
+                                         r"pixels.*pyramid=True, or another"):
         create_encoder('pit_ti_224', False, pyramid=False)
 
 def test_timms_last_map_has_the_head_convolution_and_no_classifier():
     enc = create_encoder('tf_efficientnet_lite0', False, pyramid=False)
-    assert enc.channels == [1280] and 'body.conv_head.weight' in enc.state_dict() and 'body.classifier.weight' not in enc.state_dict()
+    assert (enc.channels == [1280] and 'body.conv_head.weight' in enc.state_dict()
+            and 'body.classifier.weight' not in enc.state_dict())
     enc = create_encoder('tf_efficientnet_lite0', False)
     assert enc.channels == [16, 24, 40, 112, 320] and 'body.conv_head.weight' not in enc.state_dict()
 
@@ -133,7 +148,8 @@ def test_creation_touches_neither_the_weights_nor_the_batchnorm_statistics_nor_t
     assert torch.equal(torch.rand(1), after) and enc.training
     for k,v in enc.body.state_dict().items(): assert torch.equal(v, model.state_dict()[k]), k
     for b in create_encoder('test_efficientnet', False).modules():
-        if isinstance(b, nn.BatchNorm2d): assert b.num_batches_tracked == 0 and (b.running_mean == 0).all() and (b.running_var == 1).all()
+        if isinstance(b, nn.BatchNorm2d):
+            assert b.num_batches_tracked == 0 and (b.running_mean == 0).all() and (b.running_var == 1).all()
 
 def test_an_encoder_can_be_built_on_meta():
     with torch.device('meta'): encs = [create_encoder(n, False) for n in ('resnet18', 'convnext_atto')]
@@ -142,7 +158,8 @@ def test_an_encoder_can_be_built_on_meta():
 def test_an_encoder_is_created_under_no_grad_too():
     with torch.no_grad(): assert create_encoder('squeezenet1_1', False).channels[-1] == 512
 
-@pytest.mark.parametrize('name,pyramid', [('resnet18', True), ('shufflenet_v2_x0_5', False), ('convnext_atto', True), ('test_vit', False), ('pit_ti_224', True)])
+@pytest.mark.parametrize('name,pyramid', [('resnet18', True), ('shufflenet_v2_x0_5', False), ('convnext_atto', True),
+                                          ('test_vit', False), ('pit_ti_224', True)])
 def test_an_encoder_can_be_copied_pickled_and_filled_from_its_state_dict(name, pyramid):
     enc = create_encoder(name, False, pyramid=pyramid).eval()
     other = create_encoder(name, False, pyramid=pyramid).eval()
@@ -163,7 +180,8 @@ def test_list_encoders_has_torchvisions_classifiers_and_nothing_else():
     assert not {'vit_b_16', 'maxvit_t', 'fcn_resnet50', 'quantized_resnet18', 'mvit_v1_b'} & set(names)
 
 def test_mean_and_std_are_what_the_weights_want():
-    assert create_encoder('resnet18', False).mean == (.485, .456, .406) and create_encoder('resnet18', False).std == (.229, .224, .225)
+    assert (create_encoder('resnet18', False).mean == (.485, .456, .406)
+            and create_encoder('resnet18', False).std == (.229, .224, .225))
     for name in ('test_vit', 'tf_efficientnet_lite0'):
         enc,cfg = create_encoder(name, False),timm.get_pretrained_cfg(name)
         assert enc.mean == cfg.mean and enc.std == cfg.std
@@ -188,13 +206,17 @@ def save(tmp_path, sd, name='w.pth'):
     (save_file if name.endswith('safetensors') else torch.save)(sd, tmp_path/name)
     return tmp_path/name
 
-def holds(enc, sd): return all(torch.equal(v, sd[k.removeprefix('body.')]) for k,v in enc.state_dict().items() if 'num_batches' not in k)
+def holds(enc, sd):
+    return all(torch.equal(v, sd[k.removeprefix('body.')])
+               for k,v in enc.state_dict().items() if 'num_batches' not in k)
 
-@pytest.mark.parametrize('kind', ['whole', 'str', 'state_dict', 'model', 'both', 'module.', 'module.model.', 'body.', 'safetensors', 'no counts', 'features', 'half'])
+@pytest.mark.parametrize('kind', ['whole', 'str', 'state_dict', 'model', 'both', 'module.', 'module.model.', 'body.',
+                                  'safetensors', 'no counts', 'features', 'half'])
 def test_weights_come_from_every_kind_of_file(tmp_path, kind):
     sd = {k: v.clone() for k,v in state('mobilenet_v2').state_dict().items()}
     half = {k: v.half() if v.is_floating_point() else v for k,v in sd.items()}
-    saved = {'state_dict': {'state_dict': sd, 'epoch': 3}, 'model': {'model': sd, 'opt': {}}, 'both': {'state_dict': {'model': sd}},
+    saved = {'state_dict': {'state_dict': sd, 'epoch': 3}, 'model': {'model': sd, 'opt': {}},
+             'both': {'state_dict': {'model': sd}},
              'no counts': {k: v for k,v in sd.items() if 'num_batches' not in k}, 'half': half,
              'features': {k: v for k,v in sd.items() if k.startswith('features.')}}.get(kind, sd)
     if kind.endswith('.'): saved = {kind+k: v for k,v in sd.items() if kind != 'body.' or k.startswith('features')}
@@ -226,7 +248,8 @@ def test_torchvisions_resnet_file_gives_the_same_maps_in_timms_resnet(tmp_path):
     a,b = (create_encoder(n, fname).eval() for n in ('resnet18', 'timm/resnet18'))
     with torch.no_grad(): assert_close(a(images(a)), b(images(b)))
 
-@pytest.mark.parametrize('name', ['convnext_atto', 'test_vit', 'mobilenetv3_small_050', 'test_nfnet', 'test_vit_relpos'])
+@pytest.mark.parametrize('name', ['convnext_atto', 'test_vit', 'mobilenetv3_small_050', 'test_nfnet',
+                                  'test_vit_relpos'])
 def test_a_timm_classifiers_file_fits_in_both_modes_and_gives_what_the_classifier_computes(tmp_path, name):
     torch.manual_seed(1)
     model = timm.create_model(name).eval()
@@ -257,7 +280,8 @@ def test_pretrained_is_torchvisions_default_and_timms_own(monkeypatch):
     assert_close(create_encoder('resnet18', n_in=1).body.conv1.weight, sd['conv1.weight'].sum(1, keepdim=True))
     torch.manual_seed(2)
     model,real = timm.create_model('test_efficientnet'),timm.create_model
-    monkeypatch.setattr(timm, 'create_model', lambda n, p=False, **kw: real(n, p, **kw, pretrained_cfg_overlay=dict(state_dict=dict(model.state_dict()))))
+    monkeypatch.setattr(timm, 'create_model', lambda n, p=False, **kw: real(
+        n, p, **kw, pretrained_cfg_overlay=dict(state_dict=dict(model.state_dict()))))
     assert holds(create_encoder('test_efficientnet', True), model.state_dict())
 
 @pytest.mark.parametrize('name', ['resnet18', 'timm/resnet18'])
@@ -265,63 +289,82 @@ def test_a_download_that_fails_says_why_and_what_to_do(monkeypatch, name):
     def fail(*args, **kwargs): raise URLError('no route')
     monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', fail)
     monkeypatch.setattr(timm.models._builder, 'load_state_dict_from_hf', fail)
-    with pytest.raises(OSError, match="the weights of resnet18 did not come .*no route.*without a network, give `pretrained` the path") as e: create_encoder(name)
+    with pytest.raises(OSError, match="the weights of resnet18 did not come .*no route.*without a network, give "
+                                      "`pretrained` the path") as e: create_encoder(name)
     assert isinstance(e.value.__cause__, URLError)
 
 # --- what is refused
 
 def test_a_missing_file_raises_and_is_named(tmp_path):
     for p in (tmp_path/'none.pth', tmp_path, 'DEFAULT'):
-        with pytest.raises(FileNotFoundError, match=f"no file {p}; `pretrained` is True, False or the path of a state dict"): create_encoder('resnet18', p)
+        with pytest.raises(FileNotFoundError, match=f"no file {p}; `pretrained` is True, False or the path of a state "
+                                                    "dict"): create_encoder('resnet18', p)
     for p in (None, 1, torchvision.models.ResNet18_Weights.DEFAULT):
-        with pytest.raises(ValueError, match='pretrained is True, False or the path of a state dict, not'): create_encoder('resnet18', p)
+        with pytest.raises(ValueError, match='pretrained is True, False or the path of a state dict, not'):
+            create_encoder('resnet18', p)
 
 def test_a_file_that_is_no_state_dict_raises_and_is_named(tmp_path):
-    (tmp_path/'text.pth').write_text('hello'); (tmp_path/'text.safetensors').write_text('hello'); (tmp_path/'empty.pth').touch()
+    (tmp_path/'text.pth').write_text('hello'); (tmp_path/'text.safetensors').write_text('hello')
+    (tmp_path/'empty.pth').touch()
     torch.save(nn.Linear(1, 1), tmp_path/'module.pth')
     for n in ('text.pth', 'text.safetensors', 'empty.pth', 'module.pth'):
-        with pytest.raises(ValueError, match=f"{n} cannot be read as a state dict .*torch.save"): create_encoder('squeezenet1_1', tmp_path/n)
-    with pytest.raises(ValueError, match=r"w.pth holds a list, no state dict"): create_encoder('squeezenet1_1', save(tmp_path, [torch.ones(1)]))
-    with pytest.raises(ValueError, match=r"w.pth holds a int under 'epoch', no state dict"): create_encoder('squeezenet1_1', save(tmp_path, {'epoch': 3}))
+        with pytest.raises(ValueError, match=f"{n} cannot be read as a state dict .*torch.save"):
+            create_encoder('squeezenet1_1', tmp_path/n)
+    with pytest.raises(ValueError, match=r"w.pth holds a list, no state dict"):
+        create_encoder('squeezenet1_1', save(tmp_path, [torch.ones(1)]))
+    with pytest.raises(ValueError, match=r"w.pth holds a int under 'epoch', no state dict"):
+        create_encoder('squeezenet1_1', save(tmp_path, {'epoch': 3}))
 
 def test_weights_that_do_not_fit_raise_with_file_arch_counts_and_names(tmp_path):
     sd = dict(state('resnet18').state_dict())
     for k in ('conv1.weight', 'bn1.weight', 'bn1.bias', 'bn1.running_mean'): del sd[k]
     sd.update({'layer9.weight': torch.ones(1), 'layer1.0.conv1.weight': torch.ones(64, 32, 3, 3)})
     with pytest.raises(ValueError) as e: create_encoder('resnet18', save(tmp_path, sd))
-    for s in ('w.pth does not hold the weights of resnet18', '4 missing (conv1.weight; bn1.weight; bn1.bias; ...)', '1 unexpected (layer9.weight)',
-              '1 of another shape (layer1.0.conv1.weight: (64, 32, 3, 3) came, (64, 64, 3, 3) expected)', 'the file that belongs to'): assert s in str(e.value)
+    for s in ('w.pth does not hold the weights of resnet18', '4 missing (conv1.weight; bn1.weight; bn1.bias; ...)',
+              '1 unexpected (layer9.weight)',
+              '1 of another shape (layer1.0.conv1.weight: (64, 32, 3, 3) came, (64, 64, 3, 3) expected)',
+              'the file that belongs to'): assert s in str(e.value)
 
 def test_another_architectures_file_is_refused(tmp_path):
     fname = save(tmp_path, state('resnet18').state_dict())
     for name in ('mobilenet_v2', 'convnext_atto', 'test_efficientnet'):
-        with pytest.raises(ValueError, match=rf"w.pth does not hold the weights of {name}: \d+ missing .* \d+ unexpected"): create_encoder(name, fname)
+        with pytest.raises(ValueError, match=f"w.pth does not hold the weights of {name}: "
+                                             r"\d+ missing .* \d+ unexpected"): create_encoder(name, fname)
 
 def test_an_unknown_name_raises_with_the_nearest_of_both_libraries():
-    with pytest.raises(ValueError, match="no encoder 'resnet81'; did you mean .*'resnet18'"): create_encoder('resnet81', False)
+    with pytest.raises(ValueError, match="no encoder 'resnet81'; did you mean .*'resnet18'"):
+        create_encoder('resnet81', False)
     with pytest.raises(ValueError, match="did you mean .*'convnext_atto'"): create_encoder('convnext_ato', False)
-    with pytest.raises(ValueError, match="no encoder 'timm/mobilenet_v3_small'; did you mean .*'mobilenetv3_small"): create_encoder('timm/mobilenet_v3_small', False)
-    with pytest.raises(ValueError, match=r"no encoder '§§§'; `list_encoders\(\)` has torchvision's"): create_encoder('§§§', False)
-    with pytest.raises(ValueError, match=r"timm has no weights 'resnet18.mine'; those of this architecture are \[.*'resnet18.a1_in1k'"):
+    with pytest.raises(ValueError, match="no encoder 'timm/mobilenet_v3_small'; did you mean .*'mobilenetv3_small"):
+        create_encoder('timm/mobilenet_v3_small', False)
+    with pytest.raises(ValueError, match=r"no encoder '§§§'; `list_encoders\(\)` has torchvision's"):
+        create_encoder('§§§', False)
+    with pytest.raises(ValueError, match="timm has no weights 'resnet18.mine'; those of this architecture are "
+                                         r"\[.*'resnet18.a1_in1k'"):
         create_encoder('resnet18.mine', False)
 
 @pytest.mark.parametrize('name', sorted(encoders._AT_TIMM))
 def test_torchvisions_transformers_are_refused_with_a_timm_name_that_exists(name):
-    with pytest.raises(ValueError, match=f"torchvision's {name} does not come apart into maps; take timm's '(.*)'") as e: create_encoder(name, False)
+    with pytest.raises(ValueError, match=f"torchvision's {name} does not come apart into maps; "
+                                         "take timm's '(.*)'") as e: create_encoder(name, False)
     assert str(e.value).split("'")[-2] in timm.list_models()
 
 def test_what_is_no_classifier_of_torchvision_is_refused():
     for name in ('fcn_resnet50', 'fasterrcnn_resnet50_fpn', 'quantized_resnet18', 'mvit_v1_b'):
-        with pytest.raises(ValueError, match=f"torchvision's {name} is no plain classifier of images; an encoder is one of"): create_encoder(name, False)
+        with pytest.raises(ValueError, match=f"torchvision's {name} is no plain classifier of images; an encoder is "
+                                             "one of"): create_encoder(name, False)
     def mine(): pass
     for arch in (mine, torchvision.models.quantization.resnet18, nn.Linear(1, 1), None, 18):
-        with pytest.raises(ValueError, match="is no builder of torchvision.models; .*as builder or by name, or a timm name"): create_encoder(arch, False)
+        with pytest.raises(ValueError, match="is no builder of torchvision.models; .*as builder or by name, or a timm "
+                                             "name"): create_encoder(arch, False)
 
 # --- real weights
 
 @pytest.mark.slow
-@pytest.mark.skipif('VISION_TASKS_WEIGHTS' not in os.environ, reason='VISION_TASKS_WEIGHTS names no folder of encoder weights')
-@pytest.mark.parametrize('name,fname', [('mobilenet_v2', 'mobilenet_v2_imagenet_features_tv.pth'), ('tf_efficientnet_lite0', 'tf_efficientnet_lite0_timm.pth'),
+@pytest.mark.skipif('VISION_TASKS_WEIGHTS' not in os.environ,
+                    reason='VISION_TASKS_WEIGHTS names no folder of encoder weights')
+@pytest.mark.parametrize('name,fname', [('mobilenet_v2', 'mobilenet_v2_imagenet_features_tv.pth'),
+                                        ('tf_efficientnet_lite0', 'tf_efficientnet_lite0_timm.pth'),
                                         ('shufflenet_v2_x0_5', 'shufflenet_v2_x0_5_stages_tv_imagenetnorm.pth')])
 def test_real_weights_fill_an_encoder_in_both_modes(name, fname):
     fname = Path(os.environ['VISION_TASKS_WEIGHTS'])/fname

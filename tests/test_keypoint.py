@@ -21,7 +21,10 @@ def crops(tmp_path_factory):
     path = tmp_path_factory.mktemp('crops')
     return crop_instances(draw_shapes(path/'shapes', n=24, size=64), path/'crops', pad=.3)
 
-def dls_of(anns, **kw): return keypoint_dls(anns, **{**dict(vocab=SHAPE_POINTS, size=64, bs=8, num_workers=0, device='cpu', flip_pairs=SHAPE_FLIP_PAIRS), **kw})
+def dls_of(anns, **kw):
+    return keypoint_dls(anns, **{**dict(vocab=SHAPE_POINTS, size=64, bs=8, num_workers=0, device='cpu',
+                                        flip_pairs=SHAPE_FLIP_PAIRS), **kw})
+
 def learner_of(dls, arch=NET, **kw): return keypoint_learner(dls, arch, **{**dict(pretrained=False), **kw})
 
 @pytest.fixture
@@ -36,14 +39,16 @@ def file_points(learn, y, items):
 
 # --- data
 
-@pytest.mark.parametrize('item_tfms', [None, JointTransform((64, 48), valid='pad'), Resize((48, 64), 'squish'), Resize((48, 64), 'pad', pad_mode='zeros'),
-                                       Resize((48, 64), 'crop')], ids=str)
+@pytest.mark.parametrize('item_tfms', [
+    None, JointTransform((64, 48), valid='pad'), Resize((48, 64), 'squish'), Resize((48, 64), 'pad', pad_mode='zeros'),
+    Resize((48, 64), 'crop')], ids=str)
 def test_targets_are_in_minus_one_to_one_and_come_back_to_file_pixels(crops, item_tfms):
     learn = learner_of(dls_of(crops, item_tfms=item_tfms))
     x,y = learn.dls.valid.one_batch()
     assert y.shape == (len(x), 5, 2) and (y[~y.isnan()].abs() <= 1.4).all()
     items = learn.dls.valid.items[:len(x)]
-    back,true = file_points(learn, y, items),torch.from_numpy(np.stack([a.points.reshape(-1, 2) for a in items])).double()
+    back,true = (file_points(learn, y, items),
+                 torch.from_numpy(np.stack([a.points.reshape(-1, 2) for a in items])).double())
     inside = ((y > -1) & (y < 1)).all(-1)     # a crop may have left some out
     assert inside.float().mean() > .5 and (back-true)[inside].abs().max() < 1.
 
@@ -55,7 +60,8 @@ def test_training_geometry_keeps_every_point_in_the_picture(crops):
 
 def test_without_flip_pairs_pictures_are_not_mirrored(crops):
     left,right = 1,2
-    assert all((y[:,left,0] < y[:,right,0]).all() for _ in range(4) for x,y in dls_of([a for a in crops], flip_pairs=None, item_tfms=None).train)
+    assert all((y[:,left,0] < y[:,right,0]).all() for _ in range(4)
+               for x,y in dls_of([a for a in crops], flip_pairs=None, item_tfms=None).train)
 
 def test_one_point_needs_no_names(crops):
     anns = [replace(a, points=a.points[:,:1], visible=None) for a in crops]
@@ -104,7 +110,8 @@ def test_evaluate_is_in_pixels_of_the_file(learn):
 
 def test_annotate_and_predict_answer_in_the_picture(learn, crops):
     said = learn.annotate(crops[:4])
-    for a,b in zip(said, crops): assert a.points.shape == (5, 2) and (a.points >= 0).all() and (a.points <= b.size).all() and a.labels == []
+    for a,b in zip(said, crops):
+        assert a.points.shape == (5, 2) and (a.points >= 0).all() and (a.points <= b.size).all() and a.labels == []
     np.testing.assert_allclose(learn.predict(crops[0])[0], said[0].points, atol=1e-3)
     with pytest.raises(ValueError, match="points have no score"): learn.annotate(crops[:1], thresh=.3)
     with pytest.raises(ValueError, match="no threshold to tune"): learn.tune_threshold()
@@ -124,7 +131,8 @@ def test_losses_equal_torchs_over_the_marked_coordinates():
     y[0, 1] = y[2] = NAN
     on = ~y.isnan()
     a,b = x.view(4, 5, 2)[on],y[on]
-    for kind,want in (('mse', F.mse_loss(a, b)), ('l1', F.l1_loss(a, b)), ('smooth_l1', F.smooth_l1_loss(a, b, beta=.05)/1)):
+    for kind,want in (('mse', F.mse_loss(a, b)), ('l1', F.l1_loss(a, b)),
+                      ('smooth_l1', F.smooth_l1_loss(a, b, beta=.05)/1)):
         torch.testing.assert_close(PointLoss(kind)(x, y), want)
     d,w,e = (a-b).abs(),.1,.02
     torch.testing.assert_close(PointLoss('wing')(x, y), torch.where(d < w, w*(1+d/e).log(), d-w+w*np.log(1+w/e)).mean())
@@ -174,12 +182,19 @@ def test_crops_hold_their_instance(tmp_path):
 
 def test_bad_data_are_told(crops, tmp_path):
     many = draw_shapes(tmp_path/'s', n=8, size=64)
-    with pytest.raises(AnnotationError, match=r"instances in one picture, but this task finds the points of one; `crop_instances\(annotations\)`"): dls_of(many)
-    with pytest.raises(AnnotationError, match=r"_0.png: 4 points, but vocab names 5"): dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)])
-    with pytest.raises(AnnotationError, match=r"4 points, but .* has 5"): dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)], vocab=None, flip_pairs=None)
-    with pytest.raises(AnnotationError, match="none of the 24 annotations has points|none of the .* annotations has points"): dls_of([replace(a, points=None, visible=None) for a in crops])
-    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked"): dls_of([replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops])
-    with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"): dls_of(crops, flip_pairs=[('left', 'nose')])
+    with pytest.raises(AnnotationError, match="instances in one picture, but this task finds the points of one; "
+                                              r"`crop_instances\(annotations\)`"): dls_of(many)
+    with pytest.raises(AnnotationError, match=r"_0.png: 4 points, but vocab names 5"):
+        dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)])
+    with pytest.raises(AnnotationError, match=r"4 points, but .* has 5"):
+        dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)], vocab=None, flip_pairs=None)
+    with pytest.raises(AnnotationError, match="none of the 24 annotations has points|"
+                                              "none of the .* annotations has points"):
+        dls_of([replace(a, points=None, visible=None) for a in crops])
+    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked"):
+        dls_of([replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops])
+    with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"):
+        dls_of(crops, flip_pairs=[('left', 'nose')])
     with pytest.raises(ValueError, match="skeleton names 9"): dls_of(crops, skeleton=[(0, 9)])
     with pytest.raises(ValueError, match="duplicate names"): dls_of(crops, vocab=list('aabcd'), flip_pairs=None)
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
@@ -193,17 +208,23 @@ def test_bad_arguments_of_the_learner_are_told(crops):
 
 def test_a_transform_that_cannot_be_undone_is_named(crops):
     learn = learner_of(dls_of(crops, item_tfms=RandomResizedCrop(64)))
-    with learn.no_bar(), pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"): learn.annotate(crops[:1])
-    assert len(learner_of(dls_of(crops, item_tfms=Resize(64, 'squish'), batch_tfms=aug_transforms(max_warp=0))).annotate(crops[:2])) == 2
+    with learn.no_bar(), pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
+        learn.annotate(crops[:1])
+    assert len(learner_of(dls_of(crops, item_tfms=Resize(64, 'squish'), batch_tfms=aug_transforms(max_warp=0)))
+               .annotate(crops[:2])) == 2
 
 def test_normalisers_are_what_they_say_and_zero_is_refused(crops):
     a = Annotation('a.png', (30, 40), points=[[0, 0], [6, 8], [NAN, NAN]])
-    assert normaliser_of(a) == 50 and normaliser_of(a, (0, 1)) == 10 and normaliser_of(a, 7) == 7 and normaliser_of(a, 'box') == pytest.approx(48**.5)
-    assert np.isnan(normaliser_of(a, (0, 2))) and normaliser_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6
+    assert (normaliser_of(a) == 50 and normaliser_of(a, (0, 1)) == 10 and normaliser_of(a, 7) == 7
+            and normaliser_of(a, 'box') == pytest.approx(48**.5))
+    assert (np.isnan(normaliser_of(a, (0, 2)))
+            and normaliser_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6)
     with pytest.raises(AnnotationError, match=r"a.png: the normaliser \(0, 0\) is 0 pixels"): normaliser_of(a, (0, 0))
     with pytest.raises(ValueError, match="by is 'diagonal', 'box'"): normaliser_of(a, 'width')
 
 def test_exported_learners_answer_the_same(learn, crops, tmp_path):
     learn.export(tmp_path/'l.pkl')
-    with (l := load_learner(tmp_path/'l.pkl')).no_bar(): np.testing.assert_allclose(l.annotate(crops[:3])[2].points, learn.annotate(crops[:3])[2].points, atol=1e-3)
-    assert isinstance(learn.metrics[0], PointError) and isinstance(learn.metrics[1], NME) and isinstance(learn.metrics[2], PCK)
+    with (l := load_learner(tmp_path/'l.pkl')).no_bar():
+        np.testing.assert_allclose(l.annotate(crops[:3])[2].points, learn.annotate(crops[:3])[2].points, atol=1e-3)
+    assert (isinstance(learn.metrics[0], PointError) and isinstance(learn.metrics[1], NME)
+            and isinstance(learn.metrics[2], PCK))

@@ -11,7 +11,8 @@ def _polygons(rng, w, h):
     for _ in range(rng.integers(1, 4)):
         m = rng.integers(3, 12)
         p = [rng.uniform(0, 1, (m, 2))*[w, h], rng.uniform(-.5, 1.5, (m, 2))*[w, h],
-             rng.integers(-3, w + 3, (m, 2)).astype(float), rng.uniform(0, 2, (m, 2)) + rng.uniform(0, w)][rng.integers(4)]
+             rng.integers(-3, w + 3, (m, 2)).astype(float),
+             rng.uniform(0, 2, (m, 2)) + rng.uniform(0, w)][rng.integers(4)]
         if rng.random() < .2: p[1] = p[0]
         polygons.append(p.ravel().tolist())
     return polygons
@@ -103,20 +104,25 @@ def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask(
         assert mask_bbox(m).tolist() == [x, y, x + w, y + h]
 
 @pytest.mark.parametrize('mask, message', [
-    ([[1, 1, 5, 5]],                        r"polygon 0: expected three or more points .* got \[1, 1, 5, 5\]; leave the polygon out"),
+    ([[1, 1, 5, 5]],                        r"polygon 0: expected three or more points .* got \[1, 1, 5, 5\]; "
+                                            "leave the polygon out"),
     ([TRIANGLE, TRIANGLE[:5]],              r"polygon 1: expected three or more points"),
-    (TRIANGLE,                              r"polygon 0: expected three or more points .* got 1.0; .* write \[polygon\]"),
+    (TRIANGLE,                              "polygon 0: expected three or more points .* got 1.0; "
+                                            r".* write \[polygon\]"),
     ([['a', 'b']],                          r"polygon 0: expected three or more points .* got \['a', 'b'\]"),
     ([[1, 1, 5, float('nan'), 5, 5]],       r"polygon 0: expected finite pixels below a million, got .*nan"),
     ([[1, 1, 1e12, 1, 5, 5]],               r"polygon 0: expected finite pixels below a million"),
     (np.zeros((7, 10), bool),               r"expected \(h, w\) = \(10, 7\) as the picture's, got \(7, 10\)"),
-    (np.zeros((10, 7), np.uint8),           r"expected a list of polygons, an RLE dict or an \(h, w\) bool array, got .*type uint8; .*mask > 0"),
+    (np.zeros((10, 7), np.uint8),           r"expected a list of polygons, an RLE dict or an \(h, w\) bool array, "
+                                            "got .*type uint8; .*mask > 0"),
     ('mask.png',                            r"expected a list of polygons, .* got 'mask.png'"),
     (dict(size=[7, 10], counts=[70]),       r"RLE: expected size \[h, w\] = \[10, 7\] as the picture's, got \[7, 10\]"),
     (dict(size=[10, 7], counts=[30, 39]),   r"RLE: expected counts whose sum is h\*w = 70 .* got 69"),
-    (dict(size=[10, 7], counts=[80, -10]),  r"RLE: expected counts that are whole numbers, 0 or more, .* got \[80, -10\]"),
+    (dict(size=[10, 7], counts=[80, -10]),  "RLE: expected counts that are whole numbers, 0 or more, "
+                                            r".* got \[80, -10\]"),
     (dict(size=[10, 7], counts=[30.5, 39.5]), r"RLE: expected counts that are whole numbers"),
-    (dict(size=[10, 7], counts='V'),        r"RLE: expected counts in COCO's characters, .* got 'V'; is the string cut\?"),
+    (dict(size=[10, 7], counts='V'),        "RLE: expected counts in COCO's characters, "
+                                            r".* got 'V'; is the string cut\?"),
     (dict(size=[10, 7], counts='~~'),       r"RLE: expected counts in COCO's characters"),
     (dict(size=[10, 7], counts=b''),        r"RLE: expected counts in COCO's characters"),
     (dict(counts='V2'),                     r"RLE: expected dict\(size=\[h, w\], counts=...\), got {'counts': 'V2'}"),

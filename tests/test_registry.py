@@ -34,7 +34,8 @@ def test_names_are_listed_sorted_and_those_of_several_tasks_once():
 
 def test_a_name_that_is_taken_raises_and_the_first_builder_stays():
     register('segmentation', 'net')(tiny_net)
-    with pytest.raises(ValueError, match=f"segmentation has an architecture 'net' already, from {__name__}; give this one another `name`"):
+    with pytest.raises(ValueError, match=f"segmentation has an architecture 'net' already, from {__name__}; "
+                                         "give this one another `name`"):
         register('segmentation', 'net')(other_net)
     assert get_arch('net', 'segmentation') is tiny_net
 
@@ -54,6 +55,7 @@ def test_a_builder_without_a_name_must_be_given_one():
 def test_an_unknown_name_raises_with_its_task_and_the_nearest_names_of_that_task(f):
     for n in ('deeplab_v1', 'unet', 'segnet'): register('segmentation', n)(tiny_net)
     register('detection', 'unett')(tiny_net)
-    with pytest.raises(ValueError, match="segmentation has no architecture 'unett', only detection; did you mean 'unet'") as e: f('unett', 'segmentation')
+    with pytest.raises(ValueError, match="segmentation has no architecture 'unett', only detection; "
+                                         "did you mean 'unet'") as e: f('unett', 'segmentation')
     assert 'deeplab' not in str(e.value) and "`list_archs('segmentation')` names all" in str(e.value)
     with pytest.raises(ValueError, match="keypoint has no architecture 'qqq'; none is registered"): f('qqq', 'keypoint')

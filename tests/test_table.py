@@ -28,6 +28,16 @@ def test_a_csv_gives_labels_split_and_group(pics):
 def test_cells_become_names(pics, cell, delim, want):
     assert read_df(df_of(l=[cell, 'x', 'y']), pics, label_col='l', label_delim=delim)[0].labels == want
 
+def test_names_that_look_like_numbers_or_nothing_stay_as_a_csv_has_them(pics):
+    (pics/'t.csv').write_text('fname,l,g\na.png,007,01\nb.png,None,1.0\nc.png,NA,x\n')
+    anns = read_df(pics/'t.csv', label_col='l', group_col='g')
+    assert [(a.labels, a.group) for a in anns] == [(['007'], '01'), (['None'], '1.0'), (['NA'], 'x')]
+    (pics/'h.csv').write_text('fname,dog,cat\na.png,1,True\nb.png,0,FALSE\n')
+    assert [a.labels for a in read_df(pics/'h.csv', label_col=['dog', 'cat'])] == [['dog', 'cat'], []]
+    (pics/'b.csv').write_text('fname,label,x1,y1,x2,y2\na.png,d,1,0,wide,3\n')
+    with pytest.raises(AnnotationError, match="row 0, a.png: .*wide.* are not all numbers"):
+        read_df(pics/'b.csv', label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
+
 def test_one_hot_columns_become_names(pics):
     df = df_of(dog=[1, 0, True], cat=[1., 0, 0])
     assert [a.labels for a in read_df(df, pics, label_col=['dog', 'cat'])] == [['dog', 'cat'], [], ['dog']]
@@ -143,5 +153,5 @@ def test_what_a_table_cannot_hold_is_refused(shapes):
         write_df([a, Annotation(a.path, a.size)])
     with pytest.raises(AnnotationError, match="an annotation without a file has no row"):
         write_df([Annotation(None, (4, 4))])
-    with pytest.raises(AnnotationError, match="holds the delimiter ';'"):
+    with pytest.raises(AnnotationError, match="or holds the delimiter ';'"):
         write_df([Annotation(a.path, a.size, ['a;b c'])])

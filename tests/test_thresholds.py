@@ -4,14 +4,17 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import accuracy_score, f1_score, fbeta_score, jaccard_score, precision_recall_curve, precision_score, recall_score
-from vision_tasks.thresholds import (best_threshold, bootstrap_threshold, calibration_error, fit_temperature, out_of_fold_threshold,
-                                     plot_reliability, plot_thresholds, reliability, sweep_thresholds)
+from sklearn.metrics import (accuracy_score, f1_score, fbeta_score, jaccard_score, precision_recall_curve,
+                             precision_score, recall_score)
+from vision_tasks.thresholds import (best_threshold, bootstrap_threshold, calibration_error, fit_temperature,
+                                     out_of_fold_threshold, plot_reliability, plot_thresholds, reliability,
+                                     sweep_thresholds)
 
 def over(a, b): return a/b if b else 0.
 
 # of the boolean targets `t` and decisions `d` (n,), by definition; sklearn takes a thousand times as long
-ORACLES = dict(f1=lambda t,d: over(2*(t & d).sum(), t.sum()+d.sum()), fbeta=lambda t,d: over(5*(t & d).sum(), 4*t.sum()+d.sum()),
+ORACLES = dict(f1=lambda t,d: over(2*(t & d).sum(), t.sum()+d.sum()),
+               fbeta=lambda t,d: over(5*(t & d).sum(), 4*t.sum()+d.sum()),
                accuracy=lambda t,d: (t == d).mean(), jaccard=lambda t,d: over((t & d).sum(), (t | d).sum()),
                precision=lambda t,d: over((t & d).sum(), d.sum()), recall=lambda t,d: over((t & d).sum(), t.sum()))
 SKLEARN = dict(f1=f1_score, fbeta=partial(fbeta_score, beta=2.), accuracy=accuracy_score, jaccard=jaccard_score,
@@ -83,8 +86,10 @@ def test_macro_and_micro_thresholds_differ_where_a_rare_class_has_low_scores():
     t = np.array([[1, 0], [1, 1], [1, 0], [1, 0], [0, 0], [0, 0]])
     assert best_threshold(p, t) == best_threshold(p, t, average='macro') == (pytest.approx(.275), 1.)
     p[4:,0] = .5 # now class 1 has its positive below two negatives of class 0
-    assert best_threshold(p, t) == (pytest.approx(.55), pytest.approx(8/9))                      # misses it: 2*4/(5+4)
-    assert best_threshold(p, t, average='macro') == (pytest.approx(.2), pytest.approx((.8+1)/2)) # takes all three: 2*4/(4+6) and 1
+    # misses it: 2*4/(5+4)
+    assert best_threshold(p, t) == (pytest.approx(.55), pytest.approx(8/9))
+    # takes all three: 2*4/(4+6) and 1
+    assert best_threshold(p, t, average='macro') == (pytest.approx(.2), pytest.approx((.8+1)/2))
 
 def test_f1_equals_the_optimum_of_the_precision_recall_curve():
     p,t = fine(0, (2000, 5))
@@ -109,12 +114,14 @@ def test_the_order_of_the_rows_does_not_matter():
     p,t = coarse(1, (50, 4))
     rows = np.random.default_rng(0).permutation(50)
     for kw in (dict(), dict(average='macro'), dict(per_class=True)):
-        for a,b in zip(best_threshold(p, t, **kw), best_threshold(p[rows], t[rows], **kw)): np.testing.assert_array_equal(a, b)
+        for a,b in zip(best_threshold(p, t, **kw), best_threshold(p[rows], t[rows], **kw)):
+            np.testing.assert_array_equal(a, b)
 
 def test_per_class_is_the_same_as_column_by_column():
     p,t = fine(2, (50, 37)) # more columns than fit in one block
     thresh,value = best_threshold(p, t, per_class=True)
-    assert [(a,b) for a,b in zip(thresh, value)] == [tuple(np.float32(best_threshold(p[:,i], t[:,i]))) for i in range(37)]
+    assert [(a,b) for a,b in zip(thresh, value)] == [tuple(np.float32(best_threshold(p[:,i], t[:,i])))
+                                                     for i in range(37)]
     one = best_threshold(p[:,0], t[:,0], per_class=True)
     assert one[0].shape == (1,) and one[0][0] == thresh[0]
 
@@ -171,10 +178,12 @@ def test_results_are_of_the_kind_of_the_scores():
     p,t = fine(0)
     for x in (torch.tensor(p), torch.tensor(p, dtype=torch.float64), torch.tensor(p, requires_grad=True)):
         for targs in (torch.tensor(t), torch.tensor(t).float(), torch.tensor(t).bfloat16(), t.astype(int)):
-            for o in best_threshold(x, targs, per_class=True): assert type(o) is torch.Tensor and o.dtype == torch.float32 and o.shape == (4,)
+            for o in best_threshold(x, targs, per_class=True):
+                assert type(o) is torch.Tensor and o.dtype == torch.float32 and o.shape == (4,)
             assert [type(o) for o in best_threshold(x, targs)] == [float, float]
     for o in best_threshold(p, torch.tensor(t), per_class=True): assert type(o) is np.ndarray and o.dtype == np.float32
-    np.testing.assert_array_equal(best_threshold(torch.tensor(p), torch.tensor(t), per_class=True)[0], best_threshold(p, t, per_class=True)[0])
+    np.testing.assert_array_equal(best_threshold(torch.tensor(p), torch.tensor(t), per_class=True)[0],
+                                  best_threshold(p, t, per_class=True)[0])
     x = torch.tensor(p) # the subclasses of fastai come back as plain tensors
     from fastai.torch_core import TensorBase
     assert type(best_threshold(TensorBase(x), TensorBase(torch.tensor(t)), per_class=True)[0]) is torch.Tensor
@@ -195,7 +204,8 @@ def test_among_equals_the_cut_nearest_a_half_is_taken(average):
     # f1 is 2/3 for the upper cut (one of two found, no mistake) and for the lower (both found, two mistakes)
     t = np.array([1, 0, 0, 1, 0])
     for p,expected in (([.95, .9, .8, .5, .2], .35), ([.55, .51, .2, .12, .1], .53)):
-        assert best_threshold(np.array(p, np.float32), t, average=average) == (pytest.approx(expected), pytest.approx(2/3))
+        assert (best_threshold(np.array(p, np.float32), t, average=average)
+                == (pytest.approx(expected), pytest.approx(2/3)))
 
 def test_the_most_recall_among_the_most_precise_is_taken():
     p,t = np.array([.9, .5, .4, .3], np.float32),np.array([1, 1, 1, 0])
@@ -216,13 +226,15 @@ def test_the_sweep_agrees_with_sklearn(average):
     for _,row in df.iterrows():
         d = p > np.float32(row.threshold)
         for score,f in ORACLES.items():
-            expected = f(t.ravel(), d.ravel()) if average == 'micro' else np.mean([f(t[:,i], d[:,i]) for i in range(20)])
+            expected = (f(t.ravel(), d.ravel()) if average == 'micro' else
+                        np.mean([f(t[:,i], d[:,i]) for i in range(20)]))
             assert row[score] == pytest.approx(expected, abs=1e-12)
 
 def test_the_sweep_compares_as_the_type_of_the_scores_does():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         p,t = torch.tensor([.1, .3, .7], dtype=dtype),torch.tensor([1, 1, 1])
-        for c in (.1, .3, .7): assert sweep_thresholds(p, t, [c], 'recall').recall[0] == pytest.approx((p > c).float().mean().item())
+        for c in (.1, .3, .7):
+            assert sweep_thresholds(p, t, [c], 'recall').recall[0] == pytest.approx((p > c).float().mean().item())
 
 def test_the_sweep_has_29_points_unless_told():
     p,t = fine(0)
@@ -230,7 +242,8 @@ def test_the_sweep_has_29_points_unless_told():
     assert df.columns.tolist() == ['threshold', 'accuracy', 'f1']
     np.testing.assert_allclose(df.threshold, np.linspace(.05, .95, 29))
 
-@pytest.mark.parametrize('kw', [dict(), dict(per_class=True), dict(average='macro'), dict(score='recall_at_precision', at=.5)])
+@pytest.mark.parametrize('kw', [dict(), dict(per_class=True), dict(average='macro'),
+                                dict(score='recall_at_precision', at=.5)])
 @pytest.mark.parametrize('make', [coarse, fine])
 def test_the_bootstrap_is_the_search_on_rows_drawn_again(kw, make):
     p,t = make(4)
@@ -339,18 +352,21 @@ def test_the_bins_of_the_reliability_agree_with_sklearn_and_hold_every_entry():
     assert reliability(p*.1, t).loc[1:, ['score', 'positive']].isna().all(axis=None)
 
 def test_the_calibration_error_agrees_with_torchmetrics():
-    binary = pytest.importorskip('torchmetrics.functional.classification', reason="the oracle; pip install torchmetrics").binary_calibration_error
+    binary = pytest.importorskip('torchmetrics.functional.classification',
+                                 reason="the oracle; pip install torchmetrics").binary_calibration_error
     for seed in range(4):
         p,t = (torch.tensor(o) for o in fine(seed))
         for n in (5, 10, 15):
-            assert calibration_error(p, t, n) == pytest.approx(binary(p.flatten(), t.flatten().int(), n).item(), abs=1e-6)
+            assert calibration_error(p, t, n) == pytest.approx(
+                binary(p.flatten(), t.flatten().int(), n).item(), abs=1e-6)
 
 def test_a_score_on_the_edge_of_a_bin_belongs_to_the_lower_in_its_own_type():
     for dtype in (np.float16, np.float32, np.float64):
         p = np.linspace(0, 1, 11).astype(dtype)
         assert reliability(p, p > 2).n.tolist() == [2] + [1]*9
 
-@pytest.mark.parametrize('score,name', [('f1', 'f1'), ('fbeta', 'F2'), ('recall_at_precision', 'recall'), ('precision_at_recall', 'precision')])
+@pytest.mark.parametrize('score,name', [('f1', 'f1'), ('fbeta', 'F2'), ('recall_at_precision', 'recall'),
+                                        ('precision_at_recall', 'precision')])
 def test_the_plot_marks_the_optimum(score, name):
     p,t = fine(8)
     thresh,value = best_threshold(p, t, score, **ask(score))
@@ -364,8 +380,10 @@ def test_the_plot_marks_the_optimum(score, name):
 def test_the_plots_draw_on_the_axes_they_are_given():
     p,t = fine(9)
     fig,axs = plt.subplots(1, 2)
-    assert plot_thresholds(p, t, 'jaccard', 'macro', axs[0]) is axs[0] and plot_reliability(torch.tensor(p), t, 5, axs[1]) is axs[1]
-    assert f'calibration error {calibration_error(p, t, 5):.3f}' in [o.get_text() for o in axs[1].get_legend().get_texts()]
+    assert (plot_thresholds(p, t, 'jaccard', 'macro', axs[0]) is axs[0]
+            and plot_reliability(torch.tensor(p), t, 5, axs[1]) is axs[1])
+    assert (f'calibration error {calibration_error(p, t, 5):.3f}'
+            in [o.get_text() for o in axs[1].get_legend().get_texts()])
     fig.canvas.draw()
     plt.close(fig)
 
@@ -378,14 +396,18 @@ def put(x, i, v): x = x.astype(float); x[i] = v; return x
     (best_threshold, (P[:0], T[:0]), r"probs is empty, shape \(0, 2\)"),
     (best_threshold, (T, T), "probs has type bool, expected floating point"),
     (best_threshold, (put(P, ([2,3], 1), np.nan), T), "nan in probs: 2 of 10, the first in row 2, class 1"),
-    (best_threshold, (put(P, (3,0), -2.5), T), r"probs reach from -2\.5 to .*: 1 of 10, the first in row 3, class 0; pass probabilities in \[0, 1\], not logits"),
+    (best_threshold, (put(P, (3,0), -2.5), T),
+     r"probs reach from -2\.5 to .*: 1 of 10, the first in row 3, class 0; "
+     r"pass probabilities in \[0, 1\], not logits"),
     (best_threshold, (P, put(T, (1,1), 2)), r"targs other than 0 and 1: 1 of 10, the first in row 1, class 1, is 2\.0"),
     (best_threshold, (P, put(T, (1,1), np.nan)), r"targs other than 0 and 1: 1 of 10.* is nan"),
     (best_threshold, (P, T, 'acuracy'), "no score 'acuracy', did you mean 'accuracy'"),
     (best_threshold, (P, T, 'precision@recall'), "no score 'precision@recall', did you mean 'precision_at_recall'"),
     (best_threshold, (P, T, 'recall_at_precision'), "needs `at`, the lowest precision to accept"),
-    (best_threshold, (P, T, 'precision_at_recall', False, 1., 0.), r"at is 0\.0, expected the lowest recall to accept, in \(0, 1\]"),
-    (best_threshold, (P, T, 'recall_at_precision', False, 1., .5, 'macro'), "no macro average; use average='micro' or per_class=True"),
+    (best_threshold, (P, T, 'precision_at_recall', False, 1., 0.),
+     r"at is 0\.0, expected the lowest recall to accept, in \(0, 1\]"),
+    (best_threshold, (P, T, 'recall_at_precision', False, 1., .5, 'macro'),
+     "no macro average; use average='micro' or per_class=True"),
     (best_threshold, (P, T, 'f1', False, 1., .5), r"at=0\.5 has no meaning for score 'f1'"),
     (best_threshold, (P, T, 'f1', False, 2.), "beta=2.0 has no meaning for score 'f1'; use 'fbeta'"),
     (best_threshold, (P, T, 'fbeta', False, 0.), "beta is 0.0, expected a positive number"),

@@ -103,9 +103,24 @@ def test_writing_and_reading_give_the_same_back(shapes, tmp_path):
         assert a.ignore.tolist() == b.ignore.tolist()
         assert np.array_equal(a.bboxes, b.bboxes) and a.path.read_bytes() == b.path.read_bytes()
 
+def test_a_generator_and_boxes_without_area_are_written_and_come_back(shapes, tmp_path):
+    a = Annotation(shapes[0].path, (64, 64), ['x', 'y'], bboxes=[[5, 5, 5, 5], [10.2, 3, 10.7, 9]])
+    write_voc((o for o in [a]), tmp_path)
+    assert np.array_equal(read_voc(tmp_path)[0].bboxes, a.bboxes)
+
+def test_a_picture_listed_on_two_sides_is_told_and_other_files_of_its_name_are_no_pictures(voc):
+    voc('a', name='renamed.png')
+    (voc.path/'JPEGImages'/'a.json').write_text('{}')
+    assert read_voc(voc.path)[0].path.name == 'a.jpg'
+    for name in ('train', 'val'): (voc.path/'ImageSets'/'Main'/f'{name}.txt').write_text('a\n')
+    with pytest.raises(AnnotationError, match="val.txt, line 1: 'a' is listed as train too"): read_voc(voc.path)
+
 def test_what_voc_cannot_hold_is_refused(shapes, tmp_path):
     with pytest.raises(AnnotationError, match="VOC holds boxes, and this annotation has none"):
         write_voc([Annotation(shapes[0].path, (64, 64), ['a'])], tmp_path)
     with pytest.raises(AnnotationError, match="would both become 0000.xml"): write_voc([shapes[0], shapes[0]], tmp_path)
+    with pytest.raises(AnnotationError, match="gone.png: no such image file; nothing was written"):
+        write_voc([Annotation(tmp_path/'gone.png', (4, 4), bboxes=[])], tmp_path/'n')
+    assert not (tmp_path/'n').exists()
     with pytest.raises(AnnotationError, match="annotation 0 has no file"):
         write_voc([Annotation(None, (64, 64), bboxes=[])], tmp_path)

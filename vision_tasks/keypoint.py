@@ -23,7 +23,8 @@ def keypoint_block(
     vocab,            # list of the k points' names, in the order of `Annotation.points`
     size=224,         # of the network's input in pixels: (w, h), or one number for both
     splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
-    item_tfms=None,   # in place of a `JointTransform` that crops and turns but keeps all points inside; squish otherwise
+    item_tfms=None,   # in place of a `JointTransform` that crops and turns but keeps all points inside; squish
+                      # otherwise
     batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
     flip_pairs=None,  # pairs (left, right) of names or indices that change places in a mirrored picture, [] = none do;
                       # None = pictures are not mirrored
@@ -31,11 +32,11 @@ def keypoint_block(
 ) -> DataBlock:
     "Picture in, k points out, x y in [-1, 1]; nan = not marked. Its source is a list of `Annotation`"
     if item_tfms is None:
-        item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5, rotate=10., keep=True,
-                                   flip_pairs=point_pairs(flip_pairs, vocab, 'flip_pairs'))
+        item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5,
+                                   rotate=10., keep=True, flip_pairs=point_pairs(flip_pairs, vocab, 'flip_pairs'))
     return DataBlock((FileImageBlock, KeypointBlock(vocab, point_pairs(skeleton, vocab, 'skeleton'))), get_x=path_of,
-                     get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
-                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
+                     item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
 def point_pairs(pairs, vocab, what):
     "`pairs` of names or indices as indices; an unknown one raises"
@@ -56,21 +57,25 @@ def keypoint_dls(
     device=None,          # None = the GPU where there is one
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
 ) -> DataLoaders:
-    "DataLoaders of pictures and points. Raises `AnnotationError` for missing files, several instances, numbers of points that differ"
+    """DataLoaders of pictures and points. Raises `AnnotationError` for missing files, several instances, numbers of
+    points that differ"""
     annotations = [one_instance(a) for a in check_data(annotations)]
     vocab = names_of_points(annotations, vocab)
     k = len(vocab)
-    annotations = [a if len(a.points.reshape(-1, 2)) else replace(a, bboxes=None, labels=[], masks=None, ignore=None, visible=None,
-                                                                  points=np.full((k, 2), np.nan)) for a in annotations]
+    annotations = [a if len(a.points.reshape(-1, 2)) else
+                   replace(a, bboxes=None, labels=[], masks=None, ignore=None, visible=None,
+                           points=np.full((k, 2), np.nan)) for a in annotations]
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
-    return task_dls(keypoint_block(vocab, splitter=splitter, **block_kwargs), annotations, None, bs, path, num_workers, device)
+    return task_dls(keypoint_block(vocab, splitter=splitter, **block_kwargs), annotations, None, bs, path, num_workers,
+                    device)
 
 def one_instance(a):
     "`a` with its points, raising where there are several instances; none at all are points that are not marked"
-    if a.points is None: return replace(a, points=np.zeros((0, 2)) if a.bboxes is None else np.zeros((len(a.bboxes), 0, 2)))
+    if a.points is None:
+        return replace(a, points=np.zeros((0, 2)) if a.bboxes is None else np.zeros((len(a.bboxes), 0, 2)))
     if a.points.ndim == 3 and len(a.points) > 1:
-        raise AnnotationError(f"{a.path}: {len(a.points)} instances in one picture, but this task finds the points of one; "
-                              "`crop_instances(annotations)` makes a picture of each")
+        raise AnnotationError(f"{a.path}: {len(a.points)} instances in one picture, but this task finds the points of "
+                              "one; `crop_instances(annotations)` makes a picture of each")
     return a
 
 def names_of_points(annotations, vocab):
@@ -78,24 +83,30 @@ def names_of_points(annotations, vocab):
     counts = {}
     for a in annotations: counts.setdefault(len(a.points.reshape(-1, 2)), a)
     counts.pop(0, None)
-    if not counts: raise AnnotationError(f"none of the {len(annotations)} annotations has points; was the reader told the point columns?")
+    if not counts: raise AnnotationError(
+        f"none of the {len(annotations)} annotations has points; was the reader told the point columns?")
     k = len(vocab) if vocab is not None else next(iter(counts))
     for n,a in counts.items():
-        if n != k: raise AnnotationError(f"{a.path}: {n} points, but " + (f"vocab names {k}" if vocab is not None else f"{counts[k].path} has {k}")
-                                         + "; every picture has the same points, nan for those not marked")
+        if n != k: raise AnnotationError(
+            f"{a.path}: {n} points, but " + (f"vocab names {k}" if vocab is not None else f"{counts[k].path} has {k}")
+            + "; every picture has the same points, nan for those not marked")
     if all(np.isnan(marked_points(a)).all() for a in annotations if len(a.points)): raise AnnotationError(
         f"no point of the {len(annotations)} annotations is marked (all are nan): there is nothing to learn")
     vocab = [str(i) for i in range(k)] if vocab is None else list(vocab)
-    if len(set(vocab)) < k: raise ValueError(f"vocab has duplicate names: {sorted({o for o in vocab if vocab.count(o) > 1})}")
+    if len(set(vocab)) < k: raise ValueError(
+        f"vocab has duplicate names: {sorted({o for o in vocab if vocab.count(o) > 1})}")
     return vocab
 
 def keypoint_learner(
     dls:DataLoaders,       # of `keypoint_dls`
-    arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an `nn.Module`; None = 'resnet34'
+    arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an
+                           # `nn.Module`; None = 'resnet34'
     encoder=None,          # another word for `arch`
-    pretrained=True,       # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the encoder
+    pretrained=True,       # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the
+                           # encoder
     n_out:int=None,        # numbers that leave the net; None = two per point
-    arch_kwargs=None,      # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, `y_range` (-1, 1), ...; or for a callable `arch`
+    arch_kwargs=None,      # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, `y_range` (-1, 1), ...; or for
+                           # a callable `arch`
     loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
     metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None,         # model -> parameter groups; None = encoder and head
@@ -104,7 +115,8 @@ def keypoint_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> KeypointLearner:
     "A `KeypointLearner`; the encoder is frozen at first where it is pretrained"
-    kw = {'y_range': (-1, 1), **(arch_kwargs or {})} if not callable(arch) or not hasattr(arch, 'parameters') else arch_kwargs
+    kw = ({'y_range': (-1, 1), **(arch_kwargs or {})} if not callable(arch) or not hasattr(arch, 'parameters')
+          else arch_kwargs)
     model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, kw)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
@@ -135,7 +147,8 @@ class KeypointLearner(TaskLearner):
         return (p*p.new_tensor([-1, 1]))[:,idxs]
 
     def in_file(self, p, sizes) -> Tensor:
-        "(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the picture"
+        """(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the
+        picture"""
         res = []
         for o,size in zip(p.cpu().double(), sizes):
             view = self.valid_view(size)
@@ -143,7 +156,8 @@ class KeypointLearner(TaskLearner):
         return torch.stack(res)
 
     def to_annotations(self, probs, pictures, thresh):
-        if thresh is not None: raise ValueError("points have no score, so that there is nothing to compare thresh with: leave it out")
+        if thresh is not None:
+            raise ValueError("points have no score, so that there is nothing to compare thresh with: leave it out")
         points = self.in_file(probs, [size for _,size in pictures]).numpy()
         return [Annotation(path, size, points=p, visible=np.full(len(p), 2)) for (path,size),p in zip(pictures, points)]
 
@@ -152,10 +166,12 @@ class KeypointLearner(TaskLearner):
         dec,pred,raw,*_ = super().predict(item, rm_type_tfms, False)
         points = torch.from_numpy(self.annotate(item)[0].points)
         res = points,pred,raw
-        return ((self.dls.test_dl([item], rm_type_tfms=0, num_workers=0).one_batch()[0][0],) if with_input else ()) + res
+        return ((self.dls.test_dl([item], rm_type_tfms=0, num_workers=0).one_batch()[0][0],) if with_input
+                else ()) + res
 
     def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
-        "For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at `thresh`"
+        """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
+        `thresh`"""
         dl = self.whole_dl(ds_idx, dl)
         items = list(dl.items)
         pred = np.stack([a.points for a in self.annotate(items, bs=dl.bs)])
@@ -165,22 +181,27 @@ class KeypointLearner(TaskLearner):
         for j,name in enumerate(self.dls.vocab):
             on = ~np.isnan(e[:,j])
             d,r = e[on,j],rel[on,j]
-            rows.append((name, int(on.sum()), *((d.mean(), np.median(d), r.mean(), (r <= thresh).mean()) if len(d) else [np.nan]*4)))
-        return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme', f'pck@{thresh:g}'.replace('0.', '.')])
+            rows.append((name, int(on.sum()),
+                         *((d.mean(), np.median(d), r.mean(), (r <= thresh).mean()) if len(d) else [np.nan]*4)))
+        return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme',
+                                           f'pck@{thresh:g}'.replace('0.', '.')])
 
     evaluate_per_class = evaluate_per_point   # the classes of this task are its points
 
-    def tune_threshold(self, *args, **kwargs): raise ValueError("points have no score, so that there is no threshold to tune")
+    def tune_threshold(self, *args, **kwargs):
+        raise ValueError("points have no score, so that there is no threshold to tune")
 
 def crop_instances(
     annotations,     # list[Annotation] with boxes; points and polygons go along
     dest=None,       # folder of the crops; None = `crops` beside the first picture
     pad:float=.1,    # margin around the box, as a part of its sides; cut at the picture's border
-) -> list[Annotation]: # one for each box that is not ignored, its file named after the picture and the box; group = the picture, so that a split keeps them together
+) -> list[Annotation]: # one for each box that is not ignored, its file named after the picture and the box;
+                       # group = the picture, so that a split keeps them together
     "One picture per box, with the points of that instance; for tasks that take one instance a picture"
     res = []
     for a in annotations:
-        if a.bboxes is None: raise AnnotationError(f"{a.path}: no boxes, so that it is not known where the instances are")
+        if a.bboxes is None:
+            raise AnnotationError(f"{a.path}: no boxes, so that it is not known where the instances are")
         folder = Path(dest) if dest is not None else a.path.parent/'crops'
         folder.mkdir(parents=True, exist_ok=True)
         im = read_image(a.path) if len(a.bboxes) else None
@@ -189,9 +210,12 @@ def crop_instances(
             m = pad*(b[2:]-b[:2])
             x1,y1 = np.maximum(np.floor(b[:2]-m), 0).astype(int).tolist()
             x2,y2 = np.minimum(np.ceil(b[2:]+m), a.size).astype(int).tolist()
-            if x2 <= x1 or y2 <= y1: raise AnnotationError(f"{a.path}, box {i}: {b.tolist()} has no pixel in the picture; leave it out first")
+            if x2 <= x1 or y2 <= y1: raise AnnotationError(
+                f"{a.path}, box {i}: {b.tolist()} has no pixel in the picture; leave it out first")
             file = folder/f'{a.path.stem}_{i}.png'
             im.crop((x1, y1, x2, y2)).save(file)
-            res.append(Annotation(file, (x2-x1, y2-y1), [a.labels[i]], [b - [x1, y1, x1, y1]], None if a.points is None else a.points[i:i+1] - [x1, y1],
-                                  None if a.visible is None else a.visible[i:i+1], group=a.group or str(a.path), split=a.split))
+            res.append(Annotation(file, (x2-x1, y2-y1), [a.labels[i]], [b - [x1, y1, x1, y1]],
+                                  None if a.points is None else a.points[i:i+1] - [x1, y1],
+                                  None if a.visible is None else a.visible[i:i+1],
+                                  group=a.group or str(a.path), split=a.split))
     return res

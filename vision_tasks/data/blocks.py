@@ -75,7 +75,8 @@ class FileImage(PILImage):
             im = self._open = self._file()
             # Pillow makes a JPEG 2, 4 or 8 times smaller
             fits = least is None or min(im.width/least[0], im.height/least[1]) < 2
-            if decode_jpeg is not None and im.format == 'JPEG' and im.mode in ('RGB', 'L') and fits and orientation(im) == 1:
+            plain = im.format == 'JPEG' and im.mode in ('RGB', 'L') and orientation(im) == 1
+            if decode_jpeg is not None and plain and fits:
                 try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
                 except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
         return pil_to_tensor(self.decode(least))

@@ -17,7 +17,8 @@ def shown_size(im) -> tuple[int,int]:
     return im.size[::-1] if orientation(im) in _TURNED else im.size
 
 def orientation(im) -> int:
-    "EXIF orientation, 1..8, of the open file `im`; 1 = stored as shown, also where the file does not say or its EXIF data are broken"
+    """EXIF orientation, 1..8, of the open file `im`; 1 = stored as shown, also where the file does not say or its EXIF
+    data are broken"""
     try: return im.getexif().get(_ORIENTATION, 1)
     except _BROKEN: return 1
 
@@ -31,7 +32,8 @@ def to_rgb(im:Image.Image) -> Image.Image:
 
 def read_image(
     path,                         # image file
-    draft:tuple[int,int]=None,    # (w, h) in pixels of the image as shown: a JPEG may be decoded smaller, but not below this
+    draft:tuple[int,int]=None,    # (w, h) in pixels of the image as shown: a JPEG may be decoded smaller, but not below
+                                  # this
 ) -> Image.Image:                 # upright, RGB, loaded; its size is the file's, or a fraction of it with `draft`
     "The picture of an image file. Raises `OSError` that names the file where it is missing, broken or truncated"
     with open_image(path) as im: return decode_image(im, path, draft)
@@ -54,4 +56,5 @@ def decode_image(im, name, draft=None) -> Image.Image:
 _BROKEN = OSError, SyntaxError, ValueError   # Pillow raises SyntaxError for a broken PNG chunk
 
 def _unreadable(name, e):
-    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or leave it out (`check_annotations` lists all such files)")
+    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or leave it out "
+                   "(`check_annotations` lists all such files)")

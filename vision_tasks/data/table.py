@@ -25,10 +25,10 @@ def read_df(
     label is a picture without objects. Names that are numbers become their text. Rows are counted from 0, without the
     header"""
     import pandas as pd
-    path = Path(path)
-    if not isinstance(df, pd.DataFrame):
+    path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
+    if from_csv:
         if path == Path('.'): path = Path(df).parent
-        try: df = pd.read_csv(df)
+        try: df = pd.read_csv(df, dtype=str, keep_default_na=False)   # '007' and 'None' are names
         except FileNotFoundError: raise AnnotationError(f"{df}: no such csv file") from None
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
             raise AnnotationError(f"{df} is not a readable csv file: {e}") from e
@@ -45,12 +45,22 @@ def read_df(
         raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
     col  = lambda c: None if c is None else df[_name(df, c)].tolist()
     part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
+    if from_csv:
+        for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
+            df[c] = _as_numbers(df[c])
     cols = dict(file=col(fn_col), label=None if one_hot else col(label_col), hot=part(label_col) if one_hot else None,
                 bbox=part(bbox_cols), points=part(points), split=col(valid_col), group=col(group_col),
                 delim=label_delim, path=path)
     rows = {}
     for i,f in enumerate(cols['file']): rows.setdefault(None if _empty(f) else str(f), []).append(i)
     return read_all(lambda o: _read(o[0], o[1], cols), list(rows.items()), on_error)
+
+def _as_numbers(col):
+    "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
+    import pandas as pd
+    words = {'': None, 'true': '1', 'True': '1', 'TRUE': '1', 'false': '0', 'False': '0', 'FALSE': '0'}
+    try: return pd.to_numeric(col.replace(words))
+    except ValueError: return col
 
 def _name(df, c): return df.columns[c] if isinstance(c, int) and c not in df.columns else c
 
@@ -163,9 +173,10 @@ def write_df(annotations, path=None):
         row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
         if not boxes:
             for o in a.labels:
-                if delim == ';' and ';' in o:
-                    raise AnnotationError(f"{a.path}: label {o!r} holds the delimiter ';'; rename it")
-            row['labels'] = delim.join(a.labels)
+                if ';' in o or o != o.strip() or not o:
+                    raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "
+                                          "delimiter ';'; rename it")
+            row['labels'] = delim.join(dict.fromkeys(a.labels))   # of a picture, each once
             if a.scores is not None: row['scores'] = delim.join(f'{s:.4f}' for s in a.scores)
             if a.points is not None: row.update(_flat(a.points))
             rows.append(row)

@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, indent
 from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
+from PIL import Image
 from .annotation import Annotation, AnnotationError, read_all, size_of, unturned
 
 __all__ = ['read_voc', 'write_voc']
@@ -32,7 +33,8 @@ def read_voc(
     if not items:
         raise AnnotationError(f"{xmls} holds no xml file; name the folder of the annotations with annotations=")
     names = {}   # stem -> file, to find a picture whose suffix or name the xml has wrong
-    for p in sorted(pics.iterdir()): names.setdefault(p.stem, p)
+    for p in sorted(pics.iterdir()):
+        if p.suffix.lower() in Image.registered_extensions(): names.setdefault(p.stem, p)
     return read_all(lambda o: _read(*o, pics, names), items, on_error)
 
 def _all(path, xmls):
@@ -40,7 +42,9 @@ def _all(path, xmls):
     split = {}
     for name,ours in _LISTS.items():
         file = path/'ImageSets'/'Main'/f'{name}.txt'
-        if file.is_file(): split.update({stem: ours for stem,_ in _lines(file)})
+        for stem,row in _lines(file) if file.is_file() else ():
+            if split.setdefault(stem, ours) != ours:
+                raise AnnotationError(f"{file}, line {row}: {stem!r} is listed as {split[stem]} too; mend the lists")
     return [(p, split.get(p.stem)) for p in sorted(xmls.glob('*.xml'))]
 
 def _listed(path, split, xmls):
@@ -110,7 +114,7 @@ def _object(file, i, o):
             raise AnnotationError(f"{where}: {k} is {text!r}, not a number; "
                                   "mend the file, or drop the object before reading") from None
     for lo,hi,side in (('xmin', 'xmax', 'left of'), ('ymin', 'ymax', 'above')):
-        if not box[lo] <= box[hi]:
+        if not box[lo]-1 <= box[hi]:      # equal: no area, which is legal data
             raise AnnotationError(f"{where}: {lo} {box[lo]:g} is not {side} {hi} {box[hi]:g}; "
                                   "mend the file, or drop the object before reading")
     # pixel 1 of VOC covers 0 to 1 here: the first edge moves by one, the last stays
@@ -122,12 +126,14 @@ def write_voc(
 ):
     """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points and scores
     have no place in this format"""
-    dest,stems,lists = Path(dest),{},{}
+    dest,stems,lists,annotations = Path(dest),{},{},list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if a.bboxes is None:
             raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); "
                                   "an empty (0, 4) array says that there are no objects")
+        if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file; nothing was written")
+        if '' in a.labels: raise AnnotationError(f"{a.path}: an empty label has no place in this format; name it")
         stem = a.path.stem
         if stem in stems: raise AnnotationError(f"{a.path} and {stems[stem]} would both become {stem}.xml; rename one")
         stems[stem] = a.path

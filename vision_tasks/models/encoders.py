@@ -19,7 +19,8 @@ _STEPS = ('features', 'layers', 'trunk_output')
 # torchvision's classifiers that are no sequence of modules, and what timm calls them
 _AT_TIMM = {'vit_b_16': 'vit_base_patch16_224', 'vit_b_32': 'vit_base_patch32_224', 'vit_l_16': 'vit_large_patch16_224',
             'vit_l_32': 'vit_large_patch32_224', 'vit_h_14': 'vit_huge_patch14_224', 'maxvit_t': 'maxvit_tiny_tf_224'}
-# Probes run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches divide it
+# Probes run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches
+# divide it
 _PROBE = (1792, 1792)
 
 class Encoder(nn.Module):
@@ -49,7 +50,8 @@ class Encoder(nn.Module):
 
     def _probe(self):
         """The maps of a batch on meta tensors, and the names of the parameters that none of them depends on.
-        Only shapes are worked out, in eval mode: no weight and no BatchNorm statistic is touched, no random number drawn"""
+        Only shapes are worked out, in eval mode: no weight and no BatchNorm statistic is touched, no random number
+        drawn"""
         size = self.input_size or _PROBE
         ps = {k: p.detach().to('meta').requires_grad_() for k,p in self.named_parameters()}
         bs = {k: b.to('meta') for k,b in self.named_buffers()}
@@ -73,7 +75,8 @@ class Encoder(nn.Module):
     def extra_repr(self): return f"{self.name!r}, n_in={self.n_in}, channels={self.channels}, strides={self.strides}"
 
 def _stride(size, out) -> int:
-    "Pixels between the cells of a map of length `out`; nets that do not pad lose cells, their strides are powers of two"
+    """Pixels between the cells of a map of length `out`; nets that do not pad lose cells, their strides are powers of
+    two"""
     return size//out if size % out == 0 else 2**round(math.log2(size/out))
 
 def _drop(module, idle, prefix=''):
@@ -122,10 +125,11 @@ def list_encoders() -> list[str]:
     return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
 
 def create_encoder(
-    arch:str|Callable,              # torchvision builder or its name, else a timm name; 'timm/resnet18' for timm's where both have it
+    arch:str|Callable,              # torchvision builder or its name, else a timm name; 'timm/resnet18' for timm's
+                                    # where both have it
     pretrained:bool|str|Path=True,  # True: download; path of a local state dict (.pth, .safetensors); False: random
-    n_in:int=3,                     # channels of the input; else the first convolution's pretrained weights are summed (1),
-                                    # or repeated and scaled by 3/n_in, as timm does
+    n_in:int=3,                     # channels of the input; else the first convolution's pretrained weights are summed
+                                    # (1), or repeated and scaled by 3/n_in, as timm does
     pyramid:bool=True,              # the last map at each stride; False: only the last map of the whole body
 ) -> Encoder:                       # with `channels`, `strides`, `mean`, `std`, `name`, `input_size`
     "The body of a classifier, for a head to stand on. torchvision's keep their names under `body.`"
@@ -147,14 +151,15 @@ def _resolve(arch) -> tuple[str,str]:
     import timm
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
     if not isinstance(arch, str) and (name not in list_models() or get_model_builder(name) is not arch):
-        raise ValueError(f"{arch!r} is no builder of torchvision.models; an encoder is one of torchvision's classifiers "
-                         "(`list_encoders()`), as builder or by name, or a timm name (`timm.list_models()`)")
+        raise ValueError(f"{arch!r} is no builder of torchvision.models; an encoder is one of torchvision's "
+                         "classifiers (`list_encoders()`), as builder or by name, or a timm name "
+                         "(`timm.list_models()`)")
     if name in list_encoders(): return 'torchvision',name
     if name in _AT_TIMM:
         raise ValueError(f"torchvision's {name} does not come apart into maps; take timm's {_AT_TIMM[name]!r}")
     if name in list_models():
-        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of `list_encoders()`, "
-                         "or a timm name")
+        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of "
+                         "`list_encoders()`, or a timm name")
     at_timm = name.removeprefix('timm/')
     if not timm.is_model(at_timm):
         names = timm.list_models() if name != at_timm else sorted({*list_encoders(), *timm.list_models()})
@@ -196,7 +201,8 @@ def _set_n_in(model, n_in, keep):
 def _from_timm(name, pretrained, n_in, pyramid):
     "The encoder, and a function for the names in a file of the whole classifier"
     import timm
-    # `global_pool` stays as it is: with another one some nets get a norm that the weights lack, and timm leaves it random
+    # `global_pool` stays as it is: with another one some nets get a norm that the weights lack, and timm leaves it
+    # random
     kind = dict(features_only=True) if pyramid else dict(num_classes=0)
     body = timm.create_model(name, pretrained, in_chans=n_in, **kind)
     cfg  = body.default_cfg
@@ -224,7 +230,8 @@ def _read_weights(fname) -> dict[str,Tensor]:
     for k in ('state_dict', 'model'):
         if isinstance(sd, dict) and isinstance(sd.get(k), dict): sd = sd[k]
     if not isinstance(sd, dict) or not all(isinstance(o, Tensor) for o in sd.values()):
-        raise ValueError(f"{fname} holds {_kind(sd)}, no state dict; save one with torch.save(model.state_dict(), path)")
+        raise ValueError(f"{fname} holds {_kind(sd)}, no state dict; "
+                         "save one with torch.save(model.state_dict(), path)")
     return sd
 
 def _kind(sd):
@@ -233,11 +240,13 @@ def _kind(sd):
     return f"a {type(v).__name__} under {k!r}"
 
 def _plain(name) -> str:
-    "A parameter's name whether or not timm's `features_only` renamed its module: 'stages_0' is 'stages.0', 'model.norm' 'norm'"
+    """A parameter's name whether or not timm's `features_only` renamed its module: 'stages_0' is 'stages.0',
+    'model.norm' 'norm'"""
     return re.sub(r'^(model|body)\.', '', name).replace('_', '.')
 
 def _unprefixed(sd, names) -> dict[str,Tensor]:
-    "`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among plain `names`"
+    """`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among plain
+    `names`"""
     best,hits = sd,lambda d: sum(_plain(k) in names for k in d)
     while len({k.partition('.')[0] for k in sd}) == 1 and all('.' in k for k in sd):
         sd   = {k.partition('.')[2]: v for k,v in sd.items()}
@@ -263,6 +272,6 @@ def _load(enc, sd, fname, known):
                   for k,(_,v) in want.items() if k in came and came[k][1].shape != v.shape]
     bad = [f"{len(o)} {what} ({'; '.join(o[:3])}{'; ...' if len(o) > 3 else ''})"
            for what,o in (('missing', missing), ('unexpected', unexpected), ('of another shape', misshapen)) if o]
-    if bad: raise ValueError(f"{fname} does not hold the weights of {enc.name}: {', '.join(bad)}; "
-                             "give the file that belongs to this architecture, or the architecture that the file belongs to")
+    if bad: raise ValueError(f"{fname} does not hold the weights of {enc.name}: {', '.join(bad)}; give the file that "
+                             "belongs to this architecture, or the architecture that the file belongs to")
     enc.body.load_state_dict({k: came[p][1] for p,(k,_) in want.items() if p in came}, strict=False)

@@ -42,7 +42,8 @@ def _entry(name, task):
     names = list_archs(task)
     near  = get_close_matches(str(name), names) or names[:10]
     elsewhere = [t for t in TASKS if (t, name) in _archs]
-    raise ValueError(f"{task} has no architecture {name!r}" + (f", only {' and '.join(elsewhere)}" if elsewhere else '') +
+    raise ValueError(f"{task} has no architecture {name!r}" +
+                     (f", only {' and '.join(elsewhere)}" if elsewhere else '') +
                      (f"; did you mean {' or '.join(map(repr, near))}?" if near else "; none is registered.") +
                      f" `list_archs({task!r})` names all")
 
