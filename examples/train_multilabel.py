@@ -7,7 +7,7 @@ from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, label_set,
 def read(csv, out, size):
     "The annotations of `csv`, or those of drawn shapes, of which only the names are kept"
     if csv: return read_df(csv, label_col='labels', label_delim=' ', valid_col='is_valid')
-    return [Annotation(a.path, a.size, label_set(a)) for a in draw_shapes(out/'shapes', n=200, size=size)]
+    return [Annotation(a.path, a.size, label_set(a)) for a in draw_shapes(out/'shapes', n=400, size=size)]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,11 +26,12 @@ def main():
     if pretrained: learn.fine_tune(args.epochs, 3e-3)
     else: learn.fit_one_cycle(args.epochs, 5e-3)
 
-    learn.tune_threshold(per_class=True)
-    print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
-    print(learn.evaluate_per_class().round(3).to_string(index=False))
-    truth = dls.valid.items[:12]
-    contact_sheet(truth, learn.annotate(truth), args.out/'multilabel.png', vocab=dls.vocab)
+    with learn.no_bar():
+        learn.tune_threshold(per_class=True)
+        print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
+        print(learn.evaluate_per_class().round(3).to_string(index=False))
+        truth = dls.valid.items[:12]
+        contact_sheet(truth, learn.annotate(truth), args.out/'multilabel.png', vocab=dls.vocab)
     learn.export('multilabel.pkl')
 
 if __name__ == '__main__': main()

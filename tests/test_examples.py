@@ -30,7 +30,7 @@ def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path):
     csv = [labels_csv(shapes, shapes[0].path.parent)] if data == 'csv' else []
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg'}
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
     cmd = [sys.executable, example, *csv, *TINY[example.stem], '--out', 'out']
     run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

@@ -3,7 +3,7 @@ import pickle, warnings
 from dataclasses import dataclass, field, replace
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, Interpretation,
-                               SaveModelCallback, load_learner, set_seed)
+                               Normalize, SaveModelCallback, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor
 from vision_tasks.data.annotation import Annotation
@@ -229,7 +229,7 @@ def test_an_old_normalize_is_replaced_and_twice_is_once(task, shapes, tmp_path):
     x = learn.dls.valid.one_batch()[0]
     again = task.learner(learn.dls, **{**task.options, 'pretrained': False})
     assert torch.equal(again.dls.valid.one_batch()[0], x)
-    assert sum(type(o).__name__ == 'Normalize' for o in again.dls.train.after_batch.fs) <= 1
+    assert sum(isinstance(o, Normalize) for o in again.dls.train.after_batch.fs) <= 1
 
 @pytest.mark.cuda
 @pytest.mark.parametrize('precision', ['to_fp32', 'to_fp16', 'to_bf16'])

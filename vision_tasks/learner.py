@@ -11,6 +11,7 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import apply_init, params
 from fastai.vision.augment import Resize, ResizeMethod
+from fastai.vision.core import TensorImage
 from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of
@@ -99,10 +100,14 @@ def pooled_head(c, n_out, **kwargs):
     apply_init(head, nn.init.kaiming_normal_)
     return head
 
+class NormalizeInPlace(Normalize):
+    "fastai's `Normalize` without its two copies of the batch, which `IntToFloatTensor` made for us anyway"
+    def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
+
 def one_normalize(dls, mean, std):
     "Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced"
     for dl in dls.loaders:
-        norm = Normalize.from_stats(mean, std, cuda=False)
+        norm = NormalizeInPlace.from_stats(mean, std, cuda=False)
         for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
