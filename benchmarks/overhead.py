@@ -63,6 +63,29 @@ class Timed:
         self.f()
         self.secs.append((time.process_time()-c, time.perf_counter()-t))
 
+class Tiny(nn.Module):
+    "A net that costs next to nothing, so that what remains is the loop"
+    def __init__(self):
+        super().__init__()
+        self.encoder,self.head = nn.Conv2d(3, len(VOCAB), 1),nn.Identity()
+    def forward(self, x): return self.head(self.encoder(x[...,:1,:1]).flatten(1))
+
+def parts(dls, model, batches, rounds):
+    "What whole runs are too noisy to show: the optimisers alone on the net's parameters, the loops alone on `Tiny`"
+    model = copy.deepcopy(model)
+    for p in model.parameters(): p.grad = torch.randn_like(p)*1e-3
+    ps,many,steps = list(model.parameters()),Memory(batches*(100//len(batches))),20
+    opts = {'AdamW': adamw(ps, LR), "fastai's Adam": Adam(ps, lr=LR)}
+    step = lambda o: Timed(lambda: [o.step() for _ in range(steps)])
+    fns  = {f'{k}, {len(ps)} tensors, a step': (step(o), steps) for k,o in opts.items()}
+    fns |= {'bare loop on a tiny net, a step': (Timed(Bare(Tiny().to(dls.device), many, adamw, 1)), len(many)),
+            'Learner on a tiny net, a step':   (Timed(Ours(Tiny(), dls, many, wrapped, 1)), len(many))}
+    interleaved({k: f for k,(f,_) in fns.items()}, rounds)
+    print('\n| part | ms, process time: median (min..max) |\n|---|---:|')
+    for k,(f,n) in fns.items():
+        ms = [s[0]/n*1000 for s in f.secs]
+        print(f'| {k} | {statistics.median(ms):.2f} ({min(ms):.2f}..{max(ms):.2f}) |')
+
 def all_train(anns): return list(range(len(anns))),[0]
 
 def main():
@@ -107,5 +130,6 @@ def main():
             cells += [f'{statistics.mean(ms):.1f} ± {sd:.1f} ({min(ms):.1f}..{max(ms):.1f})',
                       f'{statistics.mean(over):+.1f} % ({min(over):+.1f}..{max(over):+.1f})']
         print(f'| {where} | {what} |', ' | '.join(cells), '|')
+    parts(dls, model, memory, args.rounds)
 
 if __name__ == '__main__': main()

@@ -1,3 +1,5 @@
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')   # two threads that wait for each other cost small nets dearly
 import matplotlib
 matplotlib.use('Agg')
 import pytest

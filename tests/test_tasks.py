@@ -137,6 +137,10 @@ def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(
         assert (o.scores > .1).all()
     assert len(learn.annotate(some, thresh=1.)) == 5 and not any(o.labels for o in learn.annotate(some, thresh=1.))
 
+def test_a_folder_is_not_a_picture(learn, shapes):
+    with pytest.raises(ValueError, match="is a folder; pass its pictures: get_image_files"):
+        learn.annotate(shapes[0].path.parent)
+
 def test_annotate_with_tta_does_not_depend_on_mirroring(task, learn, shapes):
     if 'tta' in task.raises:
         with pytest.raises(ValueError, match=task.raises['tta']): learn.annotate(shapes[:2], tta=True)

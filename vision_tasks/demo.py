@@ -2,12 +2,11 @@
 network"""
 from __future__ import annotations
 import argparse, time
-from dataclasses import replace
 from pathlib import Path
 import pandas as pd
 import torch
 from fastai.torch_core import set_seed
-from .data.blocks import label_set, stratified_folds
+from .data.blocks import stratified_folds
 from .data.synthetic import draw_shapes
 from .multilabel import multilabel_dls, multilabel_learner
 from .show import contact_sheet
@@ -29,7 +28,6 @@ def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
         learn.tune_threshold(per_class=True)
         truth = valid[:12]
         preds = learn.annotate(truth)
-    truth = [replace(a, labels=label_set(a), bboxes=None, points=None, visible=None, masks=None) for a in truth]
     contact_sheet(truth, preds, path/'multilabel.png', title="multilabel: truth and prediction")
     learn.logger = print     # a logger of ours would have to be importable where the model is loaded
     learn.export('multilabel.pkl')

@@ -223,6 +223,9 @@ class TaskLearner(Learner):
                 raise ValueError(f"{name} is for tasks that answer pixel by pixel; "
                                  f"{type(self).__name__} answers otherwise: leave it out")
         if not items: return []
+        folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
+        if folder is not None:
+            raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
         dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0),[]
         def gather(probs):
             pictures = [_picture(o) for o in items[len(out):len(out)+len(probs)]]

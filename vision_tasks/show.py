@@ -11,7 +11,8 @@ from torch import Tensor
 from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
-from .data.blocks import LabelSet
+from .data.annotation import Annotation
+from .data.blocks import LabelSet, label_set
 from .data.image import read_image
 from .ops.masks import decode_mask
 
@@ -102,6 +103,8 @@ def contact_sheet(
     fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]),
                     lines=_most_lines([*truths, *(preds or [])]))
     for i,a in enumerate(truths):
+        if preds is not None and preds[i].bboxes is None and preds[i].points is None:
+            a = Annotation(a.path, a.size, label_set(a))     # names beside names
         show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None)
         if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab)
     if title: fig.suptitle(title, fontsize=11)
@@ -111,7 +114,8 @@ def contact_sheet(
     return fig
 
 def _show_prediction(truth, pred, ax, vocab):
-    if pred.bboxes is not None: return show_annotation(pred, ax, vocab=vocab, title='prediction')
+    if pred.bboxes is not None or pred.points is not None:
+        return show_annotation(pred, ax, vocab=vocab, title='prediction')
     ax.imshow(np.asarray(read_image(truth.path))); ax.set_axis_off(); ax.set_title('prediction', fontsize=9)
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
     _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
