@@ -42,6 +42,7 @@ def print_epoch(row):
 DEMOS = dict(multilabel=demo_multilabel)
 
 def main(args=None):
+    "Run the demos that the command line names, all by default"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('demo'), help="folder for pictures and models")
     parser.add_argument('--n', type=int, default=400, help="drawn pictures")

@@ -12,7 +12,7 @@ from .data.annotation import Annotation, AnnotationError
 from .data.blocks import AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, path_of
 from .data.image import read_image
 from .data.transforms import CropView, JointTransform, LightJitter
-from .learner import TaskLearner, check_data, make_learner, pooled_head, task_dls, task_model
+from .learner import TaskLearner, check_data, make_learner, picture_of, pooled_head, task_dls, task_model
 from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
 from .show import KeypointDL
@@ -141,10 +141,8 @@ class KeypointLearner(TaskLearner):
         return p.view(len(p), -1, 2)
 
     def mirror_back(self, p):
-        pairs = self.joint_transform.flip_pairs if self.joint_transform is not None else []
-        idxs = list(range(p.shape[1]))
-        for l,r in pairs: idxs[l],idxs[r] = r,l
-        return (p*p.new_tensor([-1, 1]))[:,idxs]
+        p,joint = p*p.new_tensor([-1, 1]),self.joint_transform
+        return p if joint is None else joint.swap(p)
 
     def in_file(self, p, sizes) -> Tensor:
         """(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the
@@ -163,11 +161,9 @@ class KeypointLearner(TaskLearner):
 
     def predict(self, item, rm_type_tfms=0, with_input=False):
         "Points in pixels of the file, (k, 2); and, as fastai gives them, the decoded and the raw output in [-1, 1]"
-        dec,pred,raw,*_ = super().predict(item, rm_type_tfms, False)
-        points = torch.from_numpy(self.annotate(item)[0].points)
-        res = points,pred,raw
-        return ((self.dls.test_dl([item], rm_type_tfms=0, num_workers=0).one_batch()[0][0],) if with_input
-                else ()) + res
+        *inp,_,pred,raw = super().predict(item, rm_type_tfms, with_input)
+        points = self.in_file(raw.view(1, -1, 2), [picture_of(item)[1]])[0].float()
+        return *inp,points,pred,raw
 
     def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
         """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
@@ -183,8 +179,7 @@ class KeypointLearner(TaskLearner):
             d,r = e[on,j],rel[on,j]
             rows.append((name, int(on.sum()),
                          *((d.mean(), np.median(d), r.mean(), (r <= thresh).mean()) if len(d) else [np.nan]*4)))
-        return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme',
-                                           f'pck@{thresh:g}'.replace('0.', '.')])
+        return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme', PCK(thresh).name])
 
     evaluate_per_class = evaluate_per_point   # the classes of this task are its points
 

@@ -20,6 +20,7 @@ from .data.image import image_size
 from .data.transforms import FitView, JointTransform, View
 from .models.encoders import create_encoder
 from .models.registry import get_arch, list_archs
+from .show import FixedOrder
 
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
@@ -228,7 +229,7 @@ class TaskLearner(Learner):
             raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
         dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0),[]
         def gather(probs):
-            pictures = [_picture(o) for o in items[len(out):len(out)+len(probs)]]
+            pictures = [picture_of(o) for o in items[len(out):len(out)+len(probs)]]
             out.extend(self.to_annotations(probs, pictures, thresh))
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(gather, tta))
         return out
@@ -249,7 +250,7 @@ class TaskLearner(Learner):
         dl = self.whole_dl(ds_idx, dl)
         *_,losses = self.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False)
         losses,idxs = losses.topk(min(k, len(losses)), largest=largest)
-        b = dl.new(get_idxs=_Fixed(idxs.tolist()), bs=len(idxs)).one_batch()
+        b = dl.new(get_idxs=FixedOrder(idxs.tolist()), bs=len(idxs)).one_batch()
         probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
@@ -268,12 +269,7 @@ def _resize_view(tfm, size):
     x,y = int((w-cw)/2),int((h-ch)/2)
     return View((x, y, x+cw, y+ch), (0, 0, W, H), (W, H))
 
-class _Fixed:
-    "An order of items, as a class, since a closure does not pickle"
-    def __init__(self, idxs): self.idxs = idxs
-    def __call__(self): return self.idxs
-
-def _picture(o):
+def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"
     if isinstance(o, Annotation): return o.path,o.size
     if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)

@@ -144,14 +144,14 @@ class _TaskDL(TfmdDL):
     def show_unique(self, max_n, **kwargs):
         "`show_batch` of the first picture, again and again, so that one sees the augmentation"
         old = self.get_idxs
-        self.get_idxs = _Same(next(iter(old())), max(max_n, self.bs or 1))
+        self.get_idxs = FixedOrder([next(iter(old()))]*max(max_n, self.bs or 1))
         try: return self.show_batch(max_n=max_n, **kwargs)
         finally: self.get_idxs = old
 
-class _Same:
-    "One index, `n` times; a class, since a closure does not pickle for worker processes"
-    def __init__(self, i, n): self.i,self.n = i,n
-    def __call__(self): return [self.i]*self.n
+class FixedOrder:
+    "The indices that a DataLoader gives, in their order; a class, since a closure does not pickle for worker processes"
+    def __init__(self, idxs): self.idxs = idxs
+    def __call__(self): return self.idxs
 
 class MultilabelDL(_TaskDL):
     "Draws pictures with their labels below; results with what was found, missed and made up, and its probability"

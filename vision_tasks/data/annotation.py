@@ -234,7 +234,9 @@ def _file_problems(a):
     detail = f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size)
     return [('size differs', detail)],key
 
-def wh(size): return f"{size[0]}x{size[1]}"
+def wh(size) -> str:
+    "`size` as people write it: 640x480"
+    return f"{size[0]}x{size[1]}"
 
 def unturned(path, size) -> str:
     "A remark where `size` is not that of the picture as shown, but as stored, before its EXIF orientation is applied"

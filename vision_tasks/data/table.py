@@ -28,10 +28,7 @@ def read_df(
     path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
     if from_csv:
         if path == Path('.'): path = Path(df).parent
-        try: df = pd.read_csv(df, dtype=str, keep_default_na=False)   # '007' and 'None' are names
-        except FileNotFoundError: raise AnnotationError(f"{df}: no such csv file") from None
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-            raise AnnotationError(f"{df} is not a readable csv file: {e}") from e
+        df = _csv(df)
     if not len(df): raise AnnotationError("the table has no rows")
     points = point_cols
     if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
@@ -54,6 +51,14 @@ def read_df(
     rows = {}
     for i,f in enumerate(cols['file']): rows.setdefault(None if _empty(f) else str(f), []).append(i)
     return read_all(lambda o: _read(o[0], o[1], cols), list(rows.items()), on_error)
+
+def _csv(fname):
+    "The csv file as text, cell by cell: '007' and 'None' are names"
+    import pandas as pd
+    try: return pd.read_csv(fname, dtype=str, keep_default_na=False)
+    except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise AnnotationError(f"{fname} is not a readable csv file: {e}") from e
 
 def _as_numbers(col):
     "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"

@@ -237,22 +237,27 @@ class JointTransform(ItemTransform):
     def _follow(self, o, view):
         "A target of the picture where `view` brings it; what has no geometry as it is"
         if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
-        if isinstance(o, TensorPoint): return _like(self._swap(view.points(o.as_subclass(Tensor)), view.mirrored), o)
+        if isinstance(o, TensorPoint): return _like(self._points(o.as_subclass(Tensor), view), o)
         if isinstance(o, PILMask): o = TensorMask(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
         cut = _slice(o.as_subclass(Tensor), view.src)
         if isinstance(o, InstanceMasks): return InstanceMasks(_lay(cut, view, 0, nearest=True))
         return TensorMask(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
 
-    def _swap(self, p, mirrored):
-        "In a mirrored picture what was left is right: (..., k, 2) with the pairs exchanged"
-        if not (mirrored and self.flip_pairs): return p
+    def _points(self, p, view):
+        "In a mirrored picture what was left is right"
+        return self.swap(view.points(p)) if view.mirrored else view.points(p)
+
+    def swap(self, p:Tensor) -> Tensor:   # (..., k, 2) -> (..., k, 2)
+        "`p` with the points of each of `flip_pairs` exchanged"
+        if not self.flip_pairs: return p
         idxs = list(range(p.shape[-2]))
         for l,r in self.flip_pairs: idxs[l],idxs[r] = r,l
         return p[..., idxs, :]
 
     def _sanitize(self, items, tight):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
+        if not any(isinstance(o, (TensorBBox, TensorPoint)) for o in items): return items
         hi = torch.tensor(self.size, dtype=torch.float32)
         get = lambda cls: next((o for o in items if isinstance(o, cls)), None)
         boxes,masks,keep = get(TensorBBox),get(InstanceMasks),None
@@ -278,13 +283,12 @@ class JointTransform(ItemTransform):
 
 def _objects(items, size):
     "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
-    hi = torch.tensor([*size, *size])
     for o in items:
-        if isinstance(o, TensorBBox): return o.as_subclass(Tensor).clamp(min=0).minimum(hi)
+        if isinstance(o, TensorBBox): return o.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([*size, *size]))
     for o in items:
         if isinstance(o, TensorPoint):
             p = o.as_subclass(Tensor).reshape(-1, 2)
-            return p[((p >= 0) & (p <= hi[:2])).all(1)].repeat(1, 2)
+            return p[((p >= 0) & (p <= torch.tensor(size))).all(1)].repeat(1, 2)
 
 def _is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
 
