@@ -304,5 +304,4 @@ def test_ten_times_as_many_objects_take_about_ten_times_as_long(tmp_path, monkey
         start = time.process_time()
         assert sum(len(a.labels) for a in read_coco(tmp_path/'t.json', tmp_path)) == 5*n
         return time.process_time() - start
-    seconds(50)
-    assert seconds(3000) < 35*seconds(300)
+    assert min(seconds(3000) for _ in range(3)) < 35*min(seconds(300) for _ in range(5))   # the least disturbed of each
