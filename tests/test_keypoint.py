@@ -2,7 +2,7 @@
 from dataclasses import replace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
-from fastai.vision.all import Resize, RandomResizedCrop, aug_transforms, load_learner, set_seed
+from fastai.vision.all import (Flip, RandomResizedCrop, Resize, Rotate, Zoom, aug_transforms, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor, nn
 from vision_tasks.data.annotation import Annotation, AnnotationError
@@ -62,6 +62,50 @@ def test_without_flip_pairs_pictures_are_not_mirrored(crops):
     left,right = 1,2
     assert all((y[:,left,0] < y[:,right,0]).all() for _ in range(4)
                for x,y in dls_of([a for a in crops], flip_pairs=None, item_tfms=None).train)
+
+@pytest.mark.parametrize('how', ['JointTransform', 'aug_transforms'])
+def test_whatever_mirrors_a_picture_exchanges_left_and_right(crops, how):
+    "The oracle is the picture mirrored by hand, its points renamed by hand"
+    plain = JointTransform(64, flip=0.).valid
+    kw = dict(item_tfms=JointTransform(64, train=plain, flip=1.), batch_tfms=[]) if how == 'JointTransform' else dict(
+        item_tfms=Resize(64, 'squish'), batch_tfms=Flip(p=1.))
+    items = [replace(a, split='train') for a in crops[:8]]
+    dl = dls_of([*items, replace(crops[9], split='valid')], **kw).train
+    x,y = dl.new(shuffle=False, get_idxs=None).one_batch()
+    for im,p,a in zip(x, y.as_subclass(Tensor), items):
+        rel = (a.points[0]/a.size*[-2, 2] + [1, -1])[[0, 2, 1, 3, 4]]        # centre, left, right, top, bottom
+        np.testing.assert_allclose(p, rel, atol=.03)
+        assert p[1,0] < p[2,0]                                               # left is left again
+
+def test_a_mirror_without_flip_pairs_is_refused_where_there_are_several_points(crops):
+    tell = r"the picture is mirrored, but it is not known which of its 5 points then change places: pass flip_pairs"
+    stock = dict(item_tfms=Resize(64, 'squish'), batch_tfms=Flip(p=1.))
+    for kw in (dict(item_tfms=JointTransform(64, flip=1.)), stock):
+        with pytest.raises(ValueError, match=tell): dls_of(crops, flip_pairs=None, **kw).train.one_batch()
+    learn = learner_of(dls_of(crops, flip_pairs=None))
+    with learn.no_bar(), pytest.raises(ValueError, match=tell): learn.annotate(crops[:2], tta=True)
+    assert len(learner_of(dls_of(crops, flip_pairs=[])).annotate(crops[:2], tta=True)) == 2
+
+def test_points_that_a_batch_transform_pushes_out_are_left_out(crops):
+    far = Rotate(max_deg=180, p=1., draw=45.)
+    y = dls_of(crops, item_tfms=Resize(64, 'squish'), batch_tfms=[far, Zoom(p=1., draw=1.6)]).train.one_batch()[1]
+    assert y.isnan().any() and not y.isnan().all() and (y.nan_to_num().abs() <= 1).all()
+    assert PointLoss()(torch.zeros(len(y), 10), y).isfinite()
+
+def test_points_outside_their_picture_count_as_not_marked_and_a_warning_says_so(crops):
+    far = crops[0].points.copy(); far[0, 2] = -900, 4e4
+    some = [replace(crops[0], points=far, split='train'), *(replace(a, split='valid') for a in crops[1:8])]
+    some += [replace(some[0], split='valid')]
+    with pytest.warns(UserWarning, match=r"2 points in 2 of 9 pictures lie outside the picture, as in .*_0.png; they "
+                                         "count as not marked") as w:
+        dls = dls_of(some, batch_tfms=[], flip_pairs=None)
+    assert len([o for o in w if 'outside' in str(o.message)]) == 1
+    y = dls.train.one_batch()[1]
+    assert y[0, 2].isnan().all() and not y[0, [0, 1, 3, 4]].isnan().any()
+    learn = learner_of(dls)
+    with learn.no_bar():
+        df = learn.evaluate_per_point().set_index('label')
+        assert df.n['right'] == 7 and df.n['left'] == 8 and learn.evaluate()['error_px'] < 100
 
 def test_one_point_needs_no_names(crops):
     anns = [replace(a, points=a.points[:,:1], visible=None) for a in crops]
@@ -161,6 +205,17 @@ def test_a_net_of_ones_own_is_taken(crops):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
     assert learn.get_preds()[0].shape[0] == len(learn.dls.valid_ds)
 
+def test_the_normaliser_may_name_two_points(crops):
+    learn = learner_of(dls_of(crops), by=('left', 'right'))
+    with learn.no_bar():
+        items = learn.dls.valid.items
+        e = np.stack([np.linalg.norm(a.points-b.points[0], axis=-1)/np.linalg.norm(b.points[0, 1]-b.points[0, 2])
+                      for a,b in zip(learn.annotate(items), items)])
+        assert learn.evaluate()['nme'] == pytest.approx(e.mean(), rel=1e-4)
+        np.testing.assert_allclose(learn.evaluate_per_point(by=('left', 'right')).nme, e.mean(0), rtol=1e-4)
+        with pytest.raises(ValueError, match="by names 'eye', but the 5 points are"):
+            learn.evaluate_per_point(by=('eye', 'left'))
+
 # --- crops
 
 def test_crops_hold_their_instance(tmp_path):
@@ -192,11 +247,13 @@ def test_bad_data_are_told(crops, tmp_path):
     with pytest.raises(AnnotationError, match="none of the 24 annotations has points|"
                                               "none of the .* annotations has points"):
         dls_of([replace(a, points=None, visible=None) for a in crops])
-    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked"):
+    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked inside its picture"):
         dls_of([replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops])
     with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"):
         dls_of(crops, flip_pairs=[('left', 'nose')])
     with pytest.raises(ValueError, match="skeleton names 9"): dls_of(crops, skeleton=[(0, 9)])
+    with pytest.raises(ValueError, match=r"flip_pairs is a list of pairs .*; it holds 'left'"):
+        dls_of(crops, flip_pairs=('left', 'right'))
     with pytest.raises(ValueError, match="duplicate names"): dls_of(crops, vocab=list('aabcd'), flip_pairs=None)
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
 

@@ -1,5 +1,6 @@
 "Keypoint regression: where in the picture is each named point? Coordinates leave the net through `sigmoid_range`"
 from __future__ import annotations
+import warnings
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from .data.annotation import Annotation, AnnotationError
-from .data.blocks import AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, path_of
+from .data.blocks import AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, mirror_points, path_of
 from .data.image import read_image
 from .data.transforms import CropView, JointTransform, LightJitter
 from .learner import TaskLearner, check_data, make_learner, picture_of, pooled_head, task_dls, task_model
@@ -33,18 +34,23 @@ def keypoint_block(
     "Picture in, k points out, x y in [-1, 1]; nan = not marked. Its source is a list of `Annotation`"
     if item_tfms is None:
         item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5,
-                                   rotate=10., keep=True, flip_pairs=point_pairs(flip_pairs, vocab, 'flip_pairs'))
-    return DataBlock((FileImageBlock, KeypointBlock(vocab, point_pairs(skeleton, vocab, 'skeleton'))), get_x=path_of,
+                                   rotate=10., keep=True)
+    lines,pairs = point_pairs(skeleton or [], vocab, 'skeleton'),point_pairs(flip_pairs, vocab, 'flip_pairs')
+    return DataBlock((FileImageBlock, KeypointBlock(vocab, lines, pairs)), get_x=path_of,
                      get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
 def point_pairs(pairs, vocab, what):
-    "`pairs` of names or indices as indices; an unknown one raises"
+    "`pairs` of names or indices as indices, None as it is; an unknown one raises"
+    if pairs is None: return None
     def index(o):
         if isinstance(o, (int, np.integer)) and 0 <= o < len(vocab): return int(o)
         if o in vocab: return list(vocab).index(o)
         raise ValueError(f"{what} names {o!r}, but the {len(vocab)} points are {list(vocab)}")
-    return [tuple(map(index, p)) for p in pairs or []]
+    for p in pairs:
+        if isinstance(p, str) or not hasattr(p, '__len__') or len(p) != 2:
+            raise ValueError(f"{what} is a list of pairs such as ('left_eye', 'right_eye'); it holds {p!r}")
+    return [tuple(map(index, p)) for p in pairs]
 
 def keypoint_dls(
     annotations,          # list[Annotation] with one instance a picture: points (k, 2), or (1, k, 2) with a box
@@ -58,13 +64,14 @@ def keypoint_dls(
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
 ) -> DataLoaders:
     """DataLoaders of pictures and points. Raises `AnnotationError` for missing files, several instances, numbers of
-    points that differ"""
+    points that differ. Points outside their picture count as not marked, and one warning says how many"""
     annotations = [one_instance(a) for a in check_data(annotations)]
     vocab = names_of_points(annotations, vocab)
     k = len(vocab)
     annotations = [a if len(a.points.reshape(-1, 2)) else
                    replace(a, bboxes=None, labels=[], masks=None, ignore=None, visible=None,
                            points=np.full((k, 2), np.nan)) for a in annotations]
+    warn_outside(annotations)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     return task_dls(keypoint_block(vocab, splitter=splitter, **block_kwargs), annotations, None, bs, path, num_workers,
                     device)
@@ -77,6 +84,18 @@ def one_instance(a):
         raise AnnotationError(f"{a.path}: {len(a.points)} instances in one picture, but this task finds the points of "
                               "one; `crop_instances(annotations)` makes a picture of each")
     return a
+
+def warn_outside(annotations):
+    "One warning that counts the marked points which lie outside their picture"
+    out = []
+    for a in annotations:
+        on = ~np.isnan(a.points[...,0]) & (True if a.visible is None else a.visible > 0)
+        out.append(int(on.sum() - (~np.isnan(marked_points(a)[:,0])).sum()))
+    if any(out):
+        at = int(np.argmax(np.array(out) > 0))
+        warnings.warn(f"{sum(out)} points in {sum(o > 0 for o in out)} of {len(out)} pictures lie outside the picture, "
+                      f"as in {annotations[at].path}; they count as not marked. `check_annotations` lists them",
+                      stacklevel=3)
 
 def names_of_points(annotations, vocab):
     "`vocab`, or numbers as names; raises where annotations differ in the number of points, or none is marked at all"
@@ -91,7 +110,8 @@ def names_of_points(annotations, vocab):
             f"{a.path}: {n} points, but " + (f"vocab names {k}" if vocab is not None else f"{counts[k].path} has {k}")
             + "; every picture has the same points, nan for those not marked")
     if all(np.isnan(marked_points(a)).all() for a in annotations if len(a.points)): raise AnnotationError(
-        f"no point of the {len(annotations)} annotations is marked (all are nan): there is nothing to learn")
+        f"no point of the {len(annotations)} annotations is marked inside its picture: there is nothing to learn; "
+        "are the columns x, y in pixels of the file?")
     vocab = [str(i) for i in range(k)] if vocab is None else list(vocab)
     if len(set(vocab)) < k: raise ValueError(
         f"vocab has duplicate names: {sorted({o for o in vocab if vocab.count(o) > 1})}")
@@ -111,7 +131,7 @@ def keypoint_learner(
     metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None,         # model -> parameter groups; None = encoder and head
     cbs=None,
-    by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it
+    by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it, the two points by name or index
     **learner_kwargs,      # of fastai's `Learner`
 ) -> KeypointLearner:
     "A `KeypointLearner`; the encoder is frozen at first where it is pretrained"
@@ -119,8 +139,13 @@ def keypoint_learner(
           else arch_kwargs)
     model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, kw)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
+    by = by_index(by, dls.vocab)
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
     return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
+
+def by_index(by, vocab):
+    "The normaliser `by` with its two points as indices"
+    return point_pairs([by], vocab, 'by')[0] if isinstance(by, (tuple, list)) else by
 
 def point_head(c, n_out, **kwargs):
     """fastai's head with a last layer ten times smaller: all points start near the middle, where `sigmoid_range` has a
@@ -141,8 +166,7 @@ class KeypointLearner(TaskLearner):
         return p.view(len(p), -1, 2)
 
     def mirror_back(self, p):
-        p,joint = p*p.new_tensor([-1, 1]),self.joint_transform
-        return p if joint is None else joint.swap(p)
+        return mirror_points(p*p.new_tensor([-1, 1]), getattr(self.dls, 'flip_pairs', None))
 
     def in_file(self, p, sizes) -> Tensor:
         """(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the
@@ -168,7 +192,7 @@ class KeypointLearner(TaskLearner):
     def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
         """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""
-        dl = self.whole_dl(ds_idx, dl)
+        dl,by = self.whole_dl(ds_idx, dl),by_index(by, self.dls.vocab)
         items = list(dl.items)
         pred = np.stack([a.points for a in self.annotate(items, bs=dl.bs)])
         e = point_errors(pred, np.stack([marked_points(a) for a in items])).numpy()

@@ -188,11 +188,6 @@ class TaskLearner(Learner):
         if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
         return src.new(shuffle=False, drop_last=False)
 
-    @property
-    def joint_transform(self) -> JointTransform:
-        "The `JointTransform` of the data, or None"
-        return next((o for o in self.dls.valid.after_item.fs if isinstance(o, JointTransform)), None)
-
     def valid_view(self, size) -> View:
         "How a picture of `size` (w, h) was laid on the network's input: what `annotate` undoes"
         for o in self.dls.valid.after_item.fs:
@@ -242,8 +237,15 @@ class TaskLearner(Learner):
         "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"
         dl = (self.dls[ds_idx] if dl is None else dl).new(shuffle=shuffle)
         b = dl.one_batch()
-        probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
+        probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
+
+    def _answers(self, b):
+        "Probabilities and decisions of batch `b`; without metrics, for some want the annotations behind a batch"
+        old,self.metrics = self.metrics,[]
+        try: probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
+        finally: self.metrics = old
+        return probs,dec
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
@@ -251,7 +253,7 @@ class TaskLearner(Learner):
         *_,losses = self.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False)
         losses,idxs = losses.topk(min(k, len(losses)), largest=largest)
         b = dl.new(get_idxs=FixedOrder(idxs.tolist()), bs=len(idxs)).one_batch()
-        probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
+        probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
     def load(self, file, device=None, **kwargs):

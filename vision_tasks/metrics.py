@@ -7,10 +7,11 @@ from torch import Tensor
 from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from .data.annotation import AnnotationError
-from .data.blocks import marked_points
+from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label
+from .ops.boxes import paired_iou
 
 __all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy',
-           'point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
+           'point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK', 'LocalizationAccuracy', 'LocalizationIoU']
 
 def average_precision(
     probs, # (n, c) scores
@@ -115,7 +116,7 @@ def normaliser_of(
                     # the marked points; (i, j): distance of two points, as of the eyes; or a number of pixels
 ) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
     "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
-    p = a.points.reshape(-1, 2).astype(float)
+    p = marked_points(a).astype(float)
     if by == 'diagonal': d = math.hypot(*a.size)
     elif by == 'box':
         boxed = a.bboxes is not None and len(a.bboxes)
@@ -130,7 +131,7 @@ def normaliser_of(
 
 def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.nan)
 
-class _InFile(Metric):
+class _InFilePoints(Metric):
     """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
     was resized or padded"""
     def __init__(self, by='diagonal'): self.by = by
@@ -143,13 +144,13 @@ class _InFile(Metric):
         self.norms.append(torch.tensor([normaliser_of(a, self.by) for a in items], dtype=torch.float64))
     def both(self): return (torch.cat(self.errors),torch.cat(self.norms)[:,None]) if self.errors else None
 
-class PointError(_InFile):
+class PointError(_InFilePoints):
     "Mean distance over all marked points, in pixels of the file"
     name = 'error_px'
     @property
     def value(self): return None if self.both() is None else self.both()[0].nanmean().item()
 
-class NME(_InFile):
+class NME(_InFilePoints):
     "Normalised mean error: mean over all marked points of the distance divided by the picture's normaliser"
     name = 'nme'
     @property
@@ -158,7 +159,7 @@ class NME(_InFile):
         e,n = self.both()
         return (e/n).nanmean().item()
 
-class PCK(_InFile):
+class PCK(_InFilePoints):
     "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
     def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
     @property
@@ -169,3 +170,45 @@ class PCK(_InFile):
         e,n = self.both()
         r = (e/n)[(e/n).isfinite()]
         return (r <= self.thresh).double().mean().item() if len(r) else float('nan')
+
+# --- one class and one box
+
+def localized(
+    annotations, # list[Annotation], the truth, of one object or none
+    answers,     # list[Annotation] of the same pictures, as the learner gives them
+):               # (n,) bool: the class is right; (n,) IoU, 0 where the answer has no box, nan where the truth has none
+    "How far each answer is right, in pixels of the file"
+    box   = lambda o: torch.from_numpy(o[0] if len(o) else np.full(4, np.nan, np.float32)).double()
+    truth = torch.stack([box(object_bbox(a)) for a in annotations])
+    iou   = paired_iou(torch.stack([box(a.bboxes) for a in answers]), truth)
+    right = torch.tensor([object_label(a) == (b.labels or [NO_OBJECT])[0] for a,b in zip(annotations, answers)])
+    return right,torch.where(truth.isnan().any(1), torch.nan, iou.nan_to_num())
+
+class _Localized(Metric):
+    "Answers in pixels of the file, against the annotations of the DataLoader"
+    def reset(self): self.right,self.ious,self.n = [],[],0
+    def accumulate(self, learn):
+        items = learn.items_of_batch(self.n, len(learn.pred))
+        self.n += len(items)
+        probs = learn.probabilities(to_detach(learn.pred))
+        right,iou = localized(items, learn.to_annotations(probs, [(a.path, a.size) for a in items], None))
+        self.right.append(right); self.ious.append(iou)
+
+class LocalizationAccuracy(_Localized):
+    """Share of the pictures whose class is right and, with `iou`, whose box too, by an IoU of at least that; a picture
+    without an object has no box to be wrong (ImageNet's localization counts such as errors, at .5)"""
+    def __init__(self, iou:float=None): self.iou = iou
+    @property
+    def name(self): return 'accuracy' if self.iou is None else f'accuracy@{self.iou:g}'.replace('0.', '.')
+    @property
+    def value(self):
+        if not self.n: return None
+        right,iou = torch.cat(self.right),torch.cat(self.ious)
+        if self.iou is not None: right = right & (iou.isnan() | (iou >= self.iou))
+        return right.double().mean().item()
+
+class LocalizationIoU(_Localized):
+    "Mean IoU over the pictures that have a box, in pixels of the file; an answer without a box counts 0"
+    name = 'mean_iou'
+    @property
+    def value(self): return torch.cat(self.ious).nanmean().item() if self.n else None

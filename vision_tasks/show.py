@@ -8,15 +8,17 @@ from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.patches import Rectangle
 import torch
 from torch import Tensor
+from fastcore.basics import detuplify
 from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
-from .data.blocks import LabelSet, label_set
+from .data.blocks import NO_OBJECT, Keypoints, LabelSet, label_set
 from .data.image import read_image
+from .ops.boxes import paired_iou
 from .ops.masks import decode_mask
 
-__all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL',
+__all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'LocalizationDL',
            'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
@@ -48,7 +50,8 @@ def show_annotation(
     ax.imshow(image); ax.set_axis_off()
     ax.set_xlim(-.5, a.size[0]-.5); ax.set_ylim(a.size[1]-.5, -.5)
     names = [f'{o} {s:.2f}' for o,s in zip(a.labels, a.scores)] if scores and a.scores is not None else a.labels
-    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')])
+    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(a.points is None))
+    elif not len(a.bboxes): _write_below(ax, [('no object', 'grey')])
     else:
         for b,o,n in zip(a.bboxes, a.labels, names): _draw_bbox(ax, b, n, colour.get(o, (.5, .5, .5)))
     if a.points is not None:
@@ -68,10 +71,11 @@ def _overlay(image, masks, alpha):
     for m,c in masks: out[m] = (1-alpha)*out[m] + alpha*255*np.asarray(c)
     return out.clip(0, 255).astype(np.uint8)
 
-def _draw_bbox(ax, b, name, colour):
+def _draw_bbox(ax, b, name, colour, dashed=False):
     x1,y1,x2,y2 = b
     # pixel i covers i-.5 to i+.5 for matplotlib
-    ax.add_patch(Rectangle((x1-.5, y1-.5), x2-x1, y2-y1, fill=False, ec=colour, lw=1.8))
+    ax.add_patch(Rectangle((x1-.5, y1-.5), x2-x1, y2-y1, fill=False, ec=colour, lw=1.8, ls='--' if dashed else '-'))
+    if not name: return
     above = y1 > .06*ax.get_ylim()[0]     # else there is no room for the name but inside
     ax.text(x1-.5, y1-.5, name, fontsize=7, color='white', va='bottom' if above else 'top', ha='left', clip_on=True,
             bbox=dict(boxstyle='square,pad=.15', fc=colour, ec='none'))
@@ -168,7 +172,7 @@ class MultilabelDL(_TaskDL):
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
         """Draw `max_n` pictures of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written
         where given"""
-        items,vocab = self.decode_batch(b, max_n),self.vocab
+        items,vocab,out = self.decode_batch(b, max_n),self.vocab,detuplify(out)   # `Interpretation` gives a tuple
         sets = [({*map(str, y)}, {vocab[j] for j in o.nonzero().flatten().tolist()}) for (_,y),o in zip(items, out)]
         fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(t | p) for t,p in sets))
         for i,(ax,(x,_),(t,p)) in enumerate(zip(axs, items, sets)):
@@ -195,18 +199,75 @@ class KeypointDL(_TaskDL):
                      **kwargs):
         """Draw `max_n` pictures of batch `b`: truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a line
         from one to the other"""
-        items = self.decode_batch(b, max_n)
-        fig,axs = _grid(len(items), ncols or min(len(items), 4), width=2.8)
-        for i,(ax,(x,y)) in enumerate(zip(axs, items)):
-            size = torch.tensor([x.shape[-1], x.shape[-2]])
-            p = (out[i].as_subclass(Tensor).cpu().view(-1, 2)+1)/2*size
-            ax.imshow(_hwc(x))
-            for a,c in zip(y.as_subclass(Tensor), p):
-                ax.plot([a[0]-.5, c[0]-.5], [a[1]-.5, c[1]-.5], color='white', lw=.8)
-            draw_points(ax, y, self.vocab, [], False, ring=True)
-            draw_points(ax, p, self.vocab, self.skeleton, names)
-            if losses is not None: ax.set_title(f'loss {losses[i]:.4f}', fontsize=9)
-        fig.suptitle('rings: truth · dots: prediction', fontsize=9)
+        items,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]])
+        points = (detuplify(out).as_subclass(Tensor).cpu().view(-1, len(self.vocab), 2)+1)/2*size
+        _point_results(items, points, losses, ncols, self.vocab, self.skeleton, names)
+
+def _point_results(samples, points, losses=None, ncols=None, vocab=(), skeleton=(), names=False):
+    "Pictures with their truth, `samples`, and the (k, 2) `points` that were predicted, both in pixels of what is shown"
+    fig,axs = _grid(len(samples), ncols or min(len(samples), 4), width=2.8)
+    for i,(ax,(x,y),p) in enumerate(zip(axs, samples, points)):
+        ax.imshow(_hwc(x))
+        for t,o in zip(y.as_subclass(Tensor).view(-1, 2), p.view(-1, 2)):
+            ax.plot([t[0]-.5, o[0]-.5], [t[1]-.5, o[1]-.5], color='white', lw=.8)
+        draw_points(ax, y, vocab, [], False, ring=True)
+        draw_points(ax, p, vocab, skeleton, names)
+        if losses is not None: ax.set_title(f'loss {float(losses[i]):.4f}', fontsize=9)
+    fig.suptitle('rings: truth · dots: prediction', fontsize=9)
+
+class LocalizationDL(_TaskDL):
+    "Draws pictures with the box and the label of their object; results with the truth dashed"
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
+        "Draw `max_n` pictures of a batch; `unique`: one picture again and again, so that one sees the augmentation"
+        if unique: return self.show_unique(max_n, ncols=ncols)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        items,vocab = self.decode_batch(b, max_n),list(self.vocab)
+        colour = dict(zip(vocab, palette(len(vocab))))
+        _,axs = _grid(len(items), ncols or min(len(items), 4), width=2.6)
+        for ax,(x,name,bbox) in zip(axs, items): _draw_object(ax, x, bbox, name, colour[name])
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        """Draw `max_n` pictures of batch `b`: the truth dashed, the answer `out`, ids (n,) and boxes (n, 1, 4) in
+        [-1, 1], solid, green where class and box are right (IoU .5); `probs` (n, c + 4) and `losses` (n,) are written
+        where given"""
+        samples,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]]*2)
+        boxes = (out[1].as_subclass(Tensor).cpu().view(-1, 4).clamp(-1, 1)+1)/2*size
+        said  = [(self.vocab[i],o) for i,o in zip(out[0].tolist(), boxes)]
+        _object_results(samples, said, losses, ncols, None if probs is None else probs[:,:-4].max(1).values.tolist())
+
+    def _pre_show_batch(self, b, max_n=9):
+        x,y,its = super()._pre_show_batch(b, max_n)
+        return x,OneObjectTarget(y),its
+
+class OneObjectTarget(tuple):
+    "Class and box of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
+
+def _object_results(samples, answers, losses=None, ncols=None, scores=None):
+    "Pictures with their truth, `samples` of (picture, name, box), and `answers` of (name, box) in the same pixels"
+    fig,axs = _grid(len(samples), ncols or min(len(samples), 4), lines=2, width=2.6)
+    for i,(ax,(x,name,bbox),(said,mine)) in enumerate(zip(axs, samples, answers)):
+        mine,bbox = (o.as_subclass(Tensor).cpu().view(4) for o in (mine, bbox))
+        iou   = paired_iou(mine, bbox).item()
+        right = said == name and not iou < .5           # nan: the truth has no box
+        _draw_object(ax, x, bbox, name, 'white', dashed=True)
+        if said != NO_OBJECT: _draw_bbox(ax, mine.tolist(), '', RIGHT if right else FALSE)
+        score = '' if scores is None else f' {scores[i]:.2f}'
+        where = f', IoU {iou:.2f}' if iou == iou and said != NO_OBJECT else ''
+        lines = [(f'{_shown(said)}{score}{where}', RIGHT if right else FALSE)]
+        if said != name: lines.append((f'({_shown(name)})', MISSED))
+        _write_below(ax, lines)
+        if losses is not None: ax.set_title(f'loss {float(losses[i]):.2f}', fontsize=9)
+    fig.suptitle('dashed: truth · solid: answer, green where class and box (IoU .5) are right', fontsize=9)
+
+def _shown(name): return 'no object' if name == NO_OBJECT else name
+
+def _draw_object(ax, x, bbox, name, colour, dashed=False):
+    "A picture with the (1, 4) box of its object, none where that is nan"
+    ax.imshow(_hwc(x))
+    b = bbox.as_subclass(Tensor).cpu().view(4)
+    if not b.isnan().any(): _draw_bbox(ax, b.tolist(), '' if dashed else name, colour, dashed)
+    elif not dashed: _write_below(ax, [(_shown(name) if name == NO_OBJECT else f'{name}, no box', 'grey')])
 
 def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, those of nan left out; `names`: write them (None: up
@@ -236,6 +297,18 @@ def plot_top_losses(x:TensorImage, y:LabelSet, samples, outs, raws, losses, nrow
         ax.imshow(_hwc(s[0])); ax.set_title(f'loss {float(l):.2f}', fontsize=9)
         _write_below(ax, _label_lines(t, p, {}))
     fig.suptitle(LEGEND, fontsize=9)
+
+@plot_top_losses.dispatch
+def _plot_top_point_losses(x:TensorImage, y:Keypoints, samples, outs, raws, losses, nrows=None, ncols=None,
+                           figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is, without names"
+    _point_results(samples, [o[0].as_subclass(Tensor).cpu() for o in outs], losses, ncols)
+
+@plot_top_losses.dispatch
+def _plot_top_object_losses(x:TensorImage, y:OneObjectTarget, samples, outs, raws, losses, nrows=None, ncols=None,
+                            figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    _object_results(samples, outs, losses, ncols)
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

@@ -2,7 +2,7 @@
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from .image import image_size, read_image
 
-__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'check_annotations', 'SPLITS']
+__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'check_annotations', 'SPLITS']
 
 SPLITS = ('train', 'valid', 'test')
 
@@ -164,6 +164,17 @@ def vocab_of(annotations) -> list[str]:
     "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
     return sorted({o for a in annotations for o in a.labels})
 
+def select_objects(
+    a:Annotation,     # with boxes
+    keep,             # indices of objects, in the order in which they are wanted; or (n,) bool
+) -> Annotation:
+    "`a` with some of its objects: boxes, labels, points, masks, flags and scores of the others go"
+    idxs = np.arange(len(a.bboxes))[np.asarray(keep, dtype=None if len(keep) else int)]
+    some = {k: v if v is None else v[idxs] for k,v in
+            ((k, getattr(a, k)) for k in ('bboxes', 'points', 'visible', 'ignore', 'scores'))}
+    return replace(a, labels=[a.labels[i] for i in idxs], masks=None if a.masks is None else [a.masks[i] for i in idxs],
+                   **some)
+
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
 _UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
@@ -202,7 +213,7 @@ def check_annotations(
 
     - 'unreadable image': missing, broken or truncated; also said of a mask's file
     - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the picture
-    - 'box outside': reaches outside the picture; 'box without area'
+    - 'box outside': reaches outside the picture; 'box without area'; 'point outside'
     - 'unknown class': not in `vocab`; 'empty label': '' or white space
     - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
     - 'picture twice': the same file, or the same bytes under two names; one row for each after the first
@@ -219,7 +230,7 @@ def check_annotations(
 def _problems_of(a, vocab):
     "([(problem, detail)] of one annotation, what its picture is known by among all)"
     found,key = _file_problems(a)
-    return [*found, *_box_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)],key
+    return [*found, *_box_problems(a), *_point_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)],key
 
 def _file_problems(a):
     if a.path is None: return [],None
@@ -248,6 +259,12 @@ def _box_problems(a):
         box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {wh(a.size)}"
         if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield 'box outside', box
         if x1 == x2 or y1 == y2: yield 'box without area', box
+
+def _point_problems(a):
+    if a.points is None: return
+    for i in np.argwhere(((a.points < 0) | (a.points > a.size)).any(-1)).tolist():
+        which = f"point {i[-1]}" + (f" of object {i[0]}" if len(i) == 2 else '')
+        yield 'point outside', f"{which}: {a.points[tuple(i)].tolist()} in a picture of {wh(a.size)}"
 
 def _label_problems(a, vocab):
     for o,n in Counter(a.labels).items():

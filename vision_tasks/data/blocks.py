@@ -2,25 +2,28 @@
 from __future__ import annotations
 import io, os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from fastai.data.block import TransformBlock
-from fastai.data.transforms import IntToFloatTensor, MultiCategorize, MultiCategory
-from fastai.torch_core import TensorMultiCategory
+from fastai.data.transforms import Categorize, Category, IntToFloatTensor, MultiCategorize, MultiCategory
+from fastai.torch_core import TensorCategory, TensorMultiCategory
 from fastai.vision.core import PILImage, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
 from fasttransform import DisplayedTransform
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from .annotation import Annotation, AnnotationError, nearest
+from .annotation import Annotation, AnnotationError, nearest, select_objects
 from .image import decode_image, open_image, orientation, shown_size, to_rgb
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
-           'LabelSetEncode', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'pad_objects', 'path_of', 'label_set',
-           'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels']
+           'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
+           'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects', 'pad_objects',
+           'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels',
+           'NO_OBJECT']
 
 # --- pictures
 
@@ -128,19 +131,114 @@ def check_labels(annotations, vocab):
 
 # --- points
 
-class KeypointEncode(DisplayedTransform):
-    "(k, 2) points in pixels, nan = not marked, as a `TensorPoint`; knows their names and the lines between them"
-    def __init__(self, vocab, skeleton=()): self.vocab,self.skeleton = list(vocab),[tuple(o) for o in skeleton]
-    def encodes(self, o): return TensorPoint(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone())
+def mirror_points(p:Tensor, flip_pairs) -> Tensor:   # (..., k, 2) -> (..., k, 2)
+    "The points `p` of a mirrored picture, those of each of `flip_pairs` (indices) exchanged: what was left is right"
+    if flip_pairs is None and p.shape[-2] > 1:
+        raise ValueError(f"the picture is mirrored, but it is not known which of its {p.shape[-2]} points then change "
+                         "places: pass flip_pairs=[('left_eye', 'right_eye'), ...], [] where none do, or do not mirror "
+                         "(JointTransform(flip=0), aug_transforms(do_flip=False))")
+    idxs = list(range(p.shape[-2]))
+    for l,r in flip_pairs or []: idxs[l],idxs[r] = r,l
+    return p[..., idxs, :]
 
-def KeypointBlock(vocab, skeleton=()):
+class Keypoints(TensorPoint):
+    """(k, 2) or (b, k, 2) points, nan = not marked, which know their `flip_pairs`: whatever mirrors the picture,
+    fastai's batch transforms too, exchanges them; what a batch transform pushes out of the picture becomes nan"""
+    flip_pairs = None
+    def set_meta(self, x, as_copy=False):
+        "That of `x`, but for what is known already: the size that a transform of fastai has just made"
+        known = dict(self.__dict__)
+        super().set_meta(x, as_copy)
+        self.__dict__.update(known)
+        return self
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        if mat is None and coord_tfm is None: return self
+        p = TensorPoint(self.as_subclass(Tensor)).affine_coord(mat, coord_tfm, sz, mode, pad_mode, align_corners)
+        p = p.as_subclass(Tensor)
+        mirrored = None if mat is None else torch.linalg.det(mat.as_subclass(Tensor)[:,:2,:2].float()) < 0
+        if mirrored is not None and mirrored.any():
+            p = torch.where(mirrored.view(-1, 1, 1), mirror_points(p, self.flip_pairs), p)
+        return Keypoints(torch.where((p.abs() > 1).any(-1, keepdim=True), torch.nan, p), flip_pairs=self.flip_pairs)
+
+class KeypointEncode(DisplayedTransform):
+    """(k, 2) points in pixels as `Keypoints`; knows their names, the lines between them, and which pairs change places
+    in a mirrored picture (None: not known)"""
+    def __init__(self, vocab, skeleton=(), flip_pairs=None):
+        self.vocab,self.skeleton,self.flip_pairs = list(vocab),[tuple(o) for o in skeleton],flip_pairs
+    def encodes(self, o):
+        p = torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone()
+        return Keypoints(p, flip_pairs=self.flip_pairs)
+
+def KeypointBlock(vocab, skeleton=(), flip_pairs=None):
     "Points as fastai's `PointBlock` has them: x y in [-1, 1] of the network's input"
-    return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton), item_tfms=PointScaler)
+    return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton, flip_pairs), item_tfms=PointScaler)
 
 def marked_points(a):
-    "(k, 2) points of the one instance of `a`, nan where a point is not marked"
+    "(k, 2) points of the one instance of `a`, nan where a point is not marked, or lies outside the picture"
     p = a.points.reshape(-1, 2)
-    return p if a.visible is None else np.where(a.visible.reshape(-1, 1) > 0, p, np.nan)
+    on = ((p >= 0) & (p <= a.size)).all(-1)      # nan is not
+    if a.visible is not None: on &= a.visible.reshape(-1) > 0
+    return np.where(on[:,None], p, np.float32(np.nan))
+
+# --- the one object of a picture
+
+NO_OBJECT = '#na#'   # the class of pictures without an object, fastai's word for what is not there
+
+def the_object(a):
+    "`a` with its one object, as far as in the picture, or with none; what is ignored is none. Raises for several"
+    if a.ignore is not None: a = select_objects(a, ~a.ignore)
+    if a.bboxes is not None: a = clip_objects(a)
+    if len(a.labels) > 1: raise AnnotationError(
+        f"{a.path}: {len(a.labels)} objects in one picture, but this task finds one; `largest_object(annotations)` "
+        "keeps the largest, `crop_instances(annotations)` makes a picture of each")
+    if not a.labels and a.bboxes is None: raise AnnotationError(
+        f"{a.path}: neither label nor box; a picture without an object has empty boxes: bboxes=np.zeros((0, 4))")
+    return a
+
+def object_label(a):
+    "The label of the one object of `a`, `NO_OBJECT` where there is none; its box need not be annotated"
+    return (the_object(a).labels or [NO_OBJECT])[0]
+
+def object_bbox(a):
+    "(1, 4) pixels, the box of the one object of `a`; (0, 4) where there is none, or it is not annotated"
+    b = the_object(a).bboxes
+    return np.zeros((0, 4), np.float32) if b is None else b
+
+class OneObject(Categorize):
+    "A name to its id in `vocab` and back"
+    def __init__(self, vocab): super().__init__(vocab=list(vocab), sort=False)
+    def encodes(self, o):
+        if o in self.vocab.o2i: return TensorCategory(self.vocab.o2i[o])
+        if o == NO_OBJECT: raise AnnotationError(
+            f"a picture without an object, but no class for such: the vocab {list(self.vocab)} lacks {NO_OBJECT!r}; "
+            f"leave such pictures out, or train with vocab=[{NO_OBJECT!r}, ...]")
+        raise AnnotationError(f"label {o!r} is not in the vocab {list(self.vocab)}{nearest(o, self.vocab)}")
+    def decodes(self, o): return Category(self.vocab[int(o)])
+
+class OneBox(DisplayedTransform):
+    """(n, 4) boxes in [-1, 1], of which there is one or none left, as (1, 4); nan where a crop left none of it in the
+    picture"""
+    order = 3   # after the geometry, before pictures become tensors
+    def encodes(self, o:TensorBBox):
+        b = o.as_subclass(Tensor).clamp(-1, 1)[:1]
+        if not len(b): b = torch.full((1, 4), torch.nan)
+        return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
+
+def OneObjectBlock(vocab):
+    "Name and box of the one object: an id, and (1, 4) x1 y1 x2 y2 in [-1, 1] of the network's input, nan without a box"
+    return (TransformBlock(type_tfms=OneObject(vocab)),
+            TransformBlock(type_tfms=_as_bbox, item_tfms=[PointScaler, OneBox]))
+
+def _as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
+
+def clip_objects(a):
+    "`a` with its boxes clipped to the picture; objects without an area in it go"
+    hi = np.array([*a.size]*2, dtype=np.float32)
+    b = a.bboxes.clip(0, hi)
+    keep = (b[:,2:] > b[:,:2]).all(1)
+    if keep.all() and (b == a.bboxes).all(): return a
+    return select_objects(replace(a, bboxes=b), keep)
 
 # --- objects: boxes, their labels, their masks
 

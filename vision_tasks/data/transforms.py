@@ -11,7 +11,7 @@ from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
-from .blocks import BBoxLabels, FileImage, InstanceMasks
+from .blocks import BBoxLabels, FileImage, InstanceMasks, mirror_points
 
 __all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter',
            'IMAGENET_GREY']
@@ -185,7 +185,8 @@ class JointTransform(ItemTransform):
         min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less
                                       # than a pixel
         keep:bool=False,              # when training, look again where an object or marked point would leave the canvas
-        flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture
+        flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture;
+                                      # `Keypoints` bring their own
     ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
@@ -237,23 +238,14 @@ class JointTransform(ItemTransform):
     def _follow(self, o, view):
         "A target of the picture where `view` brings it; what has no geometry as it is"
         if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
-        if isinstance(o, TensorPoint): return _like(self._points(o.as_subclass(Tensor), view), o)
+        if isinstance(o, TensorPoint):
+            p = view.points(o.as_subclass(Tensor))
+            return _like(mirror_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
         if isinstance(o, PILMask): o = TensorMask(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
         cut = _slice(o.as_subclass(Tensor), view.src)
         if isinstance(o, InstanceMasks): return InstanceMasks(_lay(cut, view, 0, nearest=True))
         return TensorMask(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
-
-    def _points(self, p, view):
-        "In a mirrored picture what was left is right"
-        return self.swap(view.points(p)) if view.mirrored else view.points(p)
-
-    def swap(self, p:Tensor) -> Tensor:   # (..., k, 2) -> (..., k, 2)
-        "`p` with the points of each of `flip_pairs` exchanged"
-        if not self.flip_pairs: return p
-        idxs = list(range(p.shape[-2]))
-        for l,r in self.flip_pairs: idxs[l],idxs[r] = r,l
-        return p[..., idxs, :]
 
     def _sanitize(self, items, tight):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
