@@ -11,11 +11,14 @@ from .data.transforms import *
 from .data.voc import *
 from .keypoint import *
 from .learner import *
+from .localization import *
 from .losses import *
 from .metrics import *
 from .models.encoders import *
+from .models.layers import *
 from .models.registry import *
 from .multilabel import *
+from .ops.boxes import *
 from .ops.masks import *
 from .show import *
 from .thresholds import *

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 from .data.annotation import nearest
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
-           'MULTILABEL_LOSSES', 'PointLoss']
+           'MULTILABEL_LOSSES', 'PointLoss', 'LocalizationLoss']
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
@@ -152,3 +153,45 @@ class PointLoss:
         return torch.where(d.abs() < self.w, self.w*torch.log(1 + d.abs()/self.eps), d.abs() - c)
 
 POINT_LOSSES = dict(mse=PointLoss.mse, l1=PointLoss.l1, smooth_l1=PointLoss.smooth_l1, wing=PointLoss.wing)
+
+# --- one class and one box
+
+class LocalizationLoss:
+    """Mean over the pictures of: cross entropy of the class + `weight` * loss of the box, on (b, n_out + 4) outputs,
+    class logits and then x1 y1 x2 y2 in [-1, 1]; (b,) class ids; and (b, 1, 4) boxes. A box of nan, or one that was
+    pushed out of the picture, counts nothing"""
+    def __init__(self,
+        bbox:str='smooth_l1',  # 'l2', 'l1', 'smooth_l1' (Huber's, with `beta`), each the mean over the four numbers, or
+                               # 'giou' (Rezatofighi et al., 2019, arXiv:1902.09630)
+        weight:float=5.,       # lambda: what the box counts beside the class
+        reduction='mean',      # or 'sum', 'none': (b,)
+        beta:float=.1,         # where 'smooth_l1' turns from square to straight, in units of the target
+        n_out:int=None,        # number of classes, which the learner fills in; outputs of another width then raise
+    ):
+        if bbox not in BOX_LOSSES:
+            raise ValueError(f"no box loss is called {bbox!r}{nearest(bbox, BOX_LOSSES)}; there are {list(BOX_LOSSES)}")
+        self.bbox,self.weight,self.reduction,self.beta,self.n_out = bbox,weight,reduction,beta,n_out
+
+    def __repr__(self): return f"LocalizationLoss({self.bbox!r}, weight={self.weight})"
+
+    def __call__(self, inp, label, bbox):
+        x,y = inp.as_subclass(Tensor).float(),bbox.as_subclass(Tensor).float().view(-1, 4).clamp(-1, 1)
+        if self.n_out is not None and x.shape[1] != self.n_out + 4:
+            raise ValueError(f"the model gives {x.shape[1]} numbers a picture; expected {self.n_out} class logits "
+                             f"and 4 of a box, {self.n_out + 4} in all")
+        ce = F.cross_entropy(x[:,:-4], label.as_subclass(Tensor), reduction='none')
+        on = (y[:,2:] > y[:,:2]).all(1)                            # nan is not
+        some = torch.where(on[:,None], y, y.new_tensor([-1., -1., 1., 1.]))
+        loss = ce + self.weight*torch.where(on, BOX_LOSSES[self.bbox](self, x[:,-4:], some), 0.)
+        return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
+
+    def activation(self, x): return torch.cat([x[:,:-4].softmax(1), x[:,-4:]], 1)
+    def decodes(self, x): return x[:,:-4].argmax(1),x[:,None,-4:]
+
+    def l2(self, x, y):        return ((x - y)**2).mean(1)
+    def l1(self, x, y):        return (x - y).abs().mean(1)
+    def smooth_l1(self, x, y): return F.smooth_l1_loss(x, y, beta=self.beta, reduction='none').mean(1)
+    def giou(self, x, y):      return generalized_box_iou_loss(x, y)
+
+BOX_LOSSES = dict(l2=LocalizationLoss.l2, l1=LocalizationLoss.l1, smooth_l1=LocalizationLoss.smooth_l1,
+                  giou=LocalizationLoss.giou)
