@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
+from fastai.layers import SigmoidRange
 from .data.annotation import Annotation, AnnotationError
-from .data.blocks import AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, mirror_points, path_of
+from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, mirror_points, path_of,
+                          point_pairs)
 from .data.image import read_image
 from .data.transforms import CropView, JointTransform, LightJitter
 from .learner import TaskLearner, check_data, make_learner, picture_of, pooled_head, task_dls, task_model
 from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
+from .models.layers import GridHead
 from .show import KeypointDL
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
@@ -39,18 +42,6 @@ def keypoint_block(
     return DataBlock((FileImageBlock, KeypointBlock(vocab, lines, pairs)), get_x=path_of,
                      get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
-
-def point_pairs(pairs, vocab, what):
-    "`pairs` of names or indices as indices, None as it is; an unknown one raises"
-    if pairs is None: return None
-    def index(o):
-        if isinstance(o, (int, np.integer)) and 0 <= o < len(vocab): return int(o)
-        if o in vocab: return list(vocab).index(o)
-        raise ValueError(f"{what} names {o!r}, but the {len(vocab)} points are {list(vocab)}")
-    for p in pairs:
-        if isinstance(p, str) or not hasattr(p, '__len__') or len(p) != 2:
-            raise ValueError(f"{what} is a list of pairs such as ('left_eye', 'right_eye'); it holds {p!r}")
-    return [tuple(map(index, p)) for p in pairs]
 
 def keypoint_dls(
     annotations,          # list[Annotation] with one instance a picture: points (k, 2), or (1, k, 2) with a box
@@ -125,8 +116,8 @@ def keypoint_learner(
     pretrained=True,       # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the
                            # encoder
     n_out:int=None,        # numbers that leave the net; None = two per point
-    arch_kwargs=None,      # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, `y_range` (-1, 1), ...; or for
-                           # a callable `arch`
+    arch_kwargs=None,      # for `point_head`: `head` 'grid' or 'pool', `y_range` (-1, 1), and what the head takes; or
+                           # for a callable `arch`
     loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
     metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None,         # model -> parameter groups; None = encoder and head
@@ -135,25 +126,21 @@ def keypoint_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> KeypointLearner:
     "A `KeypointLearner`; the encoder is frozen at first where it is pretrained"
-    kw = ({'y_range': (-1, 1), **(arch_kwargs or {})} if not callable(arch) or not hasattr(arch, 'parameters')
-          else arch_kwargs)
-    model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, kw)
+    model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, arch_kwargs)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
-    by = by_index(by, dls.vocab)
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
     return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
 
-def by_index(by, vocab):
-    "The normaliser `by` with its two points as indices"
-    return point_pairs([by], vocab, 'by')[0] if isinstance(by, (tuple, list)) else by
-
-def point_head(c, n_out, **kwargs):
-    """fastai's head with a last layer ten times smaller: all points start near the middle, where `sigmoid_range` has a
-    gradient; those that start at a border may never leave it"""
-    head = pooled_head(c, n_out, **kwargs)
-    last = [o for o in head if isinstance(o, torch.nn.Linear)][-1]
+def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
+    """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;
+    'pool': fastai's `create_head`, which pools over the whole map. Either starts with all points near the middle, where
+    `sigmoid_range` has a gradient; those that start at a border may never leave it"""
+    if head == 'grid': return nn.Sequential(GridHead(c, n_out, **kwargs), SigmoidRange(*y_range))
+    if head != 'pool': raise ValueError(f"head is 'grid' or 'pool', not {head!r}")
+    res = pooled_head(c, n_out, y_range=y_range, **kwargs)
+    last = [o for o in res if isinstance(o, nn.Linear)][-1]
     with torch.no_grad(): last.weight.mul_(.1)
-    return head
+    return res
 
 class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
@@ -192,17 +179,16 @@ class KeypointLearner(TaskLearner):
     def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
         """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""
-        dl,by = self.whole_dl(ds_idx, dl),by_index(by, self.dls.vocab)
+        dl = self.whole_dl(ds_idx, dl)
         items = list(dl.items)
         pred = np.stack([a.points for a in self.annotate(items, bs=dl.bs)])
         e = point_errors(pred, np.stack([marked_points(a) for a in items])).numpy()
-        rel = e/np.array([normaliser_of(a, by) for a in items])[:,None]
+        rel = e/np.array([normaliser_of(a, by, self.dls.vocab) for a in items])[:,None]
         rows = []
         for j,name in enumerate(self.dls.vocab):
-            on = ~np.isnan(e[:,j])
-            d,r = e[on,j],rel[on,j]
-            rows.append((name, int(on.sum()),
-                         *((d.mean(), np.median(d), r.mean(), (r <= thresh).mean()) if len(d) else [np.nan]*4)))
+            d,r = (o[~np.isnan(o)] for o in (e[:,j], rel[:,j]))     # a normaliser may be unknown where the point is not
+            of = lambda f, v: f(v) if len(v) else np.nan
+            rows.append((name, len(d), of(np.mean, d), of(np.median, d), of(np.mean, r), of(np.mean, r <= thresh)))
         return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme', PCK(thresh).name])
 
     evaluate_per_class = evaluate_per_point   # the classes of this task are its points

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from .data.annotation import AnnotationError
-from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label
+from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .ops.boxes import paired_iou
 
 __all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy',
@@ -113,7 +113,9 @@ def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what
 def normaliser_of(
     a,              # Annotation with points
     by='diagonal',  # 'diagonal' of the picture; 'box': square root of the area of its box, or of the upright box around
-                    # the marked points; (i, j): distance of two points, as of the eyes; or a number of pixels
+                    # the marked points; two points, by index or name: their distance, as of the eyes; or a number of
+                    # pixels
+    vocab=(),       # names of the points, where `by` names two
 ) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
     "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
     p = marked_points(a).astype(float)
@@ -122,9 +124,11 @@ def normaliser_of(
         boxed = a.bboxes is not None and len(a.bboxes)
         lo,hi = (a.bboxes[0,:2], a.bboxes[0,2:]) if boxed else (_nan(np.nanmin, p), _nan(np.nanmax, p))
         d = math.sqrt(max(float(np.prod(np.asarray(hi, float)-lo)), 0.))
-    elif isinstance(by, (tuple, list)) and len(by) == 2: d = float(np.linalg.norm(p[by[0]]-p[by[1]]))
+    elif isinstance(by, (tuple, list)) and len(by) == 2:
+        (i,j), = point_pairs([by], vocab, 'by', len(p))
+        d = float(np.linalg.norm(p[i]-p[j]))
     elif isinstance(by, (int, float)): d = float(by)
-    else: raise ValueError(f"by is 'diagonal', 'box', two indices of points or a number of pixels, not {by!r}")
+    else: raise ValueError(f"by is 'diagonal', 'box', two points or a number of pixels, not {by!r}")
     if d <= 0:
         raise AnnotationError(f"{a.path}: the normaliser {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
     return d
@@ -141,7 +145,13 @@ class _InFilePoints(Metric):
         self.n += len(items)
         pred = learn.in_file(learn.probabilities(learn.pred), [a.size for a in items])
         self.errors.append(point_errors(pred, torch.from_numpy(np.stack([marked_points(a) for a in items]))))
-        self.norms.append(torch.tensor([normaliser_of(a, self.by) for a in items], dtype=torch.float64))
+        norms = [normaliser_of(a, self.by, learn.dls.vocab) for a in items]
+        self.norms.append(torch.tensor(norms, dtype=torch.float64))
+    @property
+    def of(self):
+        "What names the normaliser in the metric's name, where it is not the diagonal"
+        if self.by == 'diagonal': return ''
+        return f":{'-'.join(map(str, self.by)) if isinstance(self.by, (tuple, list)) else self.by}"
     def both(self): return (torch.cat(self.errors),torch.cat(self.norms)[:,None]) if self.errors else None
 
 class PointError(_InFilePoints):
@@ -152,7 +162,8 @@ class PointError(_InFilePoints):
 
 class NME(_InFilePoints):
     "Normalised mean error: mean over all marked points of the distance divided by the picture's normaliser"
-    name = 'nme'
+    @property
+    def name(self): return f'nme{self.of}'
     @property
     def value(self):
         if self.both() is None: return None
@@ -163,7 +174,7 @@ class PCK(_InFilePoints):
     "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
     def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
     @property
-    def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.')
+    def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.') + self.of
     @property
     def value(self):
         if self.both() is None: return None

@@ -13,7 +13,7 @@ from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
-from .data.blocks import NO_OBJECT, Keypoints, LabelSet, label_set
+from .data.blocks import NO_OBJECT, Keypoints, LabelSet, label_set, point_pairs
 from .data.image import read_image
 from .ops.boxes import paired_iou
 from .ops.masks import decode_mask
@@ -38,6 +38,8 @@ def show_annotation(
     title=None,
     scores=True,   # write scores behind the labels of predictions
     alpha=.45,     # opacity of masks
+    point_names=None, # names of the points, to be written beside them, and for `skeleton`
+    skeleton=(),   # pairs of points, by name or index, that are joined by a line
 ):                 # the axes
     "Draw `a`: its picture, masks, boxes with their labels, points; labels without boxes are written below"
     if ax is None: ax = plt.subplots(figsize=_figsize(a.size))[1]
@@ -55,9 +57,8 @@ def show_annotation(
     else:
         for b,o,n in zip(a.bboxes, a.labels, names): _draw_bbox(ax, b, n, colour.get(o, (.5, .5, .5)))
     if a.points is not None:
-        p = a.points.reshape(-1, a.points.shape[-2], 2)
-        for one in p:
-            ax.scatter(*(one-.5).T, s=14, c=palette(len(one)), edgecolors='white', linewidths=.6, zorder=4)
+        for one in a.points.reshape(-1, a.points.shape[-2], 2):
+            draw_points(ax, one, point_names or [], skeleton, bool(point_names))
     if title: ax.set_title(title, fontsize=9)
     return ax
 
@@ -82,6 +83,7 @@ def _draw_bbox(ax, b, name, colour, dashed=False):
 
 def _write_below(ax, lines, most=9, fontsize=8):
     "Coloured lines, (text, colour) each, under a picture"
+    if not lines: return
     if len(lines) > most: lines = lines[:most-1] + [(f'... and {len(lines)-most+1} more', 'grey')]
     texts = [TextArea(t, textprops=dict(color=c, fontsize=fontsize)) for t,c in lines]
     ax.add_artist(AnchoredOffsetbox('upper left', child=VPacker(children=texts, pad=0, sep=2, align='left'), pad=0,
@@ -95,6 +97,7 @@ def contact_sheet(
     ncols:int=None,  # pictures, or pairs, in a row
     vocab=None,      # list of names; None = those of `truths`
     title=None,
+    **kwargs,        # of `show_annotation`: `point_names`, `skeleton`, `alpha`
 ):                   # the figure
     "A sheet of pictures, each with its truth or, given `preds`, truth and prediction side by side"
     truths,preds = list(truths)[:n],None if preds is None else list(preds)[:n]
@@ -109,17 +112,17 @@ def contact_sheet(
     for i,a in enumerate(truths):
         if preds is not None and preds[i].bboxes is None and preds[i].points is None:
             a = Annotation(a.path, a.size, label_set(a))     # names beside names
-        show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None)
-        if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab)
+        show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None, **kwargs)
+        if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab, **kwargs)
     if title: fig.suptitle(title, fontsize=11)
     if fname is not None:
         Path(fname).parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(fname, dpi=110, bbox_inches='tight')
     return fig
 
-def _show_prediction(truth, pred, ax, vocab):
+def _show_prediction(truth, pred, ax, vocab, **kwargs):
     if pred.bboxes is not None or pred.points is not None:
-        return show_annotation(pred, ax, vocab=vocab, title='prediction')
+        return show_annotation(pred, ax, vocab=vocab, title='prediction', **kwargs)
     ax.imshow(np.asarray(read_image(truth.path))); ax.set_axis_off(); ax.set_title('prediction', fontsize=9)
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
     _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
@@ -274,7 +277,7 @@ def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     to 20 points)"""
     p = torch.as_tensor(points).as_subclass(Tensor).cpu().view(-1, 2).numpy() - .5
     colour,s = palette(len(p)),max(3, 26-len(p)/3)
-    for i,j in skeleton:
+    for i,j in point_pairs(skeleton, vocab, 'skeleton', len(p)):
         if np.isnan(p[[i, j]]).any(): continue
         ax.plot(*p[[i, j]].T, color='white', lw=2.4, alpha=.6, zorder=2)
         ax.plot(*p[[i, j]].T, color=colour[j], lw=1.4, zorder=3)

@@ -21,9 +21,9 @@ from .image import decode_image, open_image, orientation, shown_size, to_rgb
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
            'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
-           'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects', 'pad_objects',
-           'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels',
-           'NO_OBJECT']
+           'point_pairs', 'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects',
+           'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds',
+           'check_labels', 'NO_OBJECT']
 
 # --- pictures
 
@@ -130,6 +130,20 @@ def check_labels(annotations, vocab):
                           f"{nearest(o, vocab)}; mend the label, or add it to the vocab")
 
 # --- points
+
+def point_pairs(pairs, vocab, what, k=None):
+    "`pairs` of names or indices of the `k` points called `vocab`, as indices, None as it is; `what` is named in errors"
+    if pairs is None: return None
+    vocab = list(vocab)
+    k = len(vocab) if k is None else k
+    def index(o):
+        if isinstance(o, (int, np.integer)) and 0 <= o < k: return int(o)
+        if o in vocab: return vocab.index(o)
+        raise ValueError(f"{what} names {o!r}, but the {k} points are {vocab}{nearest(o, vocab)}")
+    for p in pairs:
+        if isinstance(p, str) or not hasattr(p, '__len__') or len(p) != 2:
+            raise ValueError(f"{what} is a list of pairs such as ('left_eye', 'right_eye'); it holds {p!r}")
+    return [tuple(map(index, p)) for p in pairs]
 
 def mirror_points(p:Tensor, flip_pairs) -> Tensor:   # (..., k, 2) -> (..., k, 2)
     "The points `p` of a mirrored picture, those of each of `flip_pairs` (indices) exchanged: what was left is right"

@@ -13,14 +13,16 @@ class GridHead(nn.Sequential):
         grid:int=7,        # cells in each direction; 7 = the map of 224 pixels at stride 32
         width:int=64,      # channels of a cell
         hidden:int=256,    # units of the layer before the last
-        ps:float=.25,      # dropout before it; half of that after it
+        ps:float=.1,       # dropout in front of the last layer, and nowhere before BatchNorm: it would see another
+                           # variance in training than later, and sizes would come out wrong (Li et al., 2018,
+                           # arXiv:1801.05134)
     ):
         last = nn.Linear(hidden, n_out)
         super().__init__(
             nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.Dropout(ps),
+            nn.AdaptiveAvgPool2d(grid), nn.Flatten(),
             nn.Linear(width*grid**2, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-            nn.Dropout(ps/2), last)
+            nn.Dropout(ps), last)
         # small at first: what follows is a sigmoid, which has a gradient in its middle only
         nn.init.normal_(last.weight, std=.01)
         nn.init.zeros_(last.bias)
