@@ -1,22 +1,33 @@
 "Every example is short, can be imported without running, and does what it says"
 import ast, os, subprocess, sys
 from pathlib import Path
-import pytest
+import pandas as pd, pytest
 from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set
+from vision_tasks.data.synthetic import SHAPE_POINTS
 from vision_tasks.data.table import write_df
 
 ROOT     = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT/'examples').glob('*.py'))
-# arguments of the smallest run that makes sense; a new example joins with one line
-TINY = {'train_multilabel': ['--arch', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32']}
+SMALL    = ['--arch', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32']
 
-def labels_csv(shapes, folder):
-    "A csv file beside the pictures of `shapes`"
+def labels_table(shapes):
+    "The labels of `shapes`, with their split"
     anns = [Annotation(a.path, a.size, label_set(a), split='train' if i%4 else 'valid') for i,a in enumerate(shapes)]
-    write_df(anns, shapes[0].path.parent).to_csv(folder/'data.csv', index=False)
-    return folder/'data.csv'
+    return write_df(anns, shapes[0].path.parent)
+
+def points_table(shapes):
+    "The points of the first object of each of `shapes`, their names in the header"
+    rows = [[a.path.name, *a.points[0].ravel()] for a in shapes if a.labels]
+    return pd.DataFrame(rows, columns=['fname', *(f'{o}_{c}' for o in SHAPE_POINTS for c in 'xy')])
+
+def boxes_table(shapes): return write_df(shapes, shapes[0].path.parent)
+
+# for each example the arguments of the smallest run that makes sense, and its table for the pictures of `shapes`
+TINY = {'train_multilabel': (SMALL, labels_table),
+        'train_keypoint':   (SMALL, points_table),
+        'train_localization': (SMALL, boxes_table)}
 
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
@@ -29,9 +40,11 @@ def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
 @pytest.mark.parametrize('data', ['drawn', 'csv'])
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path):
-    csv = [labels_csv(shapes, shapes[0].path.parent)] if data == 'csv' else []
+    args,table = TINY[example.stem]
+    csv = [shapes[0].path.parent/f'{example.stem}.csv'] if data == 'csv' else []
+    if csv: table(shapes).to_csv(csv[0], index=False)
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
-    cmd = [sys.executable, example, *csv, *TINY[example.stem], '--out', 'out']
+    cmd = [sys.executable, example, *csv, *args, '--out', 'out']
     run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert [o.name for o in tmp_path.iterdir()] == ['out'] and list((tmp_path/'out').glob('*.png'))

@@ -1,14 +1,16 @@
-"Drawn shapes: pictures with exact labels, boxes, masks and points, for tests and demos without a download"
+"Drawn shapes and stick figures: exact labels, boxes, masks and points, for tests and demos without a download"
 from __future__ import annotations
 from colorsys import hsv_to_rgb
+from itertools import cycle
 from operator import index
 from pathlib import Path
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from .annotation import Annotation
 from ..ops.masks import decode_mask, mask_bbox
 
-__all__ = ['draw_shapes', 'SHAPES', 'SHAPE_CODES', 'SHAPE_POINTS', 'SHAPE_FLIP_PAIRS']
+__all__ = ['draw_shapes', 'SHAPES', 'SHAPE_CODES', 'SHAPE_POINTS', 'SHAPE_FLIP_PAIRS',
+           'draw_figures', 'FIGURE_JOINTS', 'FIGURE_FLIP_PAIRS', 'FIGURE_SKELETON']
 
 SHAPES = ('circle', 'square', 'star', 'triangle')
 SHAPE_CODES = ('background', *SHAPES)   # the names of the class masks' indices, in order
@@ -20,25 +22,34 @@ def draw_shapes(
     n:int=32,                     # pictures, 1 or more
     size:int|tuple[int,int]=64,   # pixels of a square picture, or (w, h); 16 or more
     seed:int=0,                   # 0 or more; the same arguments give the same pixels
+    most:int=4,                   # objects in a picture, 1 or more
 ) -> list[Annotation]:            # label, box, polygon, `SHAPE_POINTS` of each object; `mask`: a file, by `SHAPE_CODES`
     """Draw `n` pictures into `path`/images and their class masks into `path`/masks, and tell exactly what is on them.
 
-    A picture holds one to four objects that neither touch nor leave it, as many as find room; one picture in eight is
-    empty, and at least one of four or more. The shapes take turns, so that few pictures show them all."""
+    A picture holds one to `most` objects that neither touch nor leave it, as many as find room; one picture in eight
+    is empty, and at least one of four or more. The shapes take turns, so that few pictures show them all."""
     w,h = _wh(size)
-    if n < 1: raise ValueError(f"n: expected 1 picture or more, got {n!r}")
+    _check_n(n)
+    if most < 1: raise ValueError(f"most: expected 1 object or more, got {most!r}")
     path,rng = Path(path),np.random.default_rng(seed)
     for o in ('images', 'masks'): (path/o).mkdir(parents=True, exist_ok=True)
-    empty = set(rng.permutation(n)[:max(round(n/8), int(n >= 4))].tolist())
-    kinds = iter(rng.permuted(np.tile(SHAPES, (n, 1)), axis=1).ravel().tolist())
-    counts = [0 if i in empty else rng.integers(1, 5) for i in range(n)]
+    empty = _some(rng, n, 1/8)
+    kinds = cycle(rng.permuted(np.tile(SHAPES, (n, 1)), axis=1).ravel().tolist())
+    counts = [0 if i in empty else rng.integers(1, most+1) for i in range(n)]
     return [_draw(path, f'{i:04d}.png', _arrange(rng, w, h, k, kinds), rng, w, h) for i,k in enumerate(counts)]
 
-def _wh(size):
+def _wh(size, least=16):
     try: w,h = map(index, (size, size) if np.ndim(size) == 0 else size)
     except (TypeError, ValueError): w = h = 0
-    if min(w, h) >= 16: return w,h
-    raise ValueError(f"size: expected a whole number of pixels or two (w, h), each 16 or more, got {size!r}")
+    if min(w, h) >= least: return w,h
+    raise ValueError(f"size: expected a whole number of pixels or two (w, h), each {least} or more, got {size!r}")
+
+def _check_n(n):
+    if n < 1: raise ValueError(f"n: expected 1 picture or more, got {n!r}")
+
+def _some(rng, n, share):   # -> set of indices below n
+    "That share of `n` pictures, and at least one of four or more"
+    return set(rng.permutation(n)[:max(round(n*share), int(n >= 4))].tolist())
 
 # --- geometry: each shape upright around (0, 0), with a width of about 1, y downwards
 
@@ -121,3 +132,160 @@ def _palette():   # -> 256*3 bytes: background black, each shape in its hue, voi
     for i,k in enumerate(SHAPES, 1): rgb[i] = hsv_to_rgb(_HUES[k], .75, .9)
     rgb[255] = np.array([224, 224, 192])/255
     return (rgb*255).round().astype(np.uint8).tobytes()
+
+# --- stick figures
+
+FIGURE_JOINTS = ('right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee', 'left_ankle',  # names and order of
+                 'right_wrist', 'right_elbow', 'right_shoulder', 'left_shoulder', 'left_elbow',    # Leeds Sports Pose
+                 'left_wrist', 'neck', 'head_top')                             # (Johnson & Everingham, 2010)
+FIGURE_FLIP_PAIRS = tuple((f'left_{o}', f'right_{o}') for o in ('ankle', 'knee', 'hip', 'wrist', 'elbow', 'shoulder'))
+FIGURE_SKELETON = (('head_top', 'neck'), ('left_hip', 'right_hip'),
+                   *((f'{s}_{a}' if a != 'neck' else a, f'{s}_{b}') for s in ('left', 'right') for a,b in (
+                     ('neck', 'shoulder'), ('shoulder', 'elbow'), ('elbow', 'wrist'),
+                     ('shoulder', 'hip'), ('hip', 'knee'), ('knee', 'ankle'))))
+
+def draw_figures(
+    path,                         # folder, made where it is missing; files of the same name are written over
+    n:int=32,                     # pictures, 1 or more
+    size:int|tuple[int,int]=96,   # pixels of a square picture, or (w, h); 32 or more
+    seed:int=0,                   # 0 or more; the same arguments give the same pixels
+) -> list[Annotation]:            # `points` (14, 2) and `visible` by `FIGURE_JOINTS`; neither boxes nor labels
+    """Draw `n` pictures of one stick figure each into `path`/figures, and tell where its joints are.
+
+    Left and right are the figure's own, and nothing but the side that we see tells them apart: three in four face us,
+    with their left on the right of the picture, one in four shows its back. A bush hides one or two joints of every
+    third figure, and limbs hide some: `visible` is 1 there. In one picture of eight a joint is not marked: 0, nan. Of
+    four pictures or more at least one shows a back, one a bush, one lacks a mark."""
+    w,h = _wh(size, 32)
+    _check_n(n)
+    path,rng = Path(path)/'figures',np.random.default_rng(seed)
+    path.mkdir(parents=True, exist_ok=True)
+    behind,bushes,unmarked = (_some(rng, n, share) for share in (1/4, 1/3, 1/8))
+    return [_draw_figure(path/f'{i:04d}.png', rng, w, h, *(i in o for o in (behind, bushes, unmarked)))
+            for i in range(n)]
+
+def _draw_figure(file, rng, w, h, behind, bush, unmarked):   # -> Annotation
+    pose = _pose(rng)*([-1, 1] if behind else [1, 1])
+    points,unit = _set_down(rng, pose, w, h)
+    image,visible = _paint(rng, points, unit, w, h, behind, bush)
+    Image.fromarray((image*255).round().clip(0, 255).astype(np.uint8)).save(file)
+    if unmarked: j = rng.integers(len(points)); points[j],visible[j] = np.nan,0
+    return Annotation(file, (w, h), points=points, visible=visible)
+
+def _pose(rng):   # -> (14, 2) of a figure that is 1 high when it stands upright and faces us: its left is at +x
+    "Forward kinematics: a bone's length is always the same, its angle is random within what a body can do"
+    bone = lambda start, degrees, length: start + _polar(degrees, length)[0]
+    lean = rng.normal(0, 8)
+    p = {'neck': np.zeros(2), 'head_top': bone(0, lean + rng.normal(0, 10), .2)}
+    pelvis = bone(0, lean + 180, .3)
+    # angles are outward from the top: 180 hangs down
+    for side,s in (('left', 1), ('right', -1)):
+        arm,leg = rng.uniform(30, 175),rng.uniform(140, 180)
+        forearm,shin = arm + np.clip(rng.normal(0, 50), -110, 110),rng.uniform(leg - 5, 188)
+        p[f'{side}_shoulder'] = bone(0, lean + s*105, .115)
+        p[f'{side}_elbow']    = bone(p[f'{side}_shoulder'], lean + s*arm, .16)
+        p[f'{side}_wrist']    = bone(p[f'{side}_elbow'], lean + s*forearm, .15)
+        p[f'{side}_hip']      = bone(pelvis, lean + s*90, .065)
+        p[f'{side}_knee']     = bone(p[f'{side}_hip'], s*leg, .25)
+        p[f'{side}_ankle']    = bone(p[f'{side}_knee'], s*shin, .25)
+    return np.stack([p[o] for o in FIGURE_JOINTS])
+
+def _set_down(rng, pose, w, h):   # -> (14, 2) pixels, pixels per unit
+    "`pose` at a random place and scale, all of it inside the picture"
+    around = .09   # how far head and limbs reach beyond the joints
+    lo = pose.min(0) - around
+    side = pose.max(0) + around - lo
+    unit = rng.uniform(.75, 1)*([w, h]/side).min()
+    # two decimals, so that a text file gives back the same pixels
+    return ((pose - lo)*unit + rng.uniform(0, [w, h] - side*unit)).round(2),unit
+
+_FINE = 4   # drawn at so many times the size, then averaged: smooth edges
+
+class _Layer:
+    "A figure to be laid over a background, and which of its parts is on top"
+    def __init__(self, w, h, unit):
+        self.unit = unit*_FINE   # pixels of the layer per unit
+        self.rgba,self.top = (Image.new(mode, (w*_FINE, h*_FINE)) for mode in ('RGBA', 'L'))
+        self.joints = [()]   # of each part, the names of those that it shows; part 0 is the background
+
+    def part(self, xy, width, rgb, joints):   # xy (m, 2) in pixels of the picture, width in units
+        "A bone, or the outline of something rounder, with a darker rim"
+        self.joints.append(joints)
+        rim = self.unit*.018
+        for draw,width,fill in ((ImageDraw.Draw(self.top), self.unit*width + rim, len(self.joints) - 1),
+                                (ImageDraw.Draw(self.rgba), self.unit*width + rim, _rgb8(np.multiply(rgb, .6))),
+                                (ImageDraw.Draw(self.rgba), self.unit*width - rim, _rgb8(rgb))):
+            corners = [tuple(o) for o in np.asarray(xy)*_FINE]
+            if len(corners) > 2: draw.polygon(corners, fill)
+            draw.line([*corners, corners[0]], fill, round(width))
+            for x,y in corners: draw.ellipse((x - width/2, y - width/2, x + width/2, y + width/2), fill)
+
+    def dot(self, xy, width, rgb):
+        (x,y),r = np.multiply(xy, _FINE),self.unit*width/2
+        ImageDraw.Draw(self.rgba).ellipse((x - r, y - r, x + r, y + r), _rgb8(rgb))
+
+    def shows(self, joint, xy):
+        "Whether what is on top at `xy` is a part that has `joint`"
+        x,y = (int(o*_FINE) for o in xy)
+        return joint in self.joints[self.top.getpixel((x, y))]
+
+    def over(self, image):   # (h, w, 3) -> (h, w, 3)
+        a = np.asarray(self.rgba.reduce(_FINE), np.float64)/255
+        return image*(1 - a[...,3:]) + a[...,:3]*a[...,3:]
+
+def _rgb8(rgb): return tuple(int(round(o*255)) for o in np.clip(rgb, 0, 1))
+
+def _paint(rng, points, unit, w, h, behind, bush):   # -> (h, w, 3) in about [0, 1], (14,) 1 hidden or 2 visible
+    p,layer,hue = dict(zip(FIGURE_JOINTS, points)),_Layer(w, h, unit),rng.random()
+    skin  = hsv_to_rgb(rng.uniform(.05, .09), rng.uniform(.3, .55), rng.uniform(.7, 1))
+    hair  = hsv_to_rgb(rng.uniform(.04, .1), rng.uniform(.3, .7), rng.uniform(.08, .3))
+    shirt = hsv_to_rgb(hue, rng.uniform(.65, .9), rng.uniform(.65, 1))
+    trousers = hsv_to_rgb((hue + rng.uniform(.25, .75))%1, rng.uniform(.5, .9), rng.uniform(.4, .8))
+
+    def bone(a, b, width, rgb): layer.part([p[a], p[b]], width, rgb, (a, b))
+    def arms():
+        for s in sides:
+            bone(f'{s}_shoulder', f'{s}_elbow', .075, shirt)
+            bone(f'{s}_elbow', f'{s}_wrist', .06, skin)
+    def legs():
+        for s in sides:
+            bone(f'{s}_knee', f'{s}_ankle', .07, skin)
+            bone(f'{s}_hip', f'{s}_knee', .09, trousers)
+    def body():
+        corners = 'right_shoulder', 'neck', 'left_shoulder', 'left_hip', 'right_hip'
+        layer.part([p[o] for o in corners], .06, shirt, corners)
+        _paint_head(layer, p['neck'], p['head_top'], skin, hair, behind)
+
+    sides = rng.permutation(['left', 'right']).tolist()
+    # arms bend forward: in front of the body, or behind it where the back is seen
+    for paint in (arms, legs, body) if behind else (legs, body, arms): paint()
+    if bush: _paint_bush(rng, layer, points)
+    visible = np.array([1 + layer.shows(o, xy) for o,xy in p.items()])
+    image = layer.over(_background(rng, w, h))
+    return image + rng.normal(0, .012, image.shape),visible
+
+def _paint_head(layer, neck, top, skin, hair, behind):
+    up = (top - neck)/np.hypot(*(top - neck))
+    across,u = np.array([-up[1], up[0]]),layer.unit/_FINE
+    at = lambda x, y: neck + u*(x*across + y*up)          # x to the right of the picture, y up from the neck
+    oval = lambda rx, ry, degrees: [at(rx*x, .115 - ry*y) for x,y in _polar(degrees, 1)]
+    layer.part([neck, at(0, .06)], .06, skin, ('neck',))
+    layer.part(oval(.06, .07, np.arange(0, 360, 15)), .03, hair if behind else skin, ('neck', 'head_top'))
+    if behind: return
+    layer.part(oval(.06, .07, np.arange(-60, 61, 15)), .03, hair, ('head_top',))
+    for x,y,width in ((-.028, .115, .024), (.028, .115, .024), (0, .085, .016)):   # eyes and nose
+        layer.dot(at(x, y), width, (.1, .07, .07))
+
+def _paint_bush(rng, layer, points):
+    "An oval of leaves over a random joint, and over one more at most; the head, which tells the side, stays free"
+    wide = np.array([rng.uniform(.8, 1.3), 1])
+    near = lambda at: np.sort(np.hypot(*((points - at)/wide).T))
+    joint = points[rng.integers(12)]                      # neck and head_top are the last two
+    reach = near(joint)[2]                                # the second of the other joints stays free
+    at = joint + wide*_polar(rng.uniform(0, 360), rng.uniform(0, .3)*reach)[0]
+    r = rng.uniform(.45, .6)*reach
+    green = lambda: hsv_to_rgb(rng.uniform(.22, .4), rng.uniform(.4, .7), rng.uniform(.25, .55))
+    degrees = np.arange(0, 360, 20)
+    layer.part(at + wide*_polar(degrees, r*rng.uniform(.9, 1.1, len(degrees))), .03, green(), ())
+    for d in rng.uniform(0, 360, 40):
+        layer.dot(at + wide*_polar(d, .9*r*rng.random()**.5)[0], .3*r/(layer.unit/_FINE), green())
