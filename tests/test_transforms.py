@@ -11,7 +11,7 @@ from vision_tasks.data.transforms import (CropView, FitView, IoUView, JitterView
                                           ZoomOutView)
 
 VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)),
-             iou=IoUView(), zoom=ZoomOutView(3., 1.))
+             stretch=JitterView((.7, 1.4), 'squish'), iou=IoUView(), zoom=ZoomOutView(3., 1.))
 SIZES = [(80,60), (60,80), (64,64), (101,37)]
 
 def painted(n, size, seed=0):
@@ -251,3 +251,14 @@ def test_light_jitter_changes_each_picture_by_itself_and_only_in_training():
     assert (y-x).abs().max() <= .1 + .5*(1/.8-1) + 1e-6
     flat = TensorImage(torch.full((1, 3, 2, 2), .5))
     assert abs(LightJitter(.2, 1.)((flat.clone(),), split_idx=0)[0].unique().item() - .5) <= .1
+
+def test_scale_jitter_around_the_whole_picture_keeps_the_mean_size_of_objects():
+    "What a crop cannot, and what a net that tells sizes needs"
+    random.seed(0)
+    def mean(view, size=(90, 60)):
+        box = torch.tensor([[30., 20., 60., 40.]])
+        tfm = JointTransform(64, train=view, flip=0.)
+        sides = [torch.log((b[:,2:]-b[:,:2])/64*3).mean() for b in (tfm.view(size, 0).bboxes(box) for _ in range(400))]
+        return torch.stack(sides).mean().exp().item()
+    assert mean(JitterView((.8, 1.25), 'squish')) == pytest.approx(1., abs=.03) and mean(CropView((.5, 1.))) > 1.1
+    with pytest.raises(ValueError, match="method is 'pad' or 'squish', not 'crop'"): JitterView(method='crop')

@@ -2,44 +2,78 @@
 network"""
 from __future__ import annotations
 import argparse, time
+from dataclasses import replace
 from pathlib import Path
-import pandas as pd
 import torch
 from fastai.torch_core import set_seed
 from .data.blocks import stratified_folds
-from .data.synthetic import draw_shapes
+from .data.synthetic import FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, draw_figures, draw_shapes
+from .keypoint import keypoint_dls, keypoint_learner
+from .localization import localization_dls, localization_learner
+from .metrics import PCK, PointError
 from .multilabel import multilabel_dls, multilabel_learner
 from .show import contact_sheet
 from .thresholds import out_of_fold_threshold
 
 def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
-    "Which shapes are in the picture? A row of the table; a contact sheet and the exported learner go to `path`"
+    "Which shapes are in the picture? The row of the table; a contact sheet and the exported learner go to `path`"
     anns  = draw_shapes(path/'shapes', n=n, size=64)
     dls   = multilabel_dls(anns, size=64, bs=32, path=path, num_workers=0)
     learn = multilabel_learner(dls, 'resnet18', pretrained=False)
     with learn.no_bar():
-        learn.logger = print_epoch
-        print_epoch(['epoch', 'train loss', 'valid loss', *(m.name for m in learn.metrics), 'time'])
-        learn.fit_one_cycle(epochs, 4e-3)
-        before = learn.evaluate()
+        before = train(learn, epochs, 4e-3)
         # what the tuned thresholds are worth on pictures that they were not chosen on
         valid = learn.dls.valid.items
         tuned = out_of_fold_threshold(*learn.get_preds(), stratified_folds(valid), per_class=True)[1]
         learn.tune_threshold(per_class=True)
-        truth = valid[:12]
-        preds = learn.annotate(truth)
-    contact_sheet(truth, preds, path/'multilabel.png', title="multilabel: truth and prediction")
-    learn.logger = print     # a logger of ours would have to be importable where the model is loaded
-    learn.export('multilabel.pkl')
+        keep(learn, 'multilabel', valid[:12])
     return {'mAP': before['map_macro'], 'macro F1 at .5': before['f1_macro'],
             'tuned per class, out of fold': tuned.nanmean().item()}
+
+def demo_keypoint(path:Path, n:int, epochs:int) -> dict:
+    "Where are the 14 joints of a drawn figure?"
+    anns  = draw_figures(path, n=n, size=64)
+    dls   = keypoint_dls(anns, FIGURE_JOINTS, size=64, bs=16, path=path, num_workers=0, flip_pairs=FIGURE_FLIP_PAIRS,
+                         skeleton=FIGURE_SKELETON)
+    torso = 'left_shoulder','right_hip'
+    metrics = [PointError(), PCK(.2, torso)]
+    learn = keypoint_learner(dls, 'resnet18', pretrained=False, loss_func='l1', metrics=metrics)
+    with learn.no_bar():
+        scores = train(learn, epochs, 4e-3)
+        keep(learn, 'keypoint', dls.valid.items[:12], skeleton=dls.skeleton)
+    return {'pixels off, of 64': scores['error_px'], 'PCK at .2 of the torso': scores[metrics[1].name]}
+
+def demo_localization(path:Path, n:int, epochs:int) -> dict:
+    "What is the one shape of a picture, and where?"
+    anns  = [replace(a, points=None, visible=None, masks=None, mask=None)
+             for a in draw_shapes(path/'single', n=n, size=64, most=1)]
+    dls   = localization_dls(anns, size=64, bs=32, path=path, num_workers=0)
+    learn = localization_learner(dls, 'resnet18', pretrained=False)
+    with learn.no_bar():
+        scores = train(learn, epochs, 4e-3)
+        keep(learn, 'localization', dls.valid.items[:12])
+    return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'], 'both right': scores['accuracy@.5']}
+
+def train(learn, epochs, lr) -> dict:
+    "Train with a line an epoch; the scores"
+    learn.logger = print_epoch
+    print_epoch(['epoch', 'train loss', 'valid loss', *(m.name.split(':')[0] for m in learn.metrics), 'time'])
+    learn.fit_one_cycle(epochs, lr)
+    return learn.evaluate()
+
+def keep(learn, name, truth, **kwargs):
+    "The contact sheet and the exported learner"
+    title = f"{name}: truth and prediction"
+    contact_sheet(truth, learn.annotate(truth), learn.path/f'{name}.png', title=title, **kwargs)
+    learn.logger = print     # a logger of ours would have to be importable where the model is loaded
+    learn.export(f'{name}.pkl')
 
 def print_epoch(row):
     "A line an epoch, in place of fastai's table, which wants a terminal or a notebook"
     def cell(o): return f'{o:>14}' if isinstance(o, str) else f'{o:>14.3f}' if isinstance(o, float) else f'{o:>5}'
     print(' '.join(map(cell, row)), flush=True)
 
-DEMOS = dict(multilabel=demo_multilabel)
+DEMOS = dict(multilabel=demo_multilabel, keypoint=demo_keypoint, localization=demo_localization)
 
 def main(args=None):
     "Run the demos that the command line names, all by default"
@@ -59,8 +93,9 @@ def main(args=None):
         print(f"{name}: {args.n} drawn pictures, {args.epochs} epochs on {where}", flush=True)
         start = time.time()
         scores = DEMOS[name](args.out, args.n, args.epochs)
-        rows.append({'task': name, **{k: f'{v:.3f}' for k,v in scores.items()}, 'seconds': f'{time.time()-start:.0f}'})
-    print('\n' + pd.DataFrame(rows).to_string(index=False))
+        rows.append((name, time.time()-start, ', '.join(f'{k} {v:.3f}' for k,v in scores.items())))
+    print(f"\n{'task':14}{'seconds':>8}   on the pictures held out")
+    for name,seconds,scores in rows: print(f'{name:14}{seconds:8.0f}   {scores}')
     sheets,models = (', '.join(str(args.out/f'{name}.{end}') for name in args.tasks) for end in ('png', 'pkl'))
     print(f"\nTruth beside prediction: {sheets}. Exported: {models}")
 

@@ -11,7 +11,7 @@ from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
 from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, clip_objects, object_bbox,
                           object_label, path_of)
-from .data.transforms import CropView, JointTransform, LightJitter
+from .data.transforms import JitterView, JointTransform, LightJitter
 from .learner import TaskLearner, check_data, check_vocab, make_learner, picture_of, pooled_head, task_dls, task_model
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localized
@@ -24,12 +24,13 @@ def localization_block(
     vocab,            # list of names; `NO_OBJECT` among them is the class of pictures without an object
     size=224,         # of the network's input in pixels: (w, h), or one number for both
     splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
-    item_tfms=None,   # in place of a `JointTransform` that crops and flips but keeps the object whole; squish otherwise
+    item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips but keeps the object whole; squish
+                      # otherwise
     batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
 ) -> DataBlock:
     """Picture in, one name and one box out, x1 y1 x2 y2 in [-1, 1]; nan = no box. Its source is a list of `Annotation`.
     Where a transform cuts the object away, the label stays and the box is nan"""
-    if item_tfms is None: item_tfms = JointTransform(size, train=CropView((.5, 1.)), keep=True)
+    if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.8, 1.25), 'squish'), keep=True)
     return DataBlock((FileImageBlock, *OneObjectBlock(vocab)), n_inp=1, get_x=path_of,
                      get_y=[object_label, object_bbox], dl_type=LocalizationDL,
                      splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,

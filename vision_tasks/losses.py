@@ -163,14 +163,17 @@ class LocalizationLoss:
     def __init__(self,
         bbox:str='smooth_l1',  # 'l2', 'l1', 'smooth_l1' (Huber's, with `beta`), each the mean over the four numbers, or
                                # 'giou' (Rezatofighi et al., 2019, arXiv:1902.09630)
-        weight:float=5.,       # lambda: what the box counts beside the class
+        weight:float=None,     # lambda: what the box counts beside the class; None = 10 for 'smooth_l1' and 'l1', 20
+                               # for 'l2', 3 for 'giou', so that at first both weigh about the same
         reduction='mean',      # or 'sum', 'none': (b,)
         beta:float=.1,         # where 'smooth_l1' turns from square to straight, in units of the target
         n_out:int=None,        # number of classes, which the learner fills in; outputs of another width then raise
     ):
         if bbox not in BOX_LOSSES:
             raise ValueError(f"no box loss is called {bbox!r}{nearest(bbox, BOX_LOSSES)}; there are {list(BOX_LOSSES)}")
-        self.bbox,self.weight,self.reduction,self.beta,self.n_out = bbox,weight,reduction,beta,n_out
+        f,usual = BOX_LOSSES[bbox]
+        self.bbox,self.each,self.weight = bbox,f,usual if weight is None else weight
+        self.reduction,self.beta,self.n_out = reduction,beta,n_out
 
     def __repr__(self): return f"LocalizationLoss({self.bbox!r}, weight={self.weight})"
 
@@ -182,7 +185,7 @@ class LocalizationLoss:
         ce = F.cross_entropy(x[:,:-4], label.as_subclass(Tensor), reduction='none')
         on = (y[:,2:] > y[:,:2]).all(1)                            # nan is not
         some = torch.where(on[:,None], y, y.new_tensor([-1., -1., 1., 1.]))
-        loss = ce + self.weight*torch.where(on, BOX_LOSSES[self.bbox](self, x[:,-4:], some), 0.)
+        loss = ce + self.weight*torch.where(on, self.each(self, x[:,-4:], some), 0.)
         return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
 
     def activation(self, x): return torch.cat([x[:,:-4].softmax(1), x[:,-4:]], 1)
@@ -193,5 +196,5 @@ class LocalizationLoss:
     def smooth_l1(self, x, y): return F.smooth_l1_loss(x, y, beta=self.beta, reduction='none').mean(1)
     def giou(self, x, y):      return generalized_box_iou_loss(x, y)
 
-BOX_LOSSES = dict(l2=LocalizationLoss.l2, l1=LocalizationLoss.l1, smooth_l1=LocalizationLoss.smooth_l1,
-                  giou=LocalizationLoss.giou)
+BOX_LOSSES = dict(l2=(LocalizationLoss.l2, 20.), l1=(LocalizationLoss.l1, 10.), giou=(LocalizationLoss.giou, 3.),
+                  smooth_l1=(LocalizationLoss.smooth_l1, 10.))   # with their usual weight

@@ -112,13 +112,17 @@ class CropView:
         return (x, y, x+cw, y+ch),(0, 0, *out)
 
 class JitterView:
-    """Large-scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
-    arXiv:2012.07177)"""
-    def __init__(self, scale=(.1, 2.)): self.scale = scale
-    def __repr__(self): return f"JitterView(scale={self.scale})"
+    """Scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
+    arXiv:2012.07177). `method` says what fits: 'pad', as in the paper, or 'squish'. A range around 1 shows objects in
+    the mean as large as whole pictures will; crops show them larger, and a net that tells sizes learns just that"""
+    def __init__(self, scale=(.1, 2.), method='pad'):
+        if method not in ('pad', 'squish'): raise ValueError(f"method is 'pad' or 'squish', not {method!r}")
+        self.scale,self.method = scale,method
+    def __repr__(self): return f"JitterView(scale={self.scale}, method={self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
-        m = min(out[0]/w, out[1]/h)*random.uniform(*self.scale)
-        axes = [_place(n, max(1, round(m*n)), N) for n,N in zip((w, h), out)]
+        fit,k = (out[0]/w, out[1]/h),random.uniform(*self.scale)
+        if self.method == 'pad': fit = (min(fit),)*2
+        axes = [_place(n, max(1, round(k*m*n)), N) for n,m,N in zip((w, h), fit, out)]
         (x1,x2,u1,u2),(y1,y2,v1,v2) = axes
         return (x1, y1, x2, y2),(u1, v1, u2, v2)
 
