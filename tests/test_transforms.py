@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from vision_tasks.data.blocks import BBoxLabels, FileImage, InstanceMasks, PixelBBox, pad_objects
 from vision_tasks.data.transforms import (CropView, FitView, IoUView, JitterView, JointTransform, LightJitter, View,
-                                          ZoomOutView)
+                                          ZoomOutView, _turn)
 
 VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)),
              stretch=JitterView((.7, 1.4), 'squish'), iou=IoUView(), zoom=ZoomOutView(3., 1.))
@@ -262,3 +262,18 @@ def test_scale_jitter_around_the_whole_picture_keeps_the_mean_size_of_objects():
         return torch.stack(sides).mean().exp().item()
     assert mean(JitterView((.8, 1.25), 'squish')) == pytest.approx(1., abs=.03) and mean(CropView((.5, 1.))) > 1.1
     with pytest.raises(ValueError, match="method is 'pad' or 'squish', not 'crop'"): JitterView(method='crop')
+
+@pytest.mark.parametrize('nearest', [False, True])
+@pytest.mark.parametrize('hw', [(40, 60), (64, 64), (31, 17)])
+def test_a_turn_equals_torchvisions_affine_inside_the_picture(hw, nearest):
+    torch.manual_seed(0)
+    t = (torch.rand(1, 3, 9, 9)*255).to(torch.uint8)
+    t = v2.functional.resize(t, list(hw))[0]
+    view = View((0, 0, *hw[::-1]), (0, 0, *hw[::-1]), hw[::-1], angle=17.)
+    mode = v2.InterpolationMode.NEAREST if nearest else v2.InterpolationMode.BILINEAR
+    fill = [9., 99., 200.]
+    want = v2.functional.affine(t, -17., [0, 0], 1., [0., 0.], fill=fill, interpolation=mode)
+    got = _turn(t, view, (9, 99, 200), nearest)
+    off = (got.int()-want.int()).abs()
+    assert got.dtype == torch.uint8 and (off > 1).float().mean() < .12      # at the border
+    assert (got[:,0,0] == torch.tensor([9, 99, 200])).all()

@@ -184,9 +184,18 @@ class KeypointEncode(DisplayedTransform):
         p = torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone()
         return Keypoints(p, flip_pairs=self.flip_pairs)
 
+class KeypointScaler(PointScaler):
+    "fastai's `PointScaler`; the common item, picture and `Keypoints`, without its dispatch, which takes longer"
+    def __call__(self, x, **kwargs):
+        if not (isinstance(x, tuple) and len(x) == 2 and type(x[1]) is Keypoints): return super().__call__(x, **kwargs)
+        im,p = x
+        w,h = self.sz = [im.shape[-1], im.shape[-2]] if isinstance(im, Tensor) else list(im.size)
+        p = Keypoints(p.as_subclass(Tensor)*torch.tensor([2/w, 2/h]) - 1, flip_pairs=p.flip_pairs, img_size=(w, h))
+        return im,p
+
 def KeypointBlock(vocab, skeleton=(), flip_pairs=None):
     "Points as fastai's `PointBlock` has them: x y in [-1, 1] of the network's input"
-    return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton, flip_pairs), item_tfms=PointScaler)
+    return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton, flip_pairs), item_tfms=KeypointScaler)
 
 def marked_points(a):
     "(k, 2) points of the one instance of `a`, nan where a point is not marked, or lies outside the picture"

@@ -2,8 +2,10 @@
 from __future__ import annotations
 import inspect, math, random
 from dataclasses import dataclass, replace
+from functools import cached_property
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
@@ -28,7 +30,7 @@ class View:
     vflip:bool = False                 # top and bottom do
     angle:float = 0.                   # degrees, counter-clockwise as seen
 
-    @property
+    @cached_property
     def matrix(self) -> np.ndarray:    # (2, 3) float64
         "Picture pixels to canvas pixels, both continuous: (0, 0) is the corner of the first pixel, not its centre"
         (x1,y1,x2,y2),(u1,v1,u2,v2),(w,h) = self.src,self.dst,self.out
@@ -326,11 +328,19 @@ def _lay(cut, view, fill, nearest=False):
         t = ground
     dims = [d for d,on in ((-1, view.flip), (-2, view.vflip)) if on]
     if dims: t = t.flip(dims)
-    if view.angle:   # torchvision turns clockwise for positive angles of `affine`
-        fill = [float(o) for o in fill] if isinstance(fill, tuple) else float(fill)
-        if len(t): t = v2.functional.affine(t, angle=-view.angle, translate=[0, 0], scale=1., shear=[0., 0.], fill=fill,
-            interpolation=v2.InterpolationMode.NEAREST if nearest else v2.InterpolationMode.BILINEAR)
-    return t
+    return _turn(t, view, fill, nearest) if view.angle and len(t) else t
+
+def _turn(t, view, fill, nearest):
+    """`t` (c, h, w) turned as `view` says. v2's `affine` does the same and takes longer: it carries a mask for the
+    fill, and multiplies matrices for each pixel of a grid that is the sum of a row and a column"""
+    (c,s),(h,w) = view.turn[0,:2].tolist(),t.shape[-2:]
+    x,y = torch.arange(w)[:,None] - (w-1)/2,torch.arange(h)[:,None,None] - (h-1)/2
+    # the turn back, x and y in grid_sample's -1..1
+    grid = x*torch.tensor([c*2/w, s*2/h]) + y*torch.tensor([-s*2/w, c*2/h])
+    ground = torch.as_tensor(fill, dtype=torch.float32).reshape(-1, 1, 1)
+    mode = 'nearest' if nearest else 'bilinear'
+    out = F.grid_sample(t.float().sub_(ground)[None], grid[None], mode, 'zeros', align_corners=False)[0]
+    return out.add_(ground).round_().to(t.dtype)   # what comes from outside is 0 above the ground
 
 def _mask_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
     "The tight box of each mask"
