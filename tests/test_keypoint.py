@@ -1,4 +1,5 @@
 "The keypoint task: what only it has, and what it says to bad input"
+import os
 from dataclasses import replace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -7,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS, draw_shapes
+from vision_tasks.data.table import read_df
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
 from vision_tasks.losses import PointLoss
@@ -307,3 +309,20 @@ def test_exported_learners_answer_the_same(learn, crops, tmp_path):
         np.testing.assert_allclose(l.annotate(crops[:3])[2].points, learn.annotate(crops[:3])[2].points, atol=1e-3)
     assert (isinstance(learn.metrics[0], PointError) and isinstance(learn.metrics[1], NME)
             and isinstance(learn.metrics[2], PCK))
+
+@pytest.mark.slow
+def test_real_faces_train_from_local_weights_and_beat_the_mean_face():
+    data,weights = (os.environ.get(f'VISION_TASKS_{o}') for o in ('DATA', 'WEIGHTS'))
+    if not data or not weights: pytest.skip('needs VISION_TASKS_DATA and VISION_TASKS_WEIGHTS')
+    read = lambda o: read_df(f'{data}/face_keypoints/{o}_frames_keypoints.csv', f'{data}/face_keypoints/{o}',
+                             point_cols=list(range(1, 137)))
+    train,valid = read('training'),read('test')
+    assert len(train) == 320 and len(valid) == 100 and {a.points.shape for a in train + valid} == {(68, 2)}
+    anns = [replace(a, split=s) for s,o in (('train', train), ('valid', valid)) for a in o]
+    set_seed(0)
+    learn = keypoint_learner(keypoint_dls(anns, size=96, bs=16, num_workers=0, device='cpu'), 'mobilenet_v2',
+                             pretrained=f'{weights}/mobilenet_v2_imagenet_features_tv.pth')
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(5, 5e-3)
+    mean = np.mean([a.points/a.size for a in train], 0)
+    guess = np.mean([np.linalg.norm(a.points - mean*a.size, axis=-1).mean() for a in valid])
+    assert learn.evaluate()['error_px'] < .9*guess

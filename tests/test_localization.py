@@ -1,4 +1,5 @@
 "Classification + localization: what only it has, and what it says to bad input"
+import os
 from dataclasses import replace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.blocks import NO_OBJECT, object_label
 from vision_tasks.data.transforms import CropView, JointTransform
+from vision_tasks.data.voc import read_voc
 from vision_tasks.localization import LocalizationHead, largest_object, localization_dls, localization_learner
 from vision_tasks.losses import LocalizationLoss
 from vision_tasks.metrics import localized
@@ -288,3 +290,18 @@ def test_a_crop_of_ones_own_may_cut_objects_and_still_trains(full):
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, 1e-3)
         assert np.isfinite(learn.recorder.values).all()
+
+@pytest.mark.slow
+def test_the_largest_face_is_found_on_real_pictures():
+    data,weights = (os.environ.get(f'VISION_TASKS_{o}') for o in ('DATA', 'WEIGHTS'))
+    if not data or not weights: pytest.skip('needs VISION_TASKS_DATA and VISION_TASKS_WEIGHTS')
+    anns = largest_object(read_voc(f'{data}/facemask', images='images', annotations='annotations'))
+    dls = localization_dls(anns, size=96, bs=32, num_workers=0, device='cpu')
+    set_seed(0)
+    learn = localization_learner(dls, 'mobilenet_v2', pretrained=f'{weights}/mobilenet_v2_imagenet_features_tv.pth')
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(3, 5e-3)
+        s = learn.evaluate()
+    middle = np.array([.25, .25, .75, .75])*np.tile([a.size for a in dls.valid.items], 2)
+    guess = box_iou(torch.tensor(middle), torch.tensor(np.concatenate([a.bboxes for a in dls.valid.items]))).diag()
+    assert s['mean_iou'] > 1.3*guess.mean().item() and s['accuracy'] > .6

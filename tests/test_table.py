@@ -88,7 +88,7 @@ BAD = {
     "row 0, a.png: the box .* lacks a number":
         (dict(fname=['a.png'], label=['d'], x1=[NAN], y1=[0], x2=[3], y2=[3]), BOX),
     "row 0, a.png: a box without a label": (dict(fname=['a.png'], label=[NAN], x1=[1], y1=[0], x2=[3], y2=[3]), BOX),
-    "row 0, a.png: .*'wide'.* are not all numbers":
+    "row 0, a.png: .*wide.* are not all numbers":
         (dict(fname=['a.png'], label=['d'], x1=[1], y1=[0], x2=['wide'], y2=[3]), BOX),
     "row 0, a.png: its rows name several groups":
         (dict(fname=['a.png']*2, label=['d']*2, x1=[1, 1], y1=[0, 0], x2=[3, 3], y2=[3, 3], g=['p', 'q']),
@@ -155,3 +155,12 @@ def test_what_a_table_cannot_hold_is_refused(shapes):
         write_df([Annotation(None, (4, 4))])
     with pytest.raises(AnnotationError, match="or holds the delimiter ';'"):
         write_df([Annotation(a.path, a.size, ['a;b c'])])
+
+@pytest.mark.parametrize('cells,message', [
+    ('1,2,3,4,5,6', r"p.csv is not a readable csv file: .*Expected 5 fields in line 3, saw 7; mend that line"),
+    ('1,2,3', r"row 1: .*b.png, points, row \(1,\): expected finite x and y, or nan twice .*got \[3.0, nan\]"),
+    ('1,x,3,4', "row 1, b.png: 1, x, 3, 4 are not all numbers")])
+def test_a_wrong_number_of_points_in_a_row_names_file_and_row(tmp_path, cells, message):
+    for o in 'ab': Image.new('RGB', (9, 9)).save(tmp_path/f'{o}.png')
+    (tmp_path/'p.csv').write_text(f'fname,x1,y1,x2,y2\na.png,1,2,3,4\nb.png,{cells}\n')
+    with pytest.raises(AnnotationError, match=message): read_df(tmp_path/'p.csv', point_cols=['x1', 'y1', 'x2', 'y2'])

@@ -102,6 +102,14 @@ def test_fine_tune_trains_the_head_first_and_then_all(task, anns, tmp_path):
     assert not any(torch.equal(after[k], v) for k,v in state(learn).items() if k in frozen)
     assert np.isfinite([v[0] for v in learn.recorder.values]).all()
 
+def test_fine_tune_trains_the_encoder_at_the_rate_that_suits_the_task(task, anns, tmp_path):
+    learn = task.make(anns, tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        for kw,mult in ((dict(), learn.lr_mult), (dict(lr_mult=7.), 7.)):
+            learn.fine_tune(1, 1e-3, **kw)
+            body,head = (h['lr'] for h in learn.opt.hypers)
+            assert head/body == pytest.approx(mult)
+
 def test_fit_one_cycle_with_callbacks(task, learn, tmp_path):
     learn.path = tmp_path
     cbs = [GradientAccumulation(8), GradientClip(1.), SaveModelCallback(monitor='valid_loss'),

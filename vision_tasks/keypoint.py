@@ -144,6 +144,7 @@ def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
 
 class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
+    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def eval_metrics(self): return [PointError(), NME(), PCK()]
 

@@ -168,7 +168,14 @@ class TaskLearner(Learner):
         "A batch of probabilities as annotations of `pictures`, a list of (path, (w, h))"
         raise NotImplementedError
 
+    lr_mult = 100.           # `fine_tune`'s ratio of the head's rate to the encoder's; fastai's
+
     # --- what all have
+
+    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, **kwargs):
+        "fastai's `fine_tune`; `lr_mult` None = the task's own, for an encoder may have to learn more than new names"
+        lr_mult = self.lr_mult if lr_mult is None else lr_mult
+        Learner.fine_tune(self, epochs, base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, **kwargs)
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.

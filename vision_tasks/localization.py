@@ -117,6 +117,7 @@ class LocalizationHead(nn.Module):
 
 class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
+    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def eval_metrics(self): return localization_metrics()
 

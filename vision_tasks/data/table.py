@@ -58,7 +58,8 @@ def _csv(fname):
     try: return pd.read_csv(fname, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise AnnotationError(f"{fname} is not a readable csv file: {e}") from e
+        raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; mend that line, or the file"
+                              ) from e
 
 def _as_numbers(col):
     "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
@@ -149,7 +150,8 @@ def _box_label(i, name, c):
 
 def _numbers(where, row):
     try: return row.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError): raise AnnotationError(f"{where}: {row.tolist()} are not all numbers") from None
+    except (TypeError, ValueError):
+        raise AnnotationError(f"{where}: {', '.join(map(str, row))} are not all numbers; mend the row") from None
 
 def _bbox(i, name, row):
     b = _numbers(f"row {i}, {name}", row)
