@@ -1,17 +1,21 @@
-"The whole training pipeline at 224 px on one core, files to normalised batches: ours against fastai's stock parts"
+"""The whole training pipeline at 224 px on one core, files to normalised batches: ours against fastai's stock parts,
+for labels of a picture and for points"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
-from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normalize, RandomResizedCrop, aug_transforms,
-                               get_image_files, imagenet_stats, set_seed)
+from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PointBlock, RandomResizedCrop,
+                               Resize, TensorPoint, aug_transforms, get_image_files, imagenet_stats, set_seed)
 from PIL import Image
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set, path_of
 from vision_tasks.data.image import image_size
+from vision_tasks.data.table import read_df
+from vision_tasks.data.transforms import FitView, JointTransform
+from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.learner import one_normalize
 from vision_tasks.multilabel import multilabel_dls
 
@@ -20,16 +24,41 @@ LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves flip, brightnes
 
 def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
 
-def ours(anns, **kw):
-    dls = multilabel_dls(anns, VOCAB, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device='cpu', **kw)
-    one_normalize(dls, *imagenet_stats)                 # as `multilabel_learner` does
+def ours(task_dls, anns, *args, **kw):
+    dls = task_dls(anns, *args, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device='cpu', **kw)
+    one_normalize(dls, *imagenet_stats)                 # as the task's learner does
     return dls.train
 
-def stock(anns):
-    block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=VOCAB)), get_x=path_of, get_y=label_set, splitter=all_train,
-                      item_tfms=RandomResizedCrop(SIZE, min_scale=.35),
-                      batch_tfms=[*aug_transforms(**LIGHT), Normalize.from_stats(*imagenet_stats, cuda=False)])
+def stock(anns, block, get_y, item_tfms, tfms):
+    block = DataBlock((ImageBlock, block), get_x=path_of, get_y=get_y, splitter=all_train, item_tfms=item_tfms,
+                      batch_tfms=[*tfms, Normalize.from_stats(*imagenet_stats, cuda=False)])
     return block.dataloaders(anns, bs=BS, num_workers=0, device='cpu').train
+
+def label_loaders(files):
+    "Pipelines of pictures and made-up labels"
+    anns,light = [Annotation(f, image_size(f), [VOCAB[i%2]]) for i,f in enumerate(files)],dict(do_flip=False, **LIGHT)
+    return {'fastai': stock(anns, MultiCategoryBlock(vocab=VOCAB), label_set, RandomResizedCrop(SIZE, min_scale=.35),
+                            aug_transforms(**LIGHT)),
+            "ours, with fastai's lighting": ours(multilabel_dls, anns, VOCAB, batch_tfms=aug_transforms(**light)),
+            'ours': ours(multilabel_dls, anns, VOCAB)}
+
+def points_of(a): return TensorPoint.create(a.points)
+
+def point_loaders(anns):
+    "Pipelines of pictures and points"
+    squish = Resize(SIZE, method='squish')
+    plain  = JointTransform(SIZE, FitView('squish'), flip=0.)
+    return {'fastai': stock(anns, PointBlock, points_of, squish, aug_transforms()),
+            'fastai, no warp': stock(anns, PointBlock, points_of, squish, aug_transforms(max_warp=0.)),
+            "ours, with fastai's augmentation": ours(keypoint_dls, anns, item_tfms=plain, batch_tfms=aug_transforms(),
+                                                     flip_pairs=[]),   # fastai's flip exchanges no points either
+            'ours': ours(keypoint_dls, anns)}
+
+def points_made_up(files, k=5, seed=0):
+    "`k` points in the middle of each picture, where a turned crop can hold them"
+    rng = np.random.default_rng(seed)
+    sizes = [image_size(f) for f in files]
+    return [Annotation(f, s, points=s*rng.uniform(.25, .75, (k, 2))) for f,s in zip(files, sizes)]
 
 class Pass:
     "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
@@ -51,11 +80,8 @@ def large_jpegs(dest, files, n=12, size=(4000, 3000), seed=0):
         im.save(dest/f'{i:02}.jpg', quality=88)
     return get_image_files(dest).sorted()
 
-def compare(name, files, rounds):
+def compare(name, files, dls, rounds):
     set_seed(0)
-    anns = [Annotation(f, image_size(f), [VOCAB[i%2]]) for i,f in enumerate(files)]
-    light = aug_transforms(do_flip=False, **LIGHT)
-    dls  = {'fastai': stock(anns), "ours, with fastai's lighting": ours(anns, batch_tfms=light), 'ours': ours(anns)}
     x    = {o: dl.one_batch()[0] for o,dl in dls.items()}               # also warms up
     assert all(o.shape == (BS, 3, SIZE, SIZE) and o.dtype == torch.float32 for o in x.values())
     fns  = {o: Pass(dl) for o,dl in dls.items()}
@@ -74,15 +100,27 @@ def compare(name, files, rounds):
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--rounds', type=int, default=5)
+    ap.add_argument('--targets', nargs='+', choices=('labels', 'points'), default=['labels', 'points'])
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 and face_keypoints in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
-          f"\n\nRandom resized crop (area .35..1), flip, lighting, normalise; {SIZE} px, bs {BS}, one thread")
-    files = get_image_files(Path(os.environ['VISION_TASKS_DATA'])/'coco128/images').sorted()
-    compare('coco128', files, args.rounds)
-    with tempfile.TemporaryDirectory() as d: compare('4000x3000 JPEGs', large_jpegs(Path(d), files)*4, args.rounds)
+          f"\n\n{SIZE} px, bs {BS}, one thread")
+    data  = Path(os.environ['VISION_TASKS_DATA'])
+    files = get_image_files(data/'coco128/images').sorted()
+    if 'labels' in args.targets:
+        print("\n# Labels: random resized crop (area .35..1), flip, lighting, normalise")
+        compare('coco128', files, label_loaders(files), args.rounds)
+        with tempfile.TemporaryDirectory() as d:
+            large = large_jpegs(Path(d), files)*4
+            compare('4000x3000 JPEGs', large, label_loaders(large), args.rounds)
+    if 'points' in args.targets:
+        print("\n# Points. fastai: squish, flip, turn, zoom, warp, lighting; ours: crop, turn, lighting; normalise")
+        faces = data/'face_keypoints/training'
+        anns  = read_df(f'{faces}_frames_keypoints.csv', faces, point_cols=list(range(1, 137)))
+        compare('face_keypoints, PNG', [a.path for a in anns], point_loaders(anns), args.rounds)
+        compare('coco128, 5 points made up', files, point_loaders(points_made_up(files)), args.rounds)
 
 if __name__ == '__main__': main()
