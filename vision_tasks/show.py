@@ -198,10 +198,11 @@ class KeypointDL(_TaskDL):
         for ax,(x,y) in zip(axs, items):
             ax.imshow(_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=False,
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=None,
                      **kwargs):
         """Draw `max_n` pictures of batch `b`: truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a line
-        from one to the other"""
+        from one to the other; `names`: write the points' names (None: up to 8 points)"""
+        names = len(self.vocab) <= 8 if names is None else names
         items,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]])
         points = (detuplify(out).as_subclass(Tensor).cpu().view(-1, len(self.vocab), 2)+1)/2*size
         _point_results(items, points, losses, ncols, self.vocab, self.skeleton, names)
