@@ -28,7 +28,8 @@ class Annotation:
     points:np.ndarray = None      # (k, 2), or (n, k, 2) with boxes; float32 x y, pixels; nan = not marked
     visible:np.ndarray = None     # as points without the last axis, uint8: 0 not marked, 1 hidden, 2 visible
     masks:list = None             # one per box: polygons, RLE or bool arrays, decoded on demand by ops.masks
-    mask:Path|np.ndarray = None   # (h, w) class index of every pixel, or a file of them; 255 = void
+    mask:Path|np.ndarray = None   # (h, w) class index of every pixel, 255 = void; or a file of them: a path, or a
+                                  # `MaskFile` where the file has other values; `decode_class_mask` reads them all
     ignore:np.ndarray = None      # (n,) bool: crowd or difficult, takes part neither in loss nor in penalties
     scores:np.ndarray = None      # (n,) or one per label, in [0, 1]; only on predictions
     group:str = None              # what must not stand on both sides of a split: person, video, patient
@@ -127,6 +128,8 @@ class Annotation:
 
     def _mask(self):
         if self.mask is None: return None
+        from .masks import MaskFile   # not above: masks.py builds on this module
+        if isinstance(self.mask, MaskFile): return self.mask
         if isinstance(self.mask, (str, Path)): return Path(self.mask)
         m = np.asarray(self.mask)
         if m.shape != self.size[::-1]:
@@ -279,16 +282,11 @@ def nearest(name, names):
 
 def _mask_problems(a, vocab):
     if a.mask is None: return
-    m = a.mask
-    if isinstance(m, Path):
-        try:
-            with Image.open(m) as im: m = np.asarray(im)   # indices as they are: `convert` would make colours of them
-        except _UNREADABLE as e: yield 'unreadable image', f"mask {a.mask}: {e}"; return
-        if m.shape[:2] != a.size[::-1]:
-            yield 'size differs', f"mask {a.mask} is {wh(m.shape[1::-1])}, the picture {wh(a.size)}"
-        if m.ndim != 2:
-            yield 'mask value outside the codes', f"mask {a.mask} holds colours, not indices: array of shape {m.shape}"
-            return
+    from .masks import decode_class_mask
+    try: m = decode_class_mask(a.mask)
+    except AnnotationError as e: yield 'mask value outside the codes', str(e); return
+    except _UNREADABLE as e: yield 'unreadable image', str(e); return
+    if m.shape != a.size[::-1]: yield 'size differs', f"mask {a.mask} is {wh(m.shape[::-1])}, the picture {wh(a.size)}"
     if vocab is None: return
     bad = np.unique(m[(m < 0) | (m >= len(vocab)) & (m != 255)])
     if len(bad):

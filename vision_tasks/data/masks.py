@@ -1,0 +1,318 @@
+"Class masks for semantic segmentation: one file a picture, whose pixels are class indices, other values, or colours"
+from __future__ import annotations
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+import numpy as np
+from PIL import Image, ImageOps
+from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
+from .image import orientation
+
+__all__ = ['read_masks', 'write_masks', 'read_codes', 'decode_class_mask', 'MaskFile', 'VOID']
+
+VOID = 255   # the class index of what is not classified; no class has it
+
+def read_masks(
+    images,               # folder of the pictures, or a list of their paths
+    masks,                # folder of the masks; or a list of their paths, beside a list of pictures
+    codes,                # names of the classes, in the order of their indices; or {value in the files: name}, whose
+                          # order is that of the indices; or a yaml file of either, as of `read_codes`
+    mask_of=None,         # path of a picture -> path of its mask, absolute or from the folder `masks`, which may then
+                          # be None; None = the file in `masks` whose stem is the picture's
+    colors=None,          # what stands in the files for a class: {(r, g, b) or value: name or index}, or a list of
+                          # colours or values in the order of `codes`; None = the indices, or the values of `codes`
+    void=None,            # value(s) that become 255, or colour(s) where `colors` has such; () = none; None = the value
+                          # 255, unless it is a class, and no colour
+    split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
+    on_error:str='raise', # 'raise' `AnnotationError` at the first picture that cannot be read, or 'drop' such pictures
+                          # and count them
+) -> list[Annotation]:    # in the order of the list, or of the files' names
+    """Pictures with class masks. Every mask is read once, in threads: sizes must agree, and a value or colour without a
+    class is an error that counts its pixels; so is a mask without a picture where `images` is a folder. `mask` is the
+    file's path where the file holds the indices, otherwise a `MaskFile`; `decode_class_mask` reads both when they are
+    needed. A palette file's values are its indices, or its colours where `colors` has such; transparency says nothing.
+    A mask lies on the picture as shown (EXIF applied to either).
+
+    Files of 0 and 255 are ambiguous, for 255 is void unless said otherwise: `colors=[0, 255]` makes two classes of
+    them. A trimap of 1, 2 and 3 = border: `codes={1: 'pet', 2: 'background'}, void=3`"""
+    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
+    named = _values_of(codes)
+    table = _mask_table(named, colors, void)
+    pairs,seen = _pairs(images, masks, mask_of),set()
+    anns = read_all(lambda o: _read(*o, table, split, seen), pairs, on_error)
+    if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
+        raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold nothing but {next(iter(named.values()))!r} "
+                              "and the value 255, which is void unless said otherwise; write colors=[0, 255] where "
+                              "0 and 255 are the two classes, void=255 where 255 is void indeed")
+    return anns
+
+def read_codes(
+    fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
+) -> dict[int,str]:      # value in the mask files -> name of the class
+    "The classes of mask files, for `read_masks`; `list(codes.values())` is the vocab. Values may leave numbers out"
+    import yaml
+    fname = Path(fname)
+    try: data = yaml.safe_load(fname.read_text())
+    except FileNotFoundError:
+        raise AnnotationError(f"{fname}: no such yaml file; "
+                              "codes are a list of names, {value: name}, or such a file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise AnnotationError(f"{fname} is not readable yaml ({e}); mend the file") from e
+    found = [data[k] for k in ('classes', 'names') if k in data] if isinstance(data, dict) else []
+    if len(found) != 1 or not isinstance(found[0], (list, dict)):
+        what = sorted(map(str, data)) if isinstance(data, dict) else f"{data!r:.80}"
+        raise AnnotationError(f"{fname}: expected `classes` or `names`, a list or a table of values and names, "
+                              f"got {what}; mend the file, or pass codes as {{value: name}}")
+    return _values_of(found[0])
+
+def _values_of(codes):   # -> {value: name}, in the order of the class indices
+    if isinstance(codes, (str, Path)): return read_codes(codes)
+    codes = dict(codes) if isinstance(codes, Mapping) else dict(enumerate(codes))
+    for v,o in codes.items():
+        if not isinstance(o, str) or not o.strip() or not isinstance(v, Integral):
+            raise ValueError(f"codes: expected names, or {{whole number: name}}, got {v!r}: {o!r}")
+    names = list(codes.values())
+    twice = [o for o in names if names.count(o) > 1]
+    if twice:
+        raise ValueError(f"codes: {twice[0]!r} stands twice; every class needs a name of its own, and where several "
+                         "values are one class, colors={value: name} says so")
+    if not names: raise ValueError("codes is empty; expected the names of the classes")
+    if len(names) > VOID and names[VOID] != 'void':
+        raise ValueError(f"codes: index {VOID} is void whatever the number of classes, so of {len(names)} codes that "
+                         f"one must be 'void', not {names[VOID]!r}; insert it there")
+    return codes
+
+# --- which mask is whose
+
+def _pairs(images, masks, mask_of):
+    "[(pictures, masks, by what they were paired)], one of each where all is well"
+    pictures = _files(images, 'images')
+    if not isinstance(masks, (str, Path, type(None))):
+        masks = list(masks)
+        if isinstance(images, (str, Path)) or mask_of is not None or len(pictures) != len(masks):
+            raise ValueError(f"masks: a list of {len(masks)} paths goes beside a list of as many pictures, without "
+                             f"mask_of; there are {len(pictures)} pictures")
+        return [([p], [Path(m)], 'by masks=') for p,m in zip(pictures, masks)]
+    if mask_of is not None:
+        found = [(p, mask_of(p)) for p in pictures]
+        return [([p], [] if m is None else [Path(masks or '')/m], 'by mask_of=') for p,m in found]
+    if masks is None: raise ValueError("masks=None says not where the masks are; name the folder, or give mask_of=")
+    stems = {}
+    for p in pictures: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
+    for m in _files(masks, 'masks'):
+        if m.stem in stems: stems[m.stem][1].append(m)
+        # a list may be a choice of the pictures; a folder should hold them all
+        elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
+    return list(stems.values())
+
+def _files(o, arg):
+    "The image files of a folder, sorted, or the paths of a list"
+    if not isinstance(o, (str, Path)): files = [Path(p) for p in o]
+    elif not Path(o).is_dir():
+        raise AnnotationError(f"{o}: no such folder; name it with {arg}=, or give a list of paths")
+    else:
+        files = sorted(p for p in Path(o).iterdir()   # ._x.png is what macOS leaves beside x.png
+                       if p.suffix.lower() in Image.registered_extensions() and p.name[0] != '.')
+    if files: return files
+    raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
+
+def _read(pictures, masks, paired, table, split, seen):
+    if not pictures:
+        raise AnnotationError(f"mask {masks[0]} has no picture {paired}; "
+                              "bring the picture back, or give a list of pictures")
+    picture = pictures[0]
+    if len(pictures) > 1 or len(masks) > 1:
+        raise AnnotationError(f"{' and '.join(map(str, pictures))}: not clear which mask is whose; {paired} there is "
+                              f"{' and '.join(m.name for m in masks) or 'none'}; pair them by mask_of= or two lists")
+    if not masks:
+        raise AnnotationError(f"{picture} has no mask {paired}; name it with mask_of=, or leave the picture out")
+    size,file = size_of(picture),MaskFile(masks[0], table)
+    try: m = decode_class_mask(file)
+    except OSError as e: raise AnnotationError(f"{e} (mask of {picture})") from e
+    if m.shape != size[::-1]:
+        raise AnnotationError(f"mask {file.path} is {wh(m.shape[::-1])}, but its picture {picture} is {wh(size)}"
+                              f"{unturned(picture, m.shape[::-1])}; bring both to one size, or pair them anew")
+    seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
+    return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
+
+# --- what a pixel stands for
+
+@dataclass(frozen=True, eq=False)
+class MaskTable:
+    "What the values or colours of mask files mean; one for all files of a data set"
+    values:np.ndarray     # (k,) int32, ascending; a colour is 65536*r + 256*g + b
+    indices:np.ndarray    # (k,) class index of each, 255 = void; uint8, or int32 beyond 255
+    colours:bool          # whether the values are colours
+
+    @property
+    def is_identity(self): return not self.colours and np.array_equal(self.values, self.indices)
+
+    def lookup(self, v):  # -> class indices, and whether the table has them; both shaped as `v`
+        at = np.searchsorted(self.values, v).clip(max=len(self.values) - 1)
+        return self.indices[at],self.values[at] == v
+
+    def decode(self, path):   # -> (h, w)
+        v = _values(path, self.colours)
+        if v.dtype.itemsize > 2: m,known = self.lookup(v)
+        # fewer values than pixels: look up each once
+        else: m,known = (o[v] for o in self.lookup(np.arange(np.iinfo(v.dtype).max + 1)))
+        if known.all(): return m
+        what = 'colours' if self.colours else 'values'
+        bad,n = np.unique(v[~known], return_counts=True)
+        top = np.argsort(-n, kind='stable')[:5]
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ''
+        jpeg = ("; JPEG blurs what stands in a mask: save masks as png"
+                if Path(path).suffix.lower() in ('.jpg', '.jpeg') else '')
+        raise AnnotationError(f"mask {path}: {what} without a class: "
+                              f"{', '.join(f'{self._text(bad[i])} ({n[i]} px)' for i in top)}{more}; expected "
+                              f"{self._known()}; mend the mask, or name them in codes, colors or void{jpeg}")
+
+    def _text(self, v): return str((int(v) >> 16, int(v) >> 8 & 255, int(v) & 255)) if self.colours else str(v)
+
+    def _known(self):
+        "The values as people write them: 0-10, 255"
+        if self.colours: runs = [[v] for v in self.values]
+        else: runs = np.split(self.values, np.flatnonzero(np.diff(self.values) != 1) + 1)
+        text = [self._text(o[0]) + (f'-{self._text(o[-1])}' if len(o) > 1 else '') for o in runs]
+        return ', '.join(text[:12]) + (', ...' if len(text) > 12 else '')
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    "A mask's file that holds other values than class indices; `decode_class_mask` turns them into indices by `table`"
+    path:Path
+    table:MaskTable
+    def __repr__(self): return f'MaskFile({self.path})'
+
+def decode_class_mask(
+    mask,                     # `Annotation.mask`: a path, a `MaskFile`, or (h, w) class indices
+    size:tuple[int,int]=None, # (w, h) in pixels that the mask must have, the picture's; None = any
+) -> np.ndarray:              # (h, w) class indices, 255 = void; uint8, or int32 where the source has more than 8 bits
+    """A class mask as an array, upright (EXIF applied). Raises `OSError` where the file is missing or broken,
+    `AnnotationError` where it holds something else than indices"""
+    file = mask.path if isinstance(mask, MaskFile) else mask
+    if isinstance(mask, MaskFile): m = mask.table.decode(file)
+    elif isinstance(mask, (str, Path)): m = _values(file)
+    else: file,m = 'array',np.asarray(mask)
+    if m.ndim != 2 or m.dtype.kind not in 'bui':
+        raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {mask!r:.80}")
+    if size is not None and m.shape != tuple(size)[::-1]:
+        raise AnnotationError(f"mask {file}: expected the picture's size, {wh(size)}, got {wh(m.shape[::-1])}")
+    return m if m.dtype == np.uint8 else m.astype(np.uint8 if m.dtype == bool else np.int32)
+
+_SPREAD = {'L;2': 85, 'L;4': 17}   # what Pillow multiplies the values of a grey png of 2 or 4 bits by, to fill 0..255
+_COLOURS = '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'   # the modes that become RGBA without loss
+
+def _values(path, colours=False):   # -> (h, w) uint8, uint16 or int32
+    "The values of a mask's file, or its colours as numbers"
+    try:
+        with Image.open(path) as im:
+            packing = im.tile[0][3] if im.format == 'PNG' and im.tile else None   # gone once the pixels are loaded
+            im.load()
+            if orientation(im) != 1: im = ImageOps.exif_transpose(im)
+            if colours and im.mode in _COLOURS: im = im.convert('RGBA')
+            v,mode = np.array(im),im.mode   # `asarray` gives one that cannot be written to, which torch does not like
+    except FileNotFoundError: raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise OSError(f"mask {path} cannot be read as an image ({e}); replace the file") from e
+    if colours:
+        if mode == 'RGBA': return (v.view('>u4')[...,0] >> 8).astype(np.int32)   # four bytes as one number, without A
+        raise AnnotationError(f"mask {path} is of mode {mode}, in which there are no colours of 8 bits; "
+                              "write values, not colours, into colors, or convert the file to RGB")
+    if mode == '1': return v.astype(np.uint8)
+    if mode == 'L' and packing in _SPREAD: return v//np.uint8(_SPREAD[packing])
+    if mode in ('L', 'P', 'I') or mode.startswith('I;16'): return v
+    raise AnnotationError(f"mask {path} holds colours (mode {mode}), not one whole number a pixel; "
+                          "say in colors={(r, g, b): name} which colour is what")
+
+def _mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
+    names = list(codes.values())
+    if colors is None: items = list(zip(codes, names))
+    elif list(codes) != list(range(len(codes))):
+        raise ValueError("codes and colors both say what stands in the files; with colors, codes is a list of names")
+    elif isinstance(colors, Mapping): items = list(colors.items())
+    elif len(colors) == len(names):   items = list(zip(colors, names))
+    else: raise ValueError(f"colors: expected one for each of the {len(names)} codes, got {len(colors)}")
+    colours,table = bool(items) and not isinstance(items[0][0], Integral),{}
+    def put(key, i):
+        if table.setdefault(_number(key, colours), i) == i: return
+        both = ' and '.join('void' if j == VOID else repr(names[j]) for j in (table[_number(key, colours)], i))
+        raise ValueError(f"{key!r} stands for {both}; it can be one of them only, so leave it out of the other")
+    for k,o in items: put(k, _index(o, names))
+    if void is None: void = [] if colours or 255 in table else 255
+    for k in [void] if isinstance(void, Integral) or colours and _is_colour(void) else void: put(k, VOID)
+    values,indices = np.array(sorted(table.items()), np.int32).T
+    return MaskTable(values, indices.astype(np.uint8 if indices.max() < 256 else np.int32), colours)
+
+def _is_colour(o):
+    return (isinstance(o, (tuple, list, np.ndarray)) and len(o) == 3 and
+            all(isinstance(c, Integral) and 0 <= c < 256 for c in o))
+
+def _number(k, colours):
+    if colours and _is_colour(k): r,g,b = map(int, k); return 65536*r + 256*g + b
+    if not colours and isinstance(k, Integral) and abs(k) < 2**31: return int(k)
+    raise ValueError(f"expected {'colours (r, g, b) of 0 to 255' if colours else 'whole numbers'}, got {k!r:.80}; "
+                     "colors holds colours only or values only, and void the same")
+
+def _index(o, names):
+    "The class index of a name or an index"
+    if isinstance(o, str) and o in names: return names.index(o)
+    if isinstance(o, Integral) and (0 <= o < len(names) or o == VOID): return int(o)
+    raise ValueError(f"colors: {o!r} is none of the {len(names)} codes, by name or index{nearest(o, names)}")
+
+# --- write
+
+def write_masks(
+    annotations,     # list[Annotation] with `mask`
+    dest,            # folder, made if not there; no picture and no mask of `annotations` may be written over
+    codes,           # as of `read_masks`: names; or {value: name}, then those values are written; or a yaml file
+) -> list[Path]:     # the files, in the order of `annotations`
+    """Write what `read_masks(images, dest, codes)` reads: a png for every picture, named by its stem, void as 255. The
+    palette is PASCAL VOC's; where a value is above 255 the files are grey of 16 bits"""
+    dest,annotations,codes = Path(dest),list(annotations),_values_of(codes)
+    values = _written(codes)
+    files = _targets(annotations, dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    def write(a, file):
+        m = decode_class_mask(a.mask, a.size)
+        bad = np.unique(m[(m < 0) | (m >= len(values)) | (values[m.clip(0, len(values) - 1)] < 0)])
+        if len(bad):
+            raise AnnotationError(f"{a.path}, mask: expected class indices below {len(codes)}, or 255 (void), got "
+                                  f"{bad[:10].tolist()}; are these the codes of this data set?")
+        im = Image.fromarray(values[m].astype(np.uint8 if values.max() < 256 else np.uint16))
+        if im.mode == 'L': im.putpalette(_voc_palette().tobytes())
+        im.save(file)
+        return file
+    with ThreadPoolExecutor() as ex: return list(ex.map(write, annotations, files))
+
+def _written(codes):   # {value: name} -> (256 or more,) the value of each class index, -1 where there is no class
+    values = np.full(max(len(codes), VOID + 1), -1)
+    values[:len(codes)] = list(codes)
+    values[VOID] = VOID
+    wrong = [v for i,v in enumerate(codes) if i != VOID and (v == VOID or not 0 <= v < 65536)]
+    if wrong: raise ValueError(f"codes: {wrong[0]} has no place in a mask, whose classes are 0 to 65535 without 255, "
+                               "which is void; write with the list of names")
+    return values
+
+def _targets(annotations, dest):
+    "The file of each annotation's mask, once it is sure that all can be written"
+    sources,files = set(),{}
+    for i,a in enumerate(annotations):
+        if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask by; set `path`")
+        if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); leave it out")
+        file = dest/f'{a.path.stem}.png'
+        if file in files: raise AnnotationError(f"{a.path} and {files[file]} would both become {file}; rename one")
+        files[file] = a.path
+        mask = a.mask.path if isinstance(a.mask, MaskFile) else a.mask
+        sources |= {o.resolve() for o in (a.path, mask) if isinstance(o, Path)}
+    for file,path in files.items():
+        if file.resolve() in sources:
+            raise AnnotationError(f"{file} is a picture or mask of these annotations, and the mask of {path} would be "
+                                  "written over it; choose another folder")
+    return list(files)
+
+def _voc_palette():   # -> (256, 3) uint8
+    "PASCAL VOC's colours: the bits of an index go to red, green and blue in turn, each from its highest bit down"
+    i,bit = np.arange(256)[:,None],np.arange(8)
+    return np.stack([((i >> 3*bit + c & 1) << 7 - bit).sum(1) for c in range(3)], 1).astype(np.uint8)
