@@ -1,0 +1,76 @@
+"""torchvision's segmentation nets: FCN (Long et al., 2015, arXiv:1411.4038) on a dilated ResNet, DeepLab v3 (Chen et
+al., 2017, arXiv:1706.05587), Lite R-ASPP (Howard et al., 2019, arXiv:1905.02244)"""
+from __future__ import annotations
+from functools import partial
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.segmentation import DeepLabV3
+from ..encoders import _set_n_in, create_encoder
+from ..registry import register
+
+__all__ = ['TorchvisionSegmenter', 'torchvision_segmenter']
+
+class TorchvisionSegmenter(nn.Module):
+    """(b, n_in, h, w) -> (b, n_out, h, w) logits of torchvision's `net`, of any height and width. When training, where
+    `net` has an auxiliary head, a tuple of these and of its logits of the same shape, for the loss"""
+    def __init__(self, net, mean, std):
+        super().__init__()
+        self.net = net                                    # torchvision's names, so that its files fit
+        self.encoder.mean,self.encoder.std = tuple(mean),tuple(std)
+
+    @property
+    def encoder(self): return self.net.backbone
+
+    def forward(self, x:Tensor) -> Tensor|tuple[Tensor,Tensor]:
+        if self.training and len(x) == 1 and isinstance(self.net, DeepLabV3):
+            raise ValueError("DeepLab v3 normalises a pooled map of 1 x 1 over the batch, so that it trains on batches "
+                             "of 2 pictures or more; 1 came: raise bs, or drop the last batch")
+        maps,aux = self.net.backbone(x),getattr(self.net, 'aux_classifier', None)
+        full = partial(F.interpolate, size=x.shape[-2:], mode='bilinear')
+        out  = full(self.net.classifier(maps['out'] if 'out' in maps else maps))
+        return (out, full(aux(maps['aux']))) if self.training and aux is not None else out
+
+def torchvision_segmenter(
+    name:str,              # of a builder in `torchvision.models.segmentation`
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,      # True: torchvision's weights (COCO with the labels of VOC), but for the last layers;
+                           # 'encoder': of the encoder (ImageNet); or the path of a local state dict of the encoder
+    aux_loss:bool=True,    # an auxiliary head for training, where torchvision has one for the net
+) -> TorchvisionSegmenter:
+    "torchvision's net `name` for `n_out` classes"
+    own,has_aux = pretrained is True,not name.startswith('lraspp')
+    try: net = get_model(name, weights='DEFAULT' if own else None, weights_backbone=None,
+                         num_classes=None if own else n_out, **(dict(aux_loss=True) if has_aux else {}))
+    except OSError as e:
+        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
+                      f"local state dict of {_body(name)}") from e
+    if has_aux and not aux_loss: net.aux_classifier = None
+    if own: _new_last_layers(net, n_out)
+    if n_in != 3: _set_n_in(net.backbone, n_in, own)
+    if pretrained and not own:
+        sd = create_encoder(_body(name), pretrained == 'encoder' or pretrained, n_in).body.state_dict()
+        net.backbone.load_state_dict({k.removeprefix('features.'): v for k,v in sd.items()})
+    t = get_model_weights(name).DEFAULT.transforms()
+    return TorchvisionSegmenter(net, t.mean, t.std)
+
+def _body(name) -> str:
+    "The encoder of the net `name`: 'resnet50' of 'fcn_resnet50'"
+    return name.partition('_')[2]
+
+def _new_last_layers(net, n_out):
+    "Give each head of `net` new last convolutions, for `n_out` classes"
+    heads = net.classifier,getattr(net, 'aux_classifier', None)
+    for head in (o for o in heads if o is not None):
+        for k in ([str(len(head)-1)] if isinstance(head, nn.Sequential) else ['low_classifier', 'high_classifier']):
+            setattr(head, k, nn.Conv2d(getattr(head, k).in_channels, n_out, 1))
+
+for _name,_facts in dict(
+    fcn_resnet50                 = dict(n_params=35_322_218), # these are the `num_params` of torchvision's weights
+    fcn_resnet101                = dict(n_params=54_314_346, like='fcn_resnet50'),
+    deeplabv3_resnet50           = dict(n_params=42_004_074, min_bs=2, like='deeplabv3_mobilenet_v3_large'),
+    deeplabv3_resnet101          = dict(n_params=60_996_202, min_bs=2, like='deeplabv3_mobilenet_v3_large'),
+    deeplabv3_mobilenet_v3_large = dict(n_params=11_029_328, min_bs=2),
+    lraspp_mobilenet_v3_large    = dict(n_params=3_221_538)).items():
+    register('segmentation', _name, **_facts)(partial(torchvision_segmenter, _name))

@@ -1,0 +1,79 @@
+"""U-Net: a path down, a path up, and the maps of the one beside those of the other (Ronneberger et al., 2015,
+arXiv:1505.04597). Dropout stands where the released net has it, for the paper says only 'at the end of the contracting
+path'"""
+from __future__ import annotations
+import math
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ..registry import register
+
+__all__ = ['UNet', 'unet', 'init_he']
+
+# padding -> (pad of a 3x3 convolution, offset and least of the sizes offset + 16k, those in words)
+_PADDINGS = dict(valid=(0, 60, 188, '16k + 60, 188 at least'), same=(1, 0, 16, '16k'))
+
+def init_he(module):
+    "He initialisation (He et al., 2015, arXiv:1502.01852) of all convolutions of `module`, biases 0; in place"
+    for m in module.modules():
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+            n = m.in_channels//m.groups*math.prod(m.kernel_size)              # inputs of one output pixel
+            if isinstance(m, nn.ConvTranspose2d): n /= math.prod(m.stride)    # of which the kernel's steps leave these
+            nn.init.normal_(m.weight, std=math.sqrt(2/n))
+            if m.bias is not None: nn.init.zeros_(m.bias)
+
+def double_conv(n_in, n_out, pad, ps=0.):
+    "Two 3x3 convolutions with ReLU, and dropout"
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=pad),  nn.ReLU(inplace=True),
+                         nn.Conv2d(n_out, n_out, 3, padding=pad), nn.ReLU(inplace=True),
+                         *([nn.Dropout(ps)] if ps else []))
+
+class UNet(nn.Module):
+    """(b, n_in, h, w) -> (b, n_out, h - 184, w - 184), logits of the centre, for h and w of 16k + 60; with 'same'
+    padding (b, n_out, h, w), for multiples of 16"""
+    def __init__(self, n_out, n_in=3, width=1., padding='valid', ps=.5):
+        super().__init__()
+        if padding not in _PADDINGS: raise ValueError(f"padding is 'valid' or 'same', not {padding!r}")
+        self.padding,pad = padding,_PADDINGS[padding][0]
+        chs = [max(round(64*width), 1)*2**i for i in range(5)]
+        self.down  = nn.ModuleList(double_conv(i, o, pad, ps*(o >= chs[3])) for i,o in zip([n_in, *chs], chs))
+        self.up    = nn.ModuleList(nn.ConvTranspose2d(2*c, c, 2, 2) for c in reversed(chs[:-1]))
+        self.merge = nn.ModuleList(double_conv(2*c, c, pad) for c in reversed(chs[:-1]))
+        self.score = nn.Conv2d(chs[0], n_out, 1)
+        init_he(self)
+
+    def forward(self, x:Tensor) -> Tensor:
+        self._check_size(*x.shape[-2:])
+        maps = [self.down[0](x)]
+        for stage in self.down[1:]: maps.append(stage(F.max_pool2d(maps[-1], 2)))
+        x = maps.pop()
+        for up,merge in zip(self.up, self.merge):
+            x,skip = F.relu(up(x)),maps.pop()
+            crop = (skip.shape[-1]-x.shape[-1])//2       # valid: 4, 16, 40, 88 at either end; same: 0
+            x = merge(torch.cat([x, F.pad(skip, [-crop]*4)], 1))
+        return self.score(x)
+
+    def _check_size(self, h, w):
+        _,offset,least,words = _PADDINGS[self.padding]
+        def near(n):
+            below = max(n-(n-offset) % 16, least)
+            return f'{below}' if below >= n else f'{below} or {below+16}'
+        if (near(h), near(w)) == (f'{h}', f'{w}'): return
+        other = ", or take padding='same'" if self.padding == 'valid' else ''
+        raise ValueError(f"a U-Net with padding={self.padding!r} takes heights and widths of {words}; {h} x {w} came: "
+                         f"make the height {near(h)} and the width {near(w)}{other}")
+
+@register('segmentation', 'unet', size=(188, 204), crop=184, kw=dict(width=.125), n_params=31_033_045, weights=False,
+          refuses={(190, 188): 'height 188 or 204 and the width 188,', (572, 100): 'height 572 and the width 188,'})
+def unet(
+    n_out:int,
+    n_in:int=3,
+    width:float=1.,          # 1 = 64 channels in the first level, 1024 in the last
+    pretrained=False,        # there are no weights
+    padding:str='valid',     # as in the paper: only pixels whose surroundings were seen; or 'same'
+    ps:float=.5,             # dropout after the last two levels of the path down
+) -> UNet:
+    "The U-Net of the paper"
+    if pretrained: raise ValueError("there are no pretrained weights of the U-Net: pass pretrained=False, or take "
+                                    "'dynamic_unet', whose encoder has some")
+    return UNet(n_out, n_in, width, padding, ps)
