@@ -1,8 +1,9 @@
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 import matplotlib.pyplot as plt
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.ops.masks import decode_mask
-from vision_tasks.show import FALSE, MISSED, RIGHT, _label_lines, contact_sheet, palette, show_annotation
+from vision_tasks.show import (FALSE, MISSED, RIGHT, _label_lines, contact_sheet, paint_classes, palette, plot_confusion,
+                               show_annotation)
 
 def drawn(fig):
     fig.canvas.draw()
@@ -68,3 +69,17 @@ def test_text_below_a_picture_stays_on_the_sheet_and_off_the_next_row(shapes):
     assert all(b.y0 >= top_of_second-1 for b in boxes[:4])
 
 def test_pictures_are_closed_by_the_test_session(): assert not plt.get_fignums()
+
+def test_class_masks_are_painted_by_their_index_void_black_and_a_background_not_at_all():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mask  = np.array([[0, 1], [2, 255]], np.uint8)
+    painted = paint_classes(image, mask, ['background', 'a', 'b'], alpha=1.)
+    want = np.array([[[100]*3, palette(3)[1]*255], [palette(3)[2]*255, [0]*3]])
+    np.testing.assert_allclose(painted, want, atol=1)
+    assert (paint_classes(image, mask, ['sky', 'a', 'b'], alpha=1.)[0, 0] != 100).any()
+
+def test_a_confusion_matrix_shows_the_shares_of_the_true_class():
+    counts = pd.DataFrame([[9, 1], [0, 0]], index=list('ab'), columns=list('ab'))
+    ax = plot_confusion(counts)
+    assert sorted(t.get_text() for t in ax.texts) == ['.10', '.90'] and ax.get_ylabel() == 'truth'
+    assert sorted(t.get_text() for t in plot_confusion(counts, normalize=False).texts) == ['1', '9']

@@ -8,11 +8,12 @@ from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumul
 from PIL import Image
 from torch import Tensor
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS
+from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_FLIP_PAIRS, SHAPE_POINTS
 from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
 from vision_tasks.learner import TaskLearner
 from vision_tasks.localization import largest_object, localization_dls, localization_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
 @dataclass
 class Task:
@@ -35,6 +36,10 @@ class Task:
         return self.learner(dls, **{**dict(arch='shufflenet_v2_x0_5', pretrained=False), **self.options, **kw})
     def thresh(self, v): return {} if 'thresh' in self.raises else dict(thresh=v)
 
+def masked(shapes):
+    "The shapes' class masks alone"
+    return [Annotation(a.path, a.size, mask=a.mask) for a in shapes]
+
 def pointed(shapes):
     "The shapes one by one, with their points; and pictures of none, whose points are not marked"
     one = [replace(a, bboxes=None, labels=[], masks=None, mask=None, points=a.points[0], visible=None)
@@ -49,6 +54,9 @@ TASKS = [
          raises=dict(thresh="points have no score", tune="no threshold to tune")),
     Task('localization', localization_dls, localization_learner, 'mean_iou', largest_object, lambda a: 1,
          options=dict(arch='test_resnet'), raises=dict(tune="no threshold to tune"), epochs=15),
+    Task('segmentation', segmentation_dls, segmentation_learner, 'miou', masked, lambda a: a.size[0]*a.size[1],
+         dict(codes=SHAPE_CODES), dict(arch='dynamic_unet', encoder='test_resnet'),
+         dict(thresh="nothing to compare thresh with", tune="no threshold to tune"), epochs=4),
 ]
 
 @pytest.fixture(scope='module', params=TASKS, ids=repr)
@@ -82,7 +90,7 @@ def equal(a, b):
     "Whether two annotations say the same of the same file"
     close = lambda k, atol: (x := getattr(a, k)) is (y := getattr(b, k)) or np.allclose(x, y, atol=atol)
     return (a.path == b.path and a.labels == b.labels and close('scores', 1e-5) and close('bboxes', 1e-2)
-            and close('points', 1e-2))
+            and close('points', 1e-2) and (a.mask is b.mask or (a.mask != b.mask).mean() < 1e-3))
 
 def test_fine_tune_trains_the_head_first_and_then_all(task, anns, tmp_path):
     learn = task.make(anns, tmp_path)
@@ -163,7 +171,7 @@ def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(
     some,low = [anns[i] for i in (5, 1, 9, 2, 30)],task.thresh(.1)
     first = learn.annotate(some, **low)
     assert all(isinstance(o, Annotation) for o in first) and [o.path for o in first] == [o.path for o in some]
-    assert any(o.labels or o.points is not None for o in first)
+    assert any(o.labels or o.points is not None or len(np.unique(o.mask)) > 1 for o in first)
     for bs in (1, 2, 64): assert all(map(equal, first, learn.annotate(some, bs=bs, **low)))
     assert all(map(equal, first, learn.annotate([str(o.path) for o in some], **low)))
     opened = [Image.open(o.path) for o in some]
@@ -186,6 +194,7 @@ def mirrored(a, learn):
     "`a` as seen in a mirror"
     w,kw = a.size[0],{}
     if a.bboxes is not None: kw['bboxes'] = np.abs(a.bboxes[:,[2, 1, 0, 3]] - [w, 0, w, 0])
+    if a.mask is not None: kw['mask'] = a.mask[:,::-1]
     if a.points is not None:
         swap = list(range(len(a.points)))
         for l,r in learn.dls.flip_pairs: swap[l],swap[r] = r,l

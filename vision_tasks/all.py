@@ -4,6 +4,7 @@ from .data.annotation import *
 from .data.blocks import *
 from .data.coco import *
 from .data.image import *
+from .data.masks import *
 from .data.points import *
 from .data.synthetic import *
 from .data.table import *
@@ -17,8 +18,10 @@ from .metrics import *
 from .models.encoders import *
 from .models.layers import *
 from .models.registry import *
+from .models.segmentation import *
 from .multilabel import *
 from .ops.boxes import *
 from .ops.masks import *
+from .segmentation import *
 from .show import *
 from .thresholds import *

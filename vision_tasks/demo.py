@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from fastai.torch_core import set_seed
+from .data.annotation import Annotation
 from .data.blocks import stratified_folds
-from .data.synthetic import FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, draw_figures, draw_shapes
+from .data.synthetic import (FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, SHAPE_CODES, draw_figures,
+                             draw_shapes)
 from .keypoint import keypoint_dls, keypoint_learner
 from .localization import localization_dls, localization_learner
 from .metrics import PCK, PointError
 from .multilabel import multilabel_dls, multilabel_learner
+from .segmentation import segmentation_dls, segmentation_learner
 from .show import contact_sheet
 from .thresholds import out_of_fold_threshold
 
@@ -54,6 +57,16 @@ def demo_localization(path:Path, n:int, epochs:int) -> dict:
         keep(learn, 'localization', dls.valid.items[:12])
     return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'], 'both right': scores['accuracy@.5']}
 
+def demo_segmentation(path:Path, n:int, epochs:int) -> dict:
+    "Which pixels are of which shape?"
+    anns  = [Annotation(a.path, a.size, mask=a.mask) for a in draw_shapes(path/'shapes', n=n, size=64)]
+    dls   = segmentation_dls(anns, SHAPE_CODES, size=64, bs=16, path=path, num_workers=0)
+    learn = segmentation_learner(dls, 'dynamic_unet', encoder='test_resnet', pretrained=False)
+    with learn.no_bar():
+        scores = train(learn, epochs//2, 1e-2)
+        keep(learn, 'segmentation', dls.valid.items[:12], vocab=dls.vocab)
+    return {'mean IoU': scores['miou'], 'pixel accuracy': scores['pixel_accuracy'], 'Dice': scores['dice']}
+
 def train(learn, epochs, lr) -> dict:
     "Train with a line an epoch; the scores"
     learn.logger = print_epoch
@@ -73,7 +86,8 @@ def print_epoch(row):
     def cell(o): return f'{o:>14}' if isinstance(o, str) else f'{o:>14.3f}' if isinstance(o, float) else f'{o:>5}'
     print(' '.join(map(cell, row)), flush=True)
 
-DEMOS = dict(multilabel=demo_multilabel, keypoint=demo_keypoint, localization=demo_localization)
+DEMOS = dict(multilabel=demo_multilabel, keypoint=demo_keypoint, localization=demo_localization,
+             segmentation=demo_segmentation)
 
 def main(args=None):
     "Run the demos that the command line names, all by default"

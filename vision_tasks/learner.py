@@ -219,22 +219,32 @@ class TaskLearner(Learner):
     ) -> list[Annotation]:
         """What the model sees in `items`: names and scores, in pixels of the files, in the order of `items`; batch by
         batch, with a progress bar"""
-        one = isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor))
-        items = [items] if one else list(items)
+        items = self.pictures_of(items)
         for name,v in (('tile', tile), ('postprocess', postprocess)):
             if v is not None and name not in self.annotate_options:
                 raise ValueError(f"{name} is for tasks that answer pixel by pixel; "
                                  f"{type(self).__name__} answers otherwise: leave it out")
-        if not items: return []
-        folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
-        if folder is not None:
-            raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
-        dl,out = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0),[]
+        out = []
         def gather(probs):
             pictures = [picture_of(o) for o in items[len(out):len(out)+len(probs)]]
             out.extend(self.to_annotations(probs, pictures, thresh))
-        self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(gather, tta))
+        self.stream(items, gather, bs, tta)
         return out
+
+    def pictures_of(self, items) -> list:
+        "What `annotate` was given, as a list; raises for a folder"
+        one = isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor))
+        items = [items] if one else list(items)
+        folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
+        if folder is not None:
+            raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
+        return items
+
+    def stream(self, items, f, bs=None, tta=False):
+        "Give `f` the probabilities of `items`, batch by batch in their order, and keep none"
+        if not items: return
+        dl = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0)
+        self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(f, tta))
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
         "fastai's `predict`, of one item as `annotate` takes it: what is there, the decisions, the probabilities"

@@ -1,16 +1,22 @@
-"""Losses that fastai and torchvision lack. Those for several labels carry the threshold and the temperature, so that
-both are exported with the learner"""
+"""Losses that fastai and torchvision lack, or have without void. Those for several labels carry the threshold and the
+temperature, so that both are exported with the learner"""
 from __future__ import annotations
 import math
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
-from .data.annotation import nearest
+from .data.annotation import AnnotationError, nearest
+from .data.blocks import class_mask
+from .data.masks import VOID
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
-           'MULTILABEL_LOSSES', 'PointLoss', 'LocalizationLoss']
+           'MULTILABEL_LOSSES', 'PointLoss', 'LocalizationLoss', 'SegmentationLoss', 'SegmentationCE',
+           'SegmentationFocal', 'SegmentationDice', 'SegmentationCEDice', 'BorderCE', 'SEGMENTATION_LOSSES',
+           'class_weights', 'border_weights', 'crop_target']
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
@@ -198,3 +204,183 @@ class LocalizationLoss:
 
 BOX_LOSSES = dict(l2=(LocalizationLoss.l2, 20.), l1=(LocalizationLoss.l1, 10.), giou=(LocalizationLoss.giou, 3.),
                   smooth_l1=(LocalizationLoss.smooth_l1, 10.))   # with their usual weight
+
+# --- a class for every pixel
+
+class SegmentationLoss:
+    """Base of the losses on (b, c, h, w) logits and (b, h, w) class indices of any integer dtype, 255 = void, which
+    gives neither loss nor gradient; a batch of nothing else has loss 0. Logits of fewer pixels than the target, as a
+    valid U-Net's, stand for its centre"""
+    def __init__(self,
+        reduction='mean', # or 'sum'; or 'none': (b,), the 'mean' of each picture as if it were alone
+    ):
+        if reduction not in ('mean', 'sum', 'none'):
+            raise ValueError(f"reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+        self.reduction = reduction
+
+    def __repr__(self): return f"{type(self).__name__}()"
+
+    # float32 logits; (b, h, w) int64, 0 where void; (b, h, w) bool, where not void; reduction -> () or (b,)
+    def loss(self, x, y, on, reduction): raise NotImplementedError
+
+    def __call__(self, inp, targ):
+        x,y = inp.as_subclass(Tensor).float(),targ.as_subclass(Tensor)
+        if x.ndim != 4 or y.ndim != 3 or len(x) != len(y) or y.is_floating_point():
+            raise ValueError("expected (b, c, h, w) logits and (b, h, w) class indices, whole numbers; "
+                             f"got {tuple(x.shape)} and {tuple(y.shape)} of {y.dtype}")
+        y,c = crop_target(y, x.shape[-2:]).long(),x.shape[1]
+        on = y != VOID
+        bad = on & ((y < 0) | (y >= c))   # what a GPU would answer with an assert that kills the process
+        if bad.any():
+            raise ValueError(f"the target holds {y[bad].unique()[:8].tolist()}, but the model gives {c} classes, 0 to "
+                             f"{c-1}, beside {VOID} for void: its last layer needs more of them, or the masks a void")
+        return self.loss(x, y.masked_fill(~on, 0), on, self.reduction)
+
+    def activation(self, x): return x.softmax(1)
+    def decodes(self, x):    return x.argmax(1)
+
+def crop_target(
+    targ:Tensor, # (b, h, w)
+    hw,          # (height, width) of the logits
+) -> Tensor:     # (b, *hw)
+    "`targ` without the same number of pixels at each of its four sides; raises where that does not give `hw`"
+    (h,w),(H,W) = hw,targ.shape[-2:]
+    m = max((H-h)//2, 0)
+    centre = targ[:, m:H-m, m:W-m]
+    if centre.shape[-2:] == (h, w): return centre
+    raise ValueError(f"the model gives logits of {h} x {w} for targets of {H} x {W}, height x width; expected the "
+                     "same, or fewer by the same number at each of the four sides: resize the logits in the model")
+
+class SegmentationCE(SegmentationLoss):
+    "Cross entropy; 'mean' is over the pixels, by their weights, as PyTorch's"
+    def __init__(self,
+        weight=None,   # (c,): what the pixels of each class count, as `class_weights` gives it; None = all the same
+        **kwargs,      # `reduction`
+    ):
+        super().__init__(**kwargs)
+        self.weight = None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+
+    def each(self, x, y): return F.cross_entropy(x, y, reduction='none')   # (b, h, w)
+
+    def pixel_weights(self, y, on, c):   # (b, h, w), 0 where void
+        if self.weight is None: return on.float()
+        _check_length('weight', self.weight, c)
+        return self.weight.to(y.device)[y]*on
+
+    def loss(self, x, y, on, reduction):
+        w = self.pixel_weights(y, on, x.shape[1])
+        loss = self.each(x, y)*w
+        if reduction == 'sum': return loss.sum()
+        dims = (1, 2) if reduction == 'none' else (0, 1, 2)
+        n = w.sum(dims)
+        return loss.sum(dims)/torch.where(n > 0, n, 1.)
+
+class SegmentationFocal(SegmentationCE):
+    """Focal loss (Lin et al., 2017, arXiv:1708.02002) over classes that exclude each other: what is already right
+    counts less by (1-p)^gamma. 'mean' is over the pixels, by their weights (the paper: over those of objects)"""
+    def __init__(self,
+        gamma:float=2., # 0 = cross entropy
+        weight=None,    # (c,): the paper's alpha, for each class
+        **kwargs,
+    ):
+        super().__init__(weight, **kwargs)
+        self.gamma = gamma
+    def each(self, x, y):
+        ce = super().each(x, y)
+        return ce*(-torch.expm1(-ce)).clamp(min=1e-6)**self.gamma   # 0**gamma has no gradient for gamma < 1
+
+class SegmentationDice(SegmentationLoss):
+    """1 - Dice of probabilities, 2 sum(p*t)/(sum(p) + sum(t)): of each class over all pixels of the batch, then the
+    mean ('sum': the sum) over the classes that the batch's targets hold. Classes that they do not hold are left out;
+    what is wrongly taken for these lacks elsewhere"""
+    def __init__(self,
+        smooth:float=1., # pixels, added above and below, so that a class of a few pixels is not all or nothing
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.smooth = smooth
+    def loss(self, x, y, on, reduction):
+        p,(b,c,h,_) = x.softmax(1),x.shape
+        # a bin for each row and class, and one for its void: float32 cannot add up a whole picture one by one
+        bins = (y.masked_fill(~on, c) + (c+1)*torch.arange(b*h, device=y.device).view(b, h, 1)).flatten()
+        per_class = lambda o: o.view(b, h, c+1).sum(1)[:,:c]
+        n   = per_class(torch.bincount(bins, minlength=b*h*(c+1)))
+        hit = per_class(p.new_zeros(b*h*(c+1)).index_add(0, bins, p.gather(1, y[:,None]).flatten()))
+        size = (p*on[:,None]).sum((2, 3)) + n
+        if reduction != 'none': n,hit,size = n.sum(0),hit.sum(0),size.sum(0)
+        there = n > 0
+        loss = ((1 - (2*hit+self.smooth)/(size+self.smooth).clamp(min=1e-6))*there).sum(-1)
+        return loss if reduction == 'sum' else loss/there.sum(-1).clamp(min=1)
+
+class SegmentationCEDice(SegmentationLoss):
+    "Cross entropy + `dice` * Dice loss"
+    def __init__(self,
+        weight=None,     # (c,), of the cross entropy
+        dice:float=1.,   # what the Dice loss counts beside it
+        smooth:float=1., # of the Dice loss, in pixels
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.parts,self.dice = (SegmentationCE(weight), SegmentationDice(smooth)),dice
+    def loss(self, x, y, on, reduction):
+        ce,dice = (o.loss(x, y, on, reduction) for o in self.parts)
+        return ce + self.dice*dice
+
+class BorderCE(SegmentationCE):
+    """Cross entropy in which pixels between two objects that nearly touch count more, as in U-Net (Ronneberger et al.,
+    2015, arXiv:1505.04597): each pixel's weight is that of its class + `border_weights`, which are computed from the
+    target, on the CPU, at every call"""
+    def __init__(self, weight=None, w0:float=10., sigma:float=5., background:int=0, **kwargs):
+        super().__init__(weight, **kwargs)
+        self.border = dict(w0=w0, sigma=sigma, background=background)
+    def pixel_weights(self, y, on, c):
+        border = [border_weights(m, **self.border) for m in y.masked_fill(~on, VOID).cpu().numpy()]
+        return (super().pixel_weights(y, on, c) + torch.from_numpy(np.stack(border)).to(y.device))*on
+
+SEGMENTATION_LOSSES = dict(ce=SegmentationCE, focal=SegmentationFocal, dice=SegmentationDice,
+                           ce_dice=SegmentationCEDice)
+
+def class_weights(
+    annotations, # list[Annotation] with `mask`, of the training set
+    n:int,       # number of classes
+    kind='median_frequency', # median of the frequencies / that of the class, where the frequency is the class's share
+                             # of all pixels of the pictures that hold it (Eigen & Fergus, 2015, arXiv:1411.4734; as in
+                             # SegNet); 'inverse': 1 / pixels of the class, the mean over all pixels being 1; None: 1
+) -> Tensor:     # (n,); 1 for a class that no mask holds
+    "What a pixel of each class should count for rare classes to be learnt too. Every mask is read once, in threads"
+    if kind not in ('median_frequency', 'inverse', None):
+        raise ValueError(f"kind is 'median_frequency', 'inverse' or None, not {kind!r}")
+    res = np.ones(n, np.float32)
+    if kind is None: return torch.from_numpy(res)
+    pixels,around = np.zeros(n),np.zeros(n)
+    with ThreadPoolExecutor() as ex:
+        for k in ex.map(lambda a: np.bincount(class_mask(a, n).ravel(), minlength=max(n, VOID+1)), annotations):
+            size,k[VOID] = k.sum(),0
+            pixels += k[:n]; around += size*(k[:n] > 0)
+    on = pixels > 0
+    if not on.any(): raise AnnotationError(f"the {len(annotations)} masks hold no pixel of any class, so that there is "
+                                           "nothing to weigh; are these the annotations to train on?")
+    freq = pixels[on]/(around[on] if kind == 'median_frequency' else pixels.sum())
+    res[on] = (np.median(freq) if kind == 'median_frequency' else 1/on.sum())/freq
+    return torch.from_numpy(res)
+
+def border_weights(
+    mask,               # (h, w) class indices, 255 = void
+    w0:float=10.,       # weight between two objects that touch
+    sigma:float=5.,     # pixels
+    background:int=0,   # the class that is no object; None = each is one
+) -> np.ndarray:        # (h, w) float32, 0 where there are not two objects near
+    """U-Net's eq. 2 without the weight of the class: w0 exp(-(d1+d2)^2 / 2 sigma^2), d1 and d2 the distances to the
+    nearest and the second nearest object, 0 inside it. Objects are the connected pixels of a class, over corners too,
+    so that two of one class that touch are one: leave a gap of background or void between them"""
+    mask = np.asarray(mask)
+    d1,d2 = (np.full(mask.shape, np.inf, np.float32) for _ in range(2))
+    reach = math.ceil(6*sigma)   # further away the weight is under w0 e^-18
+    for c in set(np.unique(mask).tolist()) - {background, VOID}:
+        objects = ndimage.label(mask == c, np.ones((3, 3)))[0]
+        for i,box in enumerate(ndimage.find_objects(objects), 1):
+            at = tuple(slice(max(o.start-reach, 0), o.stop+reach) for o in box)
+            d = ndimage.distance_transform_edt(objects[at] != i)
+            d2[at] = np.minimum(d2[at], np.maximum(d1[at], d))
+            d1[at] = np.minimum(d1[at], d)
+    return (w0*np.exp(-(d1+d2)**2/(2*sigma**2))).astype(np.float32)

@@ -13,13 +13,14 @@ from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
-from .data.blocks import NO_OBJECT, Keypoints, LabelSet, label_set, point_pairs
+from .data.blocks import NO_OBJECT, ClassMask, Keypoints, LabelSet, label_set, point_pairs
 from .data.image import read_image
+from .data.masks import decode_class_mask
 from .ops.boxes import paired_iou
 from .ops.masks import decode_mask
 
 __all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'LocalizationDL',
-           'draw_points', 'RIGHT', 'MISSED', 'FALSE']
+           'SegmentationDL', 'plot_confusion', 'paint_classes',           'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
 LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
@@ -37,7 +38,7 @@ def show_annotation(
     vocab=None,    # list of names, so that a name has the same colour in several pictures; None = those of `a`
     title=None,
     scores=True,   # write scores behind the labels of predictions
-    alpha=.45,     # opacity of masks
+    alpha=None,    # opacity of masks; None = .45 of objects, .65 of classes
     point_names=None, # names of the points, to be written beside them, and for `skeleton`
     skeleton=(),   # pairs of points, by name or index, that are joined by a line
 ):                 # the axes
@@ -48,11 +49,14 @@ def show_annotation(
     colour = dict(zip(vocab, palette(len(vocab))))
     if a.masks is not None:
         masks = [(decode_mask(m, a.size), colour.get(o, (.5, .5, .5))) for o,m in zip(a.labels, a.masks)]
-        image = _overlay(image, masks, alpha)
+        image = _overlay(image, masks, .45 if alpha is None else alpha)
+    if a.mask is not None and a.bboxes is None:
+        image = paint_classes(image, decode_class_mask(a.mask, a.size), vocab, .65 if alpha is None else alpha)
     ax.imshow(image); ax.set_axis_off()
     ax.set_xlim(-.5, a.size[0]-.5); ax.set_ylim(a.size[1]-.5, -.5)
     names = [f'{o} {s:.2f}' for o,s in zip(a.labels, a.scores)] if scores and a.scores is not None else a.labels
-    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(a.points is None))
+    said = a.points is not None or a.mask is not None
+    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(not said))
     elif not len(a.bboxes): _write_below(ax, [('no object', 'grey')])
     else:
         for b,o,n in zip(a.bboxes, a.labels, names): _draw_bbox(ax, b, n, colour.get(o, (.5, .5, .5)))
@@ -71,6 +75,33 @@ def _overlay(image, masks, alpha):
     out = image.astype(np.float32)
     for m,c in masks: out[m] = (1-alpha)*out[m] + alpha*255*np.asarray(c)
     return out.clip(0, 255).astype(np.uint8)
+
+def paint_classes(
+    image,      # (h, w, 3) uint8
+    mask,       # (h, w) class indices, 255 = void
+    vocab=(),   # names of the classes; a first one called 'background' is not painted
+    alpha=.65,  # opacity
+):              # (h, w, 3) uint8
+    "`image` with a colour for each class, void in black"
+    n = max(len(vocab), int(mask[mask != 255].max(initial=0)) + 1)
+    colours,opacity = np.zeros((max(n, 255)+1, 3)),np.full(max(n, 255)+1, alpha)
+    colours[:n] = palette(n)
+    colours[255] = 0
+    if is_background(vocab): opacity[0] = 0
+    k = opacity[mask][...,None]
+    return ((1-k)*image + k*255*colours[mask]).clip(0, 255).astype(np.uint8)
+
+def is_background(vocab):
+    "Whether the first class is what is left when all others are painted"
+    return len(vocab) > 0 and str(vocab[0]).strip('_').lower() == 'background'
+
+def _legend(fig, vocab, idxs, ncols=8):
+    "The colours of the classes `idxs`, below the figure"
+    shown = {i: (palette(len(vocab))[i], str(vocab[i])) for i in idxs if i < len(vocab)}
+    if is_background(vocab): shown.pop(0, None)
+    if 255 in idxs: shown[255] = 'black','void'
+    if shown: fig.legend([Rectangle((0, 0), 1, 1, fc=c) for c,_ in shown.values()], [n for _,n in shown.values()],
+                         loc='outside lower center', ncols=ncols, fontsize=7, frameon=False)
 
 def _draw_bbox(ax, b, name, colour, dashed=False):
     x1,y1,x2,y2 = b
@@ -110,7 +141,7 @@ def contact_sheet(
     fig,axs = _grid(len(truths)*per, ncols*per, aspect=np.mean([a.size[1]/a.size[0] for a in truths]),
                     lines=_most_lines([*truths, *(preds or [])]))
     for i,a in enumerate(truths):
-        if preds is not None and preds[i].bboxes is None and preds[i].points is None:
+        if preds is not None and _only_labels(preds[i]):
             a = Annotation(a.path, a.size, label_set(a))     # names beside names
         show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None, **kwargs)
         if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab, **kwargs)
@@ -121,11 +152,13 @@ def contact_sheet(
     return fig
 
 def _show_prediction(truth, pred, ax, vocab, **kwargs):
-    if pred.bboxes is not None or pred.points is not None:
+    if not _only_labels(pred):
         return show_annotation(pred, ax, vocab=vocab, title='prediction', **kwargs)
     ax.imshow(np.asarray(read_image(truth.path))); ax.set_axis_off(); ax.set_title('prediction', fontsize=9)
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
     _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
+
+def _only_labels(a): return a.bboxes is None and a.points is None and a.mask is None
 
 def _most_lines(anns): return max((len(a.labels) for a in anns if a.bboxes is None), default=0)
 
@@ -273,6 +306,72 @@ def _draw_object(ax, x, bbox, name, colour, dashed=False):
     if not b.isnan().any(): _draw_bbox(ax, b.tolist(), '' if dashed else name, colour, dashed)
     elif not dashed: _write_below(ax, [(_shown(name) if name == NO_OBJECT else f'{name}, no box', 'grey')])
 
+class SegmentationDL(_TaskDL):
+    "Draws pictures under the colours of their classes; results as pairs, truth and prediction"
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, alpha=.65, **kwargs):
+        """Draw `max_n` pictures of a batch, the masks with opacity `alpha`; `unique`: one picture again and again, so
+        that one sees the augmentation"""
+        if unique: return self.show_unique(max_n, ncols=ncols)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        items = self.decode_batch(b, max_n)
+        fig,axs = _grid(len(items), ncols or min(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.6)
+        for ax,(x,y) in zip(axs, items): ax.imshow(paint_classes(_hwc(x), _indices(y), self.vocab, alpha))
+        _legend(fig, self.vocab, _classes(y for _,y in items))
+
+    def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, alpha=.65,
+                     **kwargs):
+        "Draw `max_n` pictures of batch `b`, each with its truth and, beside it, the prediction `out` (n, h, w)"
+        _mask_results(self.decode_batch(b, max_n), detuplify(out), losses, ncols, self.vocab, alpha)
+
+def _indices(y): return y.as_subclass(Tensor).cpu().numpy()
+
+def _classes(masks): return sorted({i for m in masks for i in np.unique(_indices(m)).tolist()})
+
+def _mask_results(samples, preds, losses=None, ncols=None, vocab=(), alpha=.65):
+    "Pictures with their truth, `samples`, beside (h, w) `preds`, which may be of the centre alone"
+    preds = [_centred(p, y.shape[-2:]) for p,(_,y) in zip(preds, samples)]
+    h,w = samples[0][0].shape[-2:]
+    fig,axs = _grid(2*len(samples), 2*(ncols or min(len(samples), 2)), aspect=h/w, width=2.6)
+    for i,((x,y),p) in enumerate(zip(samples, preds)):
+        t,on = _indices(y),(_indices(y) != 255) & (_indices(p) != 255)
+        right = f'{(t == _indices(p))[on].mean():.1%} right' if on.any() else 'all void'
+        for ax,m,title in ((axs[2*i], t, 'truth'), (axs[2*i+1], _indices(p), right)):
+            ax.imshow(paint_classes(_hwc(x), m, vocab, alpha)); ax.set_title(title, fontsize=8)
+        if losses is not None: axs[2*i].set_title(f'truth, loss {float(losses[i]):.2f}', fontsize=8)
+    _legend(fig, vocab, _classes([*(y for _,y in samples), *preds]))
+
+def _centred(p, hw):
+    "`p` in the middle of `hw` pixels, the rest void"
+    p = p.as_subclass(Tensor).cpu()
+    if p.shape[-2:] == tuple(hw): return p
+    y,x = ((n-m)//2 for n,m in zip(hw, p.shape[-2:]))
+    res = p.new_full(tuple(hw), 255)
+    res[y:y+p.shape[-2], x:x+p.shape[-1]] = p
+    return res
+
+def plot_confusion(
+    counts,          # DataFrame (c, c), row = truth, column = answer
+    normalize=True,  # as shares of the row
+    ax=None,         # matplotlib axes; None = new ones
+):                   # the axes
+    "A confusion matrix, its shares written where there is room"
+    share = counts.div(counts.sum(1).where(counts.sum(1) > 0), axis=0) if normalize else counts
+    n = len(counts)
+    if ax is None: ax = plt.subplots(figsize=(1.5 + .42*n, 1.2 + .42*n), layout='constrained')[1]
+    ax.imshow(share, cmap='Blues', vmin=0, vmax=1 if normalize else None)
+    ax.set_xticks(range(n), counts.columns, rotation=60, ha='right', fontsize=7)
+    ax.set_yticks(range(n), counts.index, fontsize=7)
+    ax.set_xlabel('answer', fontsize=8); ax.set_ylabel('truth', fontsize=8)
+    if n > 30: return ax
+    top = 1 if normalize else counts.to_numpy().max()
+    for i,row in enumerate(share.to_numpy()):
+        for j,v in enumerate(row):
+            if not v >= .005*top: continue                     # nan is not
+            text = f'{v:.2f}'.lstrip('0') if normalize else f'{v:.0f}'
+            ax.text(j, i, text, ha='center', va='center', fontsize=6, color='white' if v > .6*top else 'black')
+    return ax
+
 def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, those of nan left out; `names`: write them (None: up
     to 20 points)"""
@@ -313,6 +412,12 @@ def _plot_top_object_losses(x:TensorImage, y:OneObjectTarget, samples, outs, raw
                             figsize=None, **kwargs):
     "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
     _object_results(samples, outs, losses, ncols)
+
+@plot_top_losses.dispatch
+def _plot_top_mask_losses(x:TensorImage, y:ClassMask, samples, outs, raws, losses, nrows=None, ncols=None,
+                          figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    _mask_results(samples, [o[0] for o in outs], losses, ncols)
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

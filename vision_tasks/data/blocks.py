@@ -10,7 +10,7 @@ from torch import Tensor
 from fastai.data.block import TransformBlock
 from fastai.data.transforms import Categorize, Category, IntToFloatTensor, MultiCategorize, MultiCategory
 from fastai.torch_core import TensorCategory, TensorMultiCategory
-from fastai.vision.core import PILImage, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
+from fastai.vision.core import PILImage, PILMask, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
 from fasttransform import DisplayedTransform
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -18,12 +18,13 @@ try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
 from .annotation import Annotation, AnnotationError, nearest, select_objects
 from .image import decode_image, open_image, orientation, shown_size, to_rgb
+from .masks import decode_class_mask
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
            'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
            'point_pairs', 'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects',
-           'pad_objects', 'path_of', 'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds',
-           'check_labels', 'NO_OBJECT']
+           'ClassMask', 'ClassMaskBlock', 'ClassMaskEncode', 'class_mask', 'annotation_of', 'pad_objects', 'path_of',
+           'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels', 'NO_OBJECT']
 
 # --- pictures
 
@@ -263,6 +264,41 @@ def clip_objects(a):
     if keep.all() and (b == a.bboxes).all(): return a
     return select_objects(replace(a, bboxes=b), keep)
 
+# --- a class for every pixel
+
+class ClassMask(TensorMask):
+    "(h, w) or (b, h, w) class index of every pixel, 255 = void"
+
+class ClassMaskImage(PILMask):
+    "A `ClassMask` as a PIL image, which fastai's transforms of items know how to move"
+    _tensor_cls = ClassMask
+
+class ClassMaskEncode(DisplayedTransform):
+    "The class mask of an `Annotation`; knows the names of the classes"
+    def __init__(self, vocab): self.vocab = list(vocab)
+    def encodes(self, a):
+        m = class_mask(a, len(self.vocab))
+        return ClassMaskImage(Image.fromarray(m.astype(np.uint8 if len(self.vocab) <= 255 else np.int32, copy=False)))
+
+def class_mask(a, n):
+    "(h, w) class indices of `a`; raises where there is no mask, or an index beyond `n` classes, with the counts"
+    if a.mask is None: raise AnnotationError(
+        f"{a.path}: no class mask (`mask` is None); leave the picture out, or say where its mask is (`read_masks`)")
+    m = decode_class_mask(a.mask, a.size)
+    if m.size and (int(m.max()) < n or not ((m >= n) & (m != 255)).any()): return m
+    values,counts = np.unique(m[(m >= n) & (m != 255)], return_counts=True)
+    said = ', '.join(f'{v} ({k} pixels)' for v,k in zip(values[:8].tolist(), counts.tolist()))
+    raise AnnotationError(f"{a.path}: its mask holds {said}, but there are {n} classes, 0 to {n-1}, and 255 for void; "
+                          "name all classes in `codes`, or let `read_masks(..., void=...)` turn values into void")
+
+def ClassMaskBlock(vocab):
+    "A class index for every pixel, from the `mask` of an `Annotation`"
+    return TransformBlock(type_tfms=ClassMaskEncode(vocab), batch_tfms=IntToFloatTensor)
+
+def annotation_of(a):
+    "`a` as it is, for blocks that want all of it"
+    return a
+
 # --- objects: boxes, their labels, their masks
 
 class PixelBBox(TensorBBox):
@@ -302,7 +338,9 @@ class InstanceMasks(TensorMask):
         return InstanceMasks(o.as_subclass(Tensor).round().to(torch.uint8))
 
 @IntToFloatTensor
-def encodes(self, o:InstanceMasks): return o   # eight times smaller than as int64
+def encodes(self, o:InstanceMasks|ClassMask):
+    # instances are eight times smaller than as int64; with classes fastai divides by 1 on the way
+    return o if isinstance(o, InstanceMasks) else o.long()
 
 def pad_objects(samples):
     """Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the

@@ -247,11 +247,11 @@ class JointTransform(ItemTransform):
         if isinstance(o, TensorPoint):
             p = view.points(o.as_subclass(Tensor))
             return _like(mirror_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
-        if isinstance(o, PILMask): o = TensorMask(torch.from_numpy(np.array(o)))
+        if isinstance(o, PILMask): o = o._tensor_cls(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
         cut = _slice(o.as_subclass(Tensor), view.src)
         if isinstance(o, InstanceMasks): return InstanceMasks(_lay(cut, view, 0, nearest=True))
-        return TensorMask(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
+        return type(o)(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
 
     def _sanitize(self, items, tight):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"

@@ -1,0 +1,362 @@
+"Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
+from __future__ import annotations
+import os
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from fastai.callback.all import Callback, GradientAccumulation
+from fastai.data.block import DataBlock
+from fastai.data.core import DataLoaders
+from fastai.learner import Metric
+from fastai.torch_core import TensorImage, to_float
+from torchvision.transforms.v2.functional import pil_to_tensor
+from .data.annotation import Annotation, nearest
+from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask,
+                          path_of)
+from .data.transforms import CropView, JointTransform, LightJitter
+from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
+from .losses import SEGMENTATION_LOSSES
+from .metrics import MeanIoU, PixelAccuracy, confusion_counts, confusion_scores, iou_from_confusion
+from .models.registry import arch_facts, get_arch, list_archs
+from .models.segmentation import dynamic_unet
+from .show import SegmentationDL, plot_confusion
+
+__all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'SegmentationLearner', 'AuxLoss']
+
+AT_ONCE = 2**26   # numbers of one picture's probabilities in memory, when they are brought to the file's size
+
+def segmentation_block(
+    codes,            # list of the classes' names, in the order of their indices; void is none of them
+    size=224,         # of the network's input in pixels: (w, h), or one number for both
+    splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
+    item_tfms=None,   # in place of a `JointTransform` that crops and flips; squish otherwise
+    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
+) -> DataBlock:
+    "Picture in, (h, w) class indices out, 255 = void. Its source is a list of `Annotation`"
+    if item_tfms is None: item_tfms = JointTransform(size, train=CropView((.5, 1.)))
+    return DataBlock((FileImageBlock, ClassMaskBlock(codes)), get_x=path_of, get_y=annotation_of,
+                     dl_type=SegmentationDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
+                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+
+def segmentation_dls(
+    annotations,          # list[Annotation] with `mask`, as `read_masks` gives them
+    codes,                # list of the classes' names, in the order of their indices; or {value: name}, as `read_masks`
+                          # takes it, of which the names count
+    bs:int=16,            # pictures in a batch, at most as many as there are to train on
+    path='.',             # where the learner saves
+    valid_pct:float=.2,   # share of valid, where the annotations do not say
+    seed:int=42,          # of that split
+    num_workers:int=None, # processes that load; None = one per core
+    device=None,          # None = the GPU where there is one
+    check:bool=True,      # read all masks once, in threads, so that a value beyond the codes raises now; otherwise it
+                          # raises when it is met
+    **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `segmentation_block` takes them
+) -> DataLoaders:
+    """DataLoaders of pictures and class masks. Raises `AnnotationError` for missing files, pictures without a mask,
+    masks of another size, values beyond the codes"""
+    annotations,codes = check_data(annotations),list(codes.values() if isinstance(codes, dict) else codes)
+    twice = sorted({o for o in codes if codes.count(o) > 1})
+    if twice or not codes: raise ValueError(f"codes are the names of the classes, each once; got {codes}")
+    if check:
+        with ThreadPoolExecutor() as ex:
+            list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))
+    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    block = segmentation_block(codes, splitter=splitter, **block_kwargs)
+    return task_dls(block, annotations, None, bs, path, num_workers, device)
+
+def segmentation_learner(
+    dls:DataLoaders,       # of `segmentation_dls`
+    arch=None,             # a name of `list_archs('segmentation')`, a builder `n_out -> nn.Module`, or an `nn.Module`
+                           # that gives (b, n_out, h, w) logits; None = 'dynamic_unet'
+    encoder=None,          # torchvision's or timm's name, for archs that stand on any; None = the arch's own
+    pretrained=None,       # True: weights from the hub; False: none; or the path of a local state dict of the encoder;
+                           # None = True where there are any
+    n_out:int=None,        # classes without void; None = `len(dls.vocab)`
+    arch_kwargs=None,      # for the builder: `width`, `padding`, ...
+    loss_func=None,        # 'ce' (default), 'focal', 'dice', 'ce_dice', or a loss on (b, c, h, w) and (b, h, w)
+    metrics=None,          # None = mean IoU and pixel accuracy, in pixels of the network's input
+    splitter=None,         # model -> parameter groups; None = encoder and the rest
+    cbs=None,
+    aux_weight:float=.5,   # of the auxiliary loss, where the net has an auxiliary head when training
+    **learner_kwargs,      # of fastai's `Learner`
+) -> SegmentationLearner:
+    "A `SegmentationLearner`; the encoder is frozen at first where it is pretrained"
+    n_out = n_out or len(dls.vocab)
+    model,pretrained = _model(arch, encoder, n_out, pretrained, dict(arch_kwargs or {}))
+    metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
+    cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]
+    learn = make_learner(SegmentationLearner, dls, model, segmentation_loss(loss_func), metrics, splitter, cbs,
+                         pretrained, **learner_kwargs)
+    learn.try_one_batch()
+    return learn
+
+def segmentation_loss(o=None):
+    "The loss by name, cross entropy for None; anything else as it is"
+    o = 'ce' if o is None else o
+    if not isinstance(o, str): return o
+    if o not in SEGMENTATION_LOSSES:
+        raise ValueError(f"no loss is called {o!r}{nearest(o, SEGMENTATION_LOSSES)}; there are "
+                         f"{list(SEGMENTATION_LOSSES)}; or pass a loss on (b, c, h, w) logits")
+    return SEGMENTATION_LOSSES[o]()
+
+def _model(arch, encoder, n_out, pretrained, kw):
+    "The net, and whether (and how) it is pretrained"
+    if isinstance(arch, nn.Module): return arch,bool(pretrained)
+    arch = dynamic_unet if arch is None else arch
+    name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
+    if encoder is not None: kw['encoder'] = encoder
+    # a name; or a builder of torchvision's or ours that is known by its name
+    if name in list_archs('segmentation') and (isinstance(arch, str) or arch is get_arch(name, 'segmentation')
+                                               or arch.__module__.startswith('torchvision.')):
+        if pretrained is None: pretrained = arch_facts(name, 'segmentation').get('weights', True)
+        build = get_arch(name, 'segmentation')
+        try: return build(n_out, pretrained=pretrained, **kw),pretrained
+        except TypeError as e:
+            if 'unexpected keyword' not in str(e): raise
+            raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
+    if isinstance(arch, str): get_arch(arch, 'segmentation')   # which says what there is
+    if not callable(arch): raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
+                                           "names: list_archs('segmentation')")
+    return arch(n_out, **kw),bool(pretrained)
+
+class AuxLoss(Callback):
+    "Nets with an auxiliary head give (logits, auxiliary logits) when training: add `weight` times the loss of these"
+    order = GradientAccumulation.order-1   # before it scales the loss
+    def __init__(self, weight=.5): self.weight,self.aux = weight,None
+    def after_pred(self):
+        self.aux = None
+        if isinstance(self.pred, tuple): self.learn.pred,self.aux = self.pred[0],to_float(self.pred[1])
+    def after_loss(self):
+        if self.aux is None: return
+        self.learn.loss_grad = self.loss_grad + self.weight*self.loss_func(self.aux, *self.yb)
+        self.learn.loss,self.aux = self.loss_grad.detach().clone(),None
+
+class InFileConfusion(Metric):
+    "(c, c) pixel counts in pixels of the files, row = truth, column = answer"
+    name = 'confusion'
+    def reset(self): self.counts,self.n = None,0
+    def accumulate(self, learn):
+        items,probs = learn.items_of_batch(self.n, len(learn.pred)),learn.probabilities(learn.pred)
+        self.n += len(items)
+        for a,p in zip(items, probs):
+            said = learn.labels_in_file(p, a.size)
+            cm = confusion_counts(said, torch.from_numpy(class_mask(a, len(learn.dls.vocab))), len(learn.dls.vocab))
+            self.counts = cm if self.counts is None else self.counts + cm
+    @property
+    def value(self): return 0.
+
+class SegmentationLearner(TaskLearner):
+    "A `TaskLearner` that answers with a class mask of each file's size"
+    annotate_options = 'tile','postprocess'
+
+    def try_one_batch(self):
+        "Let an error of sizes come now, not in the middle of an epoch"
+        x = self.dls.valid.one_batch()[0] if len(self.dls.valid.dataset) else None
+        if x is None: return
+        mode = self.model.training
+        try:
+            with torch.no_grad(): out = self.model.to(x.device).eval()(x[:1])
+        finally: self.model.train(mode)
+        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != len(self.dls.vocab):
+            came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"the model gives {came} for a picture of {tuple(x.shape[-2:])}; expected logits (1, "
+                             f"{len(self.dls.vocab)}, h, w): one for each class of dls.vocab and pixel")
+
+    def mirror_back(self, probs): return probs.flip(-1)
+
+    def probabilities(self, pred): return pred.as_subclass(Tensor).float().softmax(1)
+
+    # --- from the network's pixels to the file's
+
+    def probs_in_file(self, p, size) -> Tensor:
+        """(c, h, w) probabilities of the network's input as (c, H, W) of a file of `size` (w, h); 0 for all classes
+        where the network did not look"""
+        res = p.new_zeros(len(p), size[1], size[0])
+        (x1,y1,x2,y2),part = self._place(p, size)
+        res[:, y1:y2, x1:x2] = _resize(part, (y2-y1, x2-x1))
+        return res
+
+    def labels_in_file(self, p, size) -> Tensor:
+        """(H, W) class indices of a file of `size` (w, h), on the CPU: the best of (c, h, w) probabilities, 255 where
+        the network did not look"""
+        (x1,y1,x2,y2),part = self._place(p, size)
+        hw,best = (y2-y1, x2-x1),None
+        # class by class where all at once would fill the memory
+        step = len(part) if len(part)*hw[0]*hw[1] <= AT_ONCE else 1
+        for i in range(0, len(part), step):
+            top,idx = _resize(part[i:i+step], hw).max(0)
+            if best is None: best,which = top,idx.to(torch.int32)
+            else:
+                on = top > best
+                best,which = torch.where(on, top, best),torch.where(on, (idx+i).to(torch.int32), which)
+        res = torch.full(size[::-1], 255, dtype=torch.uint8 if len(p) <= 255 else torch.int32)
+        res[y1:y2, x1:x2] = which.to('cpu', res.dtype)
+        return res
+
+    def _place(self, p, size):
+        "The rectangle of the file that the network saw, and the probabilities of just that"
+        view,(h,w) = self.valid_view(size),p.shape[-2:]
+        dst = np.array(view.dst, float)
+        src = np.array(view.src, float)
+        # a net without padding answers for the centre of its input
+        cut = np.array([(view.out[0]-w)/2, (view.out[1]-h)/2])
+        seen = np.concatenate([np.maximum(dst[:2], cut), np.minimum(dst[2:], cut+[w, h])])
+        scale = np.tile((src[2:]-src[:2])/(dst[2:]-dst[:2]), 2)
+        there = (np.tile(src[:2], 2) + (seen-np.tile(dst[:2], 2))*scale).round().clip(0, np.tile(size, 2))
+        back  = np.tile(dst[:2], 2) + (there-np.tile(src[:2], 2))/scale - np.tile(cut, 2)
+        u1,v1,u2,v2 = back.round().astype(int).tolist()
+        return there.astype(int).tolist(),p[:, v1:max(v2, v1+1), u1:max(u2, u1+1)]
+
+    def to_annotations(self, probs, pictures, thresh):
+        if thresh is not None:
+            raise ValueError("every pixel takes the class with the highest score, so that there is nothing to compare "
+                             "thresh with: leave it out")
+        return [Annotation(path, size, mask=self.labels_in_file(p, size).numpy())
+                for p,(path,size) in zip(probs, pictures)]
+
+    def annotate(self, items, thresh=None, bs=None, tile=None, tta=False, postprocess=None):
+        """A class mask of each file's size. `tile`: (w, h) or one number of pixels of the file, for pictures that are
+        larger than what the network was trained on: it then looks at overlapping tiles without scaling them, and what
+        it says is blended. `postprocess`: (probs (c, H, W), image (3, H, W) uint8) -> the like of probs"""
+        if tile is None and postprocess is None: return super().annotate(items, thresh, bs, tta=tta)
+        if thresh is not None: self.to_annotations([], [], thresh)
+        return self._annotate_whole(items, bs, tile, tta, postprocess)
+
+    def _annotate_whole(self, items, bs, tile, tta, postprocess):
+        "Annotations from probabilities of each file's size"
+        out,asked = [],self.pictures_of(items)
+        def finish(item, probs):
+            im = self._pixels(item)
+            if postprocess is not None: probs = _checked(postprocess(probs, im), probs)
+            labels = probs.argmax(0).to('cpu', torch.uint8 if len(probs) <= 255 else torch.int32)
+            labels[(probs == 0).all(0).cpu()] = 255
+            path,size = getattr(item, 'path', item),(im.shape[2], im.shape[1])
+            path = path if isinstance(path, (str, os.PathLike)) else None
+            out.append(Annotation(path, size, mask=labels.numpy()))
+        if tile is not None:
+            for item in asked: finish(item, self.tiled_probs(self._pixels(item), tile, tta, bs))
+            return out
+        def gather(probs):
+            for p in probs:
+                item = asked[len(out)]
+                finish(item, self.probs_in_file(p, picture_of(item)[1]))
+        self.stream(asked, gather, bs, tta)
+        return out
+
+    def _pixels(self, item):   # (3, H, W) uint8
+        im = FileImage.create(item)
+        return im.pixels() if not im.loaded else pil_to_tensor(im)
+
+    def tiled_probs(self,
+        image:Tensor,      # (3, H, W) uint8
+        tile,              # (w, h), or one number for both, in pixels of the picture
+        tta:bool=False,    # average with the mirrored tiles
+        bs:int=None,       # tiles at a time; None = as in training
+    ) -> Tensor:           # (c, H, W) in [0, 1], on the CPU
+        """Probabilities of a picture of any size, tile by tile, unscaled. Tiles overlap by half; an eighth at each
+        inner border counts nothing and what follows is blended, so that a net that sees no further than an eighth of a
+        tile answers as for the whole picture"""
+        tw,th = (tile, tile) if isinstance(tile, int) else tile
+        if min(tw, th) < 16: raise ValueError(f"tile is (w, h) in pixels, 16 or more; got {tile!r}")
+        H,W = image.shape[-2:]
+        ow,oh = self._output_size(tw, th)
+        py,px = (th-oh)//2,(tw-ow)//2                    # what a net without padding leaves out at each side
+        ys,xs = _starts(H, oh),_starts(W, ow)
+        image = _extend(image, (px, max(ow-W, 0) + px, py, max(oh-H, 0) + py))
+        at = [(y, x) for y in ys for x in xs]
+        weight = torch.zeros(max(H, oh), max(W, ow))
+        total = torch.zeros(len(self.dls.vocab), *weight.shape)
+        for i in range(0, len(at), bs or self.dls.bs):
+            some = at[i:i+(bs or self.dls.bs)]
+            probs = self._predict_tiles(torch.stack([image[:, y:y+th, x:x+tw] for y,x in some]), tta)
+            for (y,x),p in zip(some, probs):
+                w = _window(y, oh, ys)[:,None]*_window(x, ow, xs)
+                total[:, y:y+oh, x:x+ow] += p.cpu()*w; weight[y:y+oh, x:x+ow] += w
+        return (total/weight)[:, :H, :W]
+
+    def _predict_tiles(self, x, tta):
+        x, = self.dls.valid.after_batch((TensorImage(x.to(self.dls.device)),))
+        self.model.to(self.dls.device).eval()
+        with torch.no_grad():
+            p = self.probabilities(self.model(x))
+            return p if not tta else (p + self.mirror_back(self.probabilities(self.model(x.flip(-1)))))/2
+
+    def _output_size(self, w, h):
+        "(w, h) of the answer for an input of (w, h)"
+        p = self._predict_tiles(torch.zeros(1, 3, h, w, dtype=torch.uint8), False)
+        return p.shape[-1],p.shape[-2]
+
+    # --- scores
+
+    def evaluate(self, ds_idx:int=1, dl=None) -> dict:
+        """The loss; then, in pixels of the files and over the data set, mean IoU, pixel accuracy, mean class accuracy,
+        frequency-weighted IoU and Dice; then further metrics of the learner's own. Counts stream, no logits are kept"""
+        cm,old = InFileConfusion(),self.metrics
+        own = [m for m in old if m.name not in confusion_scores(torch.ones(1, 1))]
+        self.metrics = [cm, *own]
+        try: loss,_,*rest = list(self.validate(dl=self.whole_dl(ds_idx, dl)))
+        finally: self.metrics = old
+        return {'valid_loss': loss, **confusion_scores(cm.counts), **{m.name: v for m,v in zip(own, rest)}}
+
+    def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        "Pixels of the files by true class (rows) and answer (columns), void left out"
+        cm,old = InFileConfusion(),self.metrics
+        self.metrics = [cm]
+        try: self.validate(dl=self.whole_dl(ds_idx, dl))
+        finally: self.metrics = old
+        return pd.DataFrame(cm.counts.numpy(), index=list(self.dls.vocab), columns=list(self.dls.vocab))
+
+    def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        """For each class: pixels of it in the files, IoU, share of them that were found (accuracy, recall), share of
+        the answers that are right (precision), Dice; nan where it has no meaning"""
+        cm = torch.from_numpy(self.confusion(ds_idx, dl).to_numpy()).double()
+        hit,true,said = cm.diag(),cm.sum(1),cm.sum(0)
+        return pd.DataFrame({'label': list(self.dls.vocab), 'n': true.long().numpy(),
+                             'iou': iou_from_confusion(cm).numpy(), 'accuracy': (hit/true).numpy(),
+                             'precision': (hit/said).numpy(), 'dice': (2*hit/(true+said)).numpy()})
+
+    def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
+        "The confusion matrix in pixels of the files; `normalize`: as shares of the true class"
+        return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)
+
+    def predict(self, item, rm_type_tfms=0, with_input=False):
+        "The `Annotation`, its mask of the file's size; and, as fastai gives them, class indices and probabilities"
+        *inp,_,dec,p = super().predict(item, rm_type_tfms, with_input)
+        return *inp,self.to_annotations(p[None], [picture_of(item)], None)[0],dec,p
+
+    def tune_threshold(self, *args, **kwargs):
+        raise ValueError("every pixel takes the class with the highest score, so that there is no threshold to tune")
+
+def _resize(p, hw):
+    "(c, h, w) at another size"
+    if p.shape[-2:] == tuple(hw): return p
+    return F.interpolate(p[None], hw, mode='bilinear', align_corners=False)[0]
+
+def _starts(n, tile):
+    "Where tiles begin that cover `n` pixels and overlap by half"
+    if n <= tile: return [0]
+    k = -(-(n-tile)//max(tile//2, 1)) + 1
+    return np.linspace(0, n-tile, k).round().astype(int).tolist()
+
+def _window(start, tile, starts):
+    "(tile,) weights: at each border that is inside the picture an eighth counts nothing, and as much rises to 1"
+    m,i = tile//8,torch.arange(tile)
+    w = torch.ones(tile)
+    if start != starts[0]:  w = w*((i - m + 1)/max(m, 1)).clamp(0, 1)
+    if start != starts[-1]: w = w*((tile - m - i)/max(m, 1)).clamp(0, 1)
+    return w
+
+def _extend(image, pads):
+    "`image` with (left, right, top, bottom) more pixels, mirrored, or where there are too few to mirror, repeated"
+    l,r,t,b = pads
+    fits = max(l, r) < image.shape[-1] and max(t, b) < image.shape[-2]
+    if not any(pads): return image
+    return F.pad(image[None].float(), pads, mode='reflect' if fits else 'replicate')[0].to(image.dtype)
+
+def _checked(res, probs):
+    if isinstance(res, Tensor) and res.shape == probs.shape: return res
+    came = tuple(res.shape) if hasattr(res, 'shape') else type(res).__name__
+    raise ValueError(f"postprocess gives {came}; expected a tensor like its first argument, {tuple(probs.shape)}")
