@@ -262,3 +262,24 @@ def test_a_transform_that_cannot_be_undone_is_named(anns):
     learn = learner_of(dls_of(anns, item_tfms=RandomResizedCrop(64)))
     with learn.no_bar(), pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
         learn.annotate(anns[:1])
+
+def test_masks_that_are_missing_or_broken_are_told(anns, tmp_path):
+    (tmp_path/'broken.png').write_bytes(b'no png')
+    for name in ('gone.png', 'broken.png'):
+        with pytest.raises(AnnotationError, match=f"0000.png: .*{name}.*mend its mask, or leave the picture out"):
+            dls_of([replace(anns[0], mask=tmp_path/name), *anns[1:]])
+    with pytest.raises(ValueError, match="codes holds 'shape' alone, so that there is nothing to tell it from"):
+        dls_of(anns, codes=['shape'])
+
+def test_more_than_255_classes_train_with_void_in_its_place(anns, tmp_path):
+    codes = [*(f'c{i}' for i in range(255)), 'void', *(f'c{i}' for i in range(255, 300))]
+    wide = [replace(a, mask=np.where(decode_class_mask(a.mask) == 1, 255,
+                                     decode_class_mask(a.mask).astype(np.int32)*70)) for a in anns]
+    learn = segmentation_learner(dls_of(wide, codes=codes), **KW)
+    y = learn.dls.train.one_batch()[1]
+    assert set(y.unique().tolist()) <= {0, 140, 210, 255, 280} and y.max() > 255
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+        cm = learn.confusion()
+        assert np.isfinite(learn.evaluate()['valid_loss']) and cm.loc['void'].sum() == 0
+        assert learn.annotate(anns[0])[0].mask.dtype == np.int32

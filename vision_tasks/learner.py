@@ -250,6 +250,12 @@ class TaskLearner(Learner):
         "fastai's `predict`, of one item as `annotate` takes it: what is there, the decisions, the probabilities"
         return super().predict(item, rm_type_tfms=rm_type_tfms, with_input=with_input)
 
+    def tta(self, *args, **kwargs):
+        """fastai's `tta` averages answers over augmented pictures as if nothing in them had moved; where answers say
+        where things are it raises"""
+        raise ValueError("tta averages over pictures whose points, boxes and pixels have moved; "
+                         "use annotate(items, tta=True), which turns the answers for mirrored pictures back")
+
     def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
         "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"
         dl = (self.dls[ds_idx] if dl is None else dl).new(shuffle=shuffle)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from .data.annotation import Annotation, nearest
 from .data.blocks import AnnotationSplitter, FileImageBlock, LabelSetBlock, label_set, path_of
 from .data.transforms import JointTransform, LightJitter
@@ -90,6 +91,8 @@ class MultilabelLearner(TaskLearner):
         return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
 
     def mirror_back(self, probs): return probs
+
+    tta = Learner.tta    # names do not move with the picture
 
     def to_annotations(self, probs, pictures, thresh):
         vocab = list(self.dls.vocab)

@@ -60,6 +60,8 @@ def segmentation_dls(
     annotations,codes = check_data(annotations),list(codes.values() if isinstance(codes, dict) else codes)
     twice = sorted({o for o in codes if codes.count(o) > 1})
     if twice or not codes: raise ValueError(f"codes are the names of the classes, each once; got {codes}")
+    if len(codes) == 1: raise ValueError(f"codes holds {codes[0]!r} alone, so that there is nothing to tell it from; name "
+                                         "what the other pixels are too, such as 'background'")
     if check:
         with ThreadPoolExecutor() as ex:
             list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))

@@ -284,7 +284,8 @@ def class_mask(a, n):
     "(h, w) class indices of `a`; raises where there is no mask, or an index beyond `n` classes, with the counts"
     if a.mask is None: raise AnnotationError(
         f"{a.path}: no class mask (`mask` is None); leave the picture out, or say where its mask is (`read_masks`)")
-    m = decode_class_mask(a.mask, a.size)
+    try: m = decode_class_mask(a.mask, a.size)
+    except OSError as e: raise AnnotationError(f"{a.path}: {e}; mend its mask, or leave the picture out") from e
     if m.size and (int(m.max()) < n or not ((m >= n) & (m != 255)).any()): return m
     values,counts = np.unique(m[(m >= n) & (m != 255)], return_counts=True)
     said = ', '.join(f'{v} ({k} pixels)' for v,k in zip(values[:8].tolist(), counts.tolist()))
