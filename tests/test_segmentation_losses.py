@@ -235,6 +235,7 @@ def test_border_weights_equal_brute_force(background, seed):
     for _ in range(7):
         i,j,k = *rng.integers(0, [20, 28]),rng.choice([1, 2, VOID])
         mask[i:i+rng.integers(1, 6), j:j+rng.integers(1, 6)] = k
+    mask[:2, :2] = [[1, 0], [0, 1]]   # one object, over a corner
     for w0,sigma in ((10., 5.), (3., 1.)):
         got = border_weights(mask, w0, sigma, background)
         assert got.shape == mask.shape and got.dtype == np.float32

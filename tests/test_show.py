@@ -2,8 +2,8 @@ import numpy as np, pandas as pd, pytest
 import matplotlib.pyplot as plt
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.ops.masks import decode_mask
-from vision_tasks.show import (FALSE, MISSED, RIGHT, _label_lines, contact_sheet, paint_classes, palette, plot_confusion,
-                               show_annotation)
+from vision_tasks.show import (FALSE, MISSED, RIGHT, _label_lines, contact_sheet, paint_classes, palette,
+                               plot_confusion, show_annotation)
 
 def drawn(fig):
     fig.canvas.draw()

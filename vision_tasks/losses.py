@@ -233,7 +233,7 @@ class SegmentationLoss:
         bad = on & ((y < 0) | (y >= c))   # what a GPU would answer with an assert that kills the process
         if bad.any():
             raise ValueError(f"the target holds {y[bad].unique()[:8].tolist()}, but the model gives {c} classes, 0 to "
-                             f"{c-1}, beside {VOID} for void: its last layer needs more of them, or the masks a void")
+                             f"{c-1}, beside {VOID} for void: the last layer needs more, or these values are void")
         return self.loss(x, y.masked_fill(~on, 0), on, self.reduction)
 
     def activation(self, x): return x.softmax(1)

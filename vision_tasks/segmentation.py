@@ -1,6 +1,5 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
-import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
@@ -11,7 +10,9 @@ from fastai.callback.all import Callback, GradientAccumulation
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Metric
-from fastai.torch_core import TensorImage, to_float
+from fastai.torch_core import to_float
+from fastai.vision.core import TensorImage
+from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
 from .data.annotation import Annotation, nearest
 from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask,
@@ -60,8 +61,8 @@ def segmentation_dls(
     annotations,codes = check_data(annotations),list(codes.values() if isinstance(codes, dict) else codes)
     twice = sorted({o for o in codes if codes.count(o) > 1})
     if twice or not codes: raise ValueError(f"codes are the names of the classes, each once; got {codes}")
-    if len(codes) == 1: raise ValueError(f"codes holds {codes[0]!r} alone, so that there is nothing to tell it from; name "
-                                         "what the other pixels are too, such as 'background'")
+    if len(codes) == 1: raise ValueError(f"codes holds {codes[0]!r} alone, so that there is nothing to tell it from; "
+                                         "name what the other pixels are too, such as 'background'")
     if check:
         with ThreadPoolExecutor() as ex:
             list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))
@@ -158,14 +159,26 @@ class SegmentationLearner(TaskLearner):
         "Let an error of sizes come now, not in the middle of an epoch"
         x = self.dls.valid.one_batch()[0] if len(self.dls.valid.dataset) else None
         if x is None: return
-        mode = self.model.training
+        mode,x = self.model.training,x[:1].as_subclass(Tensor)
         try:
-            with torch.no_grad(): out = self.model.to(x.device).eval()(x[:1])
+            with torch.no_grad():
+                out = self.model.to(x.device).eval()(x)
+                if isinstance(out, Tensor) and out.shape[-2:] != x.shape[-2:]: self._check_crop(x, out)
         finally: self.model.train(mode)
         if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != len(self.dls.vocab):
             came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the model gives {came} for a picture of {tuple(x.shape[-2:])}; expected logits (1, "
                              f"{len(self.dls.vocab)}, h, w): one for each class of dls.vocab and pixel")
+
+    def _check_crop(self, x, out):
+        "Raise unless `out` is smaller than `x` by what a net without padding loses: the same at each side and size"
+        lost  = [n-m for n,m in zip(x.shape[-2:], out.shape[-2:])]
+        larger = F.pad(x, (0, 16, 0, 16))
+        if len({*lost}) == 1 and lost[0] > 0 and lost[0]%2 == 0:
+            if larger.shape[-1] - self.model(larger).shape[-1] == lost[0]: return
+        raise ValueError(f"the model gives logits of {tuple(out.shape[-2:])} for a picture of {tuple(x.shape[-2:])} "
+                         "(height, width); expected the same, or fewer by a constant number at each side: resize the "
+                         "logits to the picture in the model's forward, by F.interpolate(..., x.shape[-2:])")
 
     def mirror_back(self, probs): return probs.flip(-1)
 
@@ -235,11 +248,10 @@ class SegmentationLearner(TaskLearner):
             if postprocess is not None: probs = _checked(postprocess(probs, im), probs)
             labels = probs.argmax(0).to('cpu', torch.uint8 if len(probs) <= 255 else torch.int32)
             labels[(probs == 0).all(0).cpu()] = 255
-            path,size = getattr(item, 'path', item),(im.shape[2], im.shape[1])
-            path = path if isinstance(path, (str, os.PathLike)) else None
-            out.append(Annotation(path, size, mask=labels.numpy()))
+            out.append(Annotation(picture_of(item)[0], (im.shape[2], im.shape[1]), mask=labels.numpy()))
         if tile is not None:
-            for item in asked: finish(item, self.tiled_probs(self._pixels(item), tile, tta, bs))
+            bar = progress_bar(asked, leave=False) if hasattr(self, 'progress') else asked    # absent under `no_bar`
+            for item in bar: finish(item, self.tiled_probs(self._pixels(item), tile, tta, bs))
             return out
         def gather(probs):
             for p in probs:
