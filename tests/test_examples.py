@@ -5,29 +5,41 @@ import pandas as pd, pytest
 from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set
-from vision_tasks.data.synthetic import SHAPE_POINTS
+from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_POINTS
 from vision_tasks.data.table import write_df
 
 ROOT     = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT/'examples').glob('*.py'))
 SMALL    = ['--arch', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32']
 
-def labels_table(shapes):
+def csv(df, shapes, name):
+    "`df` as a file beside the pictures of `shapes`"
+    file = shapes[0].path.parent/f'{name}.csv'
+    df.to_csv(file, index=False)
+    return file
+
+def labels_csv(shapes):
     "The labels of `shapes`, with their split"
     anns = [Annotation(a.path, a.size, label_set(a), split='train' if i%4 else 'valid') for i,a in enumerate(shapes)]
-    return write_df(anns, shapes[0].path.parent)
+    return [csv(write_df(anns, shapes[0].path.parent), shapes, 'labels')]
 
-def points_table(shapes):
+def points_csv(shapes):
     "The points of the first object of each of `shapes`, their names in the header"
     rows = [[a.path.name, *a.points[0].ravel()] for a in shapes if a.labels]
-    return pd.DataFrame(rows, columns=['fname', *(f'{o}_{c}' for o in SHAPE_POINTS for c in 'xy')])
+    cols = ['fname', *(f'{o}_{c}' for o in SHAPE_POINTS for c in 'xy')]
+    return [csv(pd.DataFrame(rows, columns=cols), shapes, 'points')]
 
-def boxes_table(shapes): return write_df(shapes, shapes[0].path.parent)
+def boxes_csv(shapes): return [csv(write_df(shapes, shapes[0].path.parent), shapes, 'boxes')]
 
-# for each example the arguments of the smallest run that makes sense, and its table for the pictures of `shapes`
-TINY = {'train_multilabel': (SMALL, labels_table),
-        'train_keypoint':   (SMALL, points_table),
-        'train_localization': (SMALL, boxes_table)}
+def mask_folders(shapes):
+    "Folders of pictures and masks, and the names of the classes"
+    return [shapes[0].path.parent, shapes[0].mask.parent, ','.join(SHAPE_CODES)]
+
+# for each example the arguments of the smallest run that makes sense, and what gives those that name data of `shapes`
+TINY = {'train_multilabel':   (SMALL, labels_csv),
+        'train_keypoint':     (SMALL, points_csv),
+        'train_localization': (SMALL, boxes_csv),
+        'train_segmentation': (['--encoder', *SMALL[1:]], mask_folders)}
 
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
@@ -37,14 +49,12 @@ def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
     assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
     assert not [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.names[0].name == '*']
 
-@pytest.mark.parametrize('data', ['drawn', 'csv'])
+@pytest.mark.parametrize('data', ['drawn', 'given'])
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path):
-    args,table = TINY[example.stem]
-    csv = [shapes[0].path.parent/f'{example.stem}.csv'] if data == 'csv' else []
-    if csv: table(shapes).to_csv(csv[0], index=False)
+    args,given = TINY[example.stem]
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
-    cmd = [sys.executable, example, *csv, *args, '--out', 'out']
+    cmd = [sys.executable, example, *(given(shapes) if data == 'given' else []), *args, '--out', 'out']
     run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert [o.name for o in tmp_path.iterdir()] == ['out'] and list((tmp_path/'out').glob('*.png'))

@@ -277,3 +277,7 @@ def test_a_turn_equals_torchvisions_affine_inside_the_picture(hw, nearest):
     off = (got.int()-want.int()).abs()
     assert got.dtype == torch.uint8 and (off > 1).float().mean() < .12      # at the border
     assert (got[:,0,0] == torch.tensor([9, 99, 200])).all()
+
+def test_training_without_chance_has_a_name_too():
+    assert JointTransform(64, train='pad').train.method == 'pad'
+    with pytest.raises(ValueError, match="method is 'squish', 'pad' or 'crop', not 'fit'"): JointTransform(64, train='fit')

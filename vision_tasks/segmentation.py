@@ -326,7 +326,7 @@ class SegmentationLearner(TaskLearner):
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """For each class: pixels of it in the files, IoU, share of them that were found (accuracy, recall), share of
         the answers that are right (precision), Dice; nan where it has no meaning"""
-        cm = torch.from_numpy(self.confusion(ds_idx, dl).to_numpy()).double()
+        cm = torch.from_numpy(self.confusion(ds_idx, dl).to_numpy(copy=True)).double()
         hit,true,said = cm.diag(),cm.sum(1),cm.sum(0)
         return pd.DataFrame({'label': list(self.dls.vocab), 'n': true.long().numpy(),
                              'iou': iou_from_confusion(cm).numpy(), 'accuracy': (hit/true).numpy(),

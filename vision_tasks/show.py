@@ -145,6 +145,8 @@ def contact_sheet(
             a = Annotation(a.path, a.size, label_set(a))     # names beside names
         show_annotation(a, axs[i*per], vocab=vocab, title='truth' if preds is not None else None, **kwargs)
         if preds is not None: _show_prediction(a, preds[i], axs[i*per+1], vocab, **kwargs)
+    masks = [a.mask for a in (*truths, *(preds or [])) if a.mask is not None and a.bboxes is None]
+    if masks: _legend(fig, vocab, sorted({i for m in masks for i in np.unique(decode_class_mask(m)).tolist()}))
     if title: fig.suptitle(title, fontsize=11)
     if fname is not None:
         Path(fname).parent.mkdir(parents=True, exist_ok=True)

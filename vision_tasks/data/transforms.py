@@ -179,7 +179,8 @@ class JointTransform(ItemTransform):
     order = 0   # before fastai's PointScaler
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
-        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst; None: `CropView()`
+        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst, or a name as of
+                                      # `valid`; None: `CropView()`
         valid='squish',               # view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
         flip:float=.5,                # probability of a left-right flip when training
         vflip:float=0.,               # probability of a top-bottom flip
@@ -197,7 +198,7 @@ class JointTransform(ItemTransform):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
-        self.train,self.valid = train or CropView(),FitView(valid) if isinstance(valid, str) else valid
+        self.train,self.valid = (FitView(o) if isinstance(o, str) else o for o in (train or CropView(), valid))
         self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
         self.fill,self.mask_fill,self.min_visible,self.keep = tuple(fill),mask_fill,min_visible,keep
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
