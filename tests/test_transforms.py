@@ -280,4 +280,4 @@ def test_a_turn_equals_torchvisions_affine_inside_the_picture(hw, nearest):
 
 def test_training_without_chance_has_a_name_too():
     assert JointTransform(64, train='pad').train.method == 'pad'
-    with pytest.raises(ValueError, match="method is 'squish', 'pad' or 'crop', not 'fit'"): JointTransform(64, train='fit')
+    with pytest.raises(ValueError, match="method is 'squish', 'pad' or 'crop'"): JointTransform(64, train='fit')
