@@ -1,31 +1,35 @@
-"""The whole training pipeline at 224 px on one core, files to normalised batches: ours against fastai's stock parts,
-for labels of a picture and for points"""
+"""The whole training pipeline on one core, files to normalised batches: ours against fastai's stock parts, for labels
+of a picture, for points and for class masks"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
-from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PointBlock, RandomResizedCrop,
-                               Resize, TensorPoint, aug_transforms, get_image_files, imagenet_stats, set_seed)
+from fastai.vision.all import (DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, Normalize, PointBlock,
+                               RandomResizedCrop, Resize, TensorPoint, aug_transforms, get_image_files, imagenet_stats,
+                               set_seed)
 from PIL import Image
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set, path_of
 from vision_tasks.data.image import image_size
+from vision_tasks.data.masks import read_masks
 from vision_tasks.data.table import read_df
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.learner import one_normalize
 from vision_tasks.multilabel import multilabel_dls
+from vision_tasks.segmentation import segmentation_dls
 
 SIZE,BS,VOCAB = 224,16,['a', 'b']
+TARGETS = ['labels', 'points', 'masks']
 LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves flip, brightness and contrast
 
 def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
 
-def ours(task_dls, anns, *args, **kw):
-    dls = task_dls(anns, *args, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device='cpu', **kw)
+def ours(task_dls, anns, *args, size=SIZE, **kw):
+    dls = task_dls(anns, *args, bs=BS, size=size, splitter=all_train, num_workers=0, device='cpu', **kw)
     one_normalize(dls, *imagenet_stats)                 # as the task's learner does
     return dls.train
 
@@ -60,6 +64,24 @@ def points_made_up(files, k=5, seed=0):
     sizes = [image_size(f) for f in files]
     return [Annotation(f, s, points=s*rng.uniform(.25, .75, (k, 2))) for f,s in zip(files, sizes)]
 
+CAMVID = 'sky building pole road pavement tree sign fence car pedestrian bicyclist'.split()   # the masks' 11 is void
+
+def camvid(data, split, side):
+    "The pictures and class masks of one folder of CamVid"
+    return read_masks(data/f'camvid/{split}', data/f'camvid/{split}annot', CAMVID, void=11, split=side)
+
+def mask_file(a): return a.mask.path   # fastai takes the file as it is, void as a class
+
+def mask_loaders(anns, size):
+    "Pipelines of pictures and class masks; `size`: (w, h)"
+    block,squish = MaskBlock([*CAMVID, 'void']),Resize(size[::-1], method='squish')
+    plain = JointTransform(size, FitView('squish'), flip=0.)
+    mine  = lambda **kw: ours(segmentation_dls, anns, CAMVID, size=size, **kw)
+    return {'fastai': stock(anns, block, mask_file, squish, aug_transforms()),
+            'fastai, flip and lighting only': stock(anns, block, mask_file, squish, aug_transforms(**LIGHT)),
+            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=aug_transforms()),
+            'ours': mine()}
+
 class Pass:
     "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
     def __init__(self, dl): self.dl,self.secs = dl,[]
@@ -80,10 +102,10 @@ def large_jpegs(dest, files, n=12, size=(4000, 3000), seed=0):
         im.save(dest/f'{i:02}.jpg', quality=88)
     return get_image_files(dest).sorted()
 
-def compare(name, files, dls, rounds):
+def compare(name, files, dls, rounds, size=(SIZE, SIZE)):
     set_seed(0)
     x    = {o: dl.one_batch()[0] for o,dl in dls.items()}               # also warms up
-    assert all(o.shape == (BS, 3, SIZE, SIZE) and o.dtype == torch.float32 for o in x.values())
+    assert all(o.shape == (BS, 3, *size[::-1]) and o.dtype == torch.float32 for o in x.values())
     fns  = {o: Pass(dl) for o,dl in dls.items()}
     interleaved(fns, rounds)
     base = fns['fastai']
@@ -100,14 +122,15 @@ def compare(name, files, dls, rounds):
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--rounds', type=int, default=5)
-    ap.add_argument('--targets', nargs='+', choices=('labels', 'points'), default=['labels', 'points'])
+    ap.add_argument('--targets', nargs='+', choices=TARGETS, default=TARGETS)
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 and face_keypoints in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints and camvid "
+                 "in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
-          f"\n\n{SIZE} px, bs {BS}, one thread")
+          f"\n\n{SIZE} px where nothing else is said, bs {BS}, one thread")
     data  = Path(os.environ['VISION_TASKS_DATA'])
     files = get_image_files(data/'coco128/images').sorted()
     if 'labels' in args.targets:
@@ -122,5 +145,11 @@ def main():
         anns  = read_df(f'{faces}_frames_keypoints.csv', faces, point_cols=list(range(1, 137)))
         compare('face_keypoints, PNG', [a.path for a in anns], point_loaders(anns), args.rounds)
         compare('coco128, 5 points made up', files, point_loaders(points_made_up(files)), args.rounds)
+    if 'masks' in args.targets:
+        print("\n# Masks. fastai: squish, flip, turn, zoom, warp, lighting; ours: crop, flip, lighting; normalise")
+        anns = camvid(data, 'train', 'train')[::2]
+        for size in ((240, 180), (SIZE, SIZE)):
+            name = f'camvid at {size[0]}x{size[1]}'
+            compare(name, [a.path for a in anns], mask_loaders(anns, size), args.rounds, size)
 
 if __name__ == '__main__': main()

@@ -154,6 +154,7 @@ class InFileConfusion(Metric):
 class SegmentationLearner(TaskLearner):
     "A `TaskLearner` that answers with a class mask of each file's size"
     annotate_options = 'tile','postprocess'
+    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def try_one_batch(self):
         "Let an error of sizes come now, not in the middle of an epoch"
