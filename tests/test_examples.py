@@ -55,7 +55,7 @@ def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, s
     args,given = TINY[example.stem]
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
     cmd = [sys.executable, example, *(given(shapes) if data == 'given' else []), *args, '--out', 'out']
-    run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stderr
     assert [o.name for o in tmp_path.iterdir()] == ['out'] and list((tmp_path/'out').glob('*.png'))
     exported, = (tmp_path/'out').glob('*.pkl')
