@@ -56,7 +56,7 @@ TASKS = [
          options=dict(arch='test_resnet'), raises=dict(tune="no threshold to tune"), epochs=15),
     Task('segmentation', segmentation_dls, segmentation_learner, 'miou', masked, lambda a: a.size[0]*a.size[1],
          dict(codes=SHAPE_CODES), dict(arch='dynamic_unet', encoder='test_resnet'),
-         dict(thresh="nothing to compare thresh with", tune="no threshold to tune"), epochs=4),
+         dict(thresh="nothing to compare thresh with", tune="no threshold to tune"), epochs=8),
 ]
 
 @pytest.fixture(scope='module', params=TASKS, ids=repr)
