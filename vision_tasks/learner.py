@@ -1,6 +1,7 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
 import os, warnings
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from fastcore.foundation import L
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.callback.all import Callback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner
+from fastai.learner import Learner, replacing_yield
 from fastai.torch_core import apply_init, params
 from fastai.vision.augment import Resize, ResizeMethod
 from fastai.vision.core import TensorImage
@@ -180,11 +181,15 @@ class TaskLearner(Learner):
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.
         Batches stream: no logits are kept"""
-        dl,old = self.whole_dl(ds_idx, dl),self.metrics
-        have = {m.name for m in old}
-        self.metrics = [*old, *(m for m in self.eval_metrics() if m.name not in have)]
-        try: return dict(zip(['valid_loss', *(m.name for m in self.metrics)], list(self.validate(dl=dl))))
-        finally: self.metrics = old
+        dl,have = self.whole_dl(ds_idx, dl),{m.name for m in self.metrics}
+        metrics = [*self.metrics, *(m for m in self.eval_metrics() if m.name not in have)]
+        with self.scored_by(metrics):
+            return dict(zip(['valid_loss', *(m.name for m in metrics)], list(self.validate(dl=dl))))
+
+    @contextmanager
+    def scored_by(self, metrics):
+        "A while in which `metrics` stand in place of the learner's own"
+        return replacing_yield(self, 'metrics', metrics)
 
     def whole_dl(self, ds_idx:int=1, dl=None):
         "The `ds_idx`-th set, or `dl`, in its order, to its end and without augmentation"
@@ -265,9 +270,7 @@ class TaskLearner(Learner):
 
     def _answers(self, b):
         "Probabilities and decisions of batch `b`; without metrics, for some want the annotations behind a batch"
-        old,self.metrics = self.metrics,[]
-        try: probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
-        finally: self.metrics = old
+        with self.scored_by([]): probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
         return probs,dec
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):

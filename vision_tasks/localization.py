@@ -100,7 +100,9 @@ def localization_learner(
     metrics = localization_metrics() if metrics is None else metrics
     return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
 
-def localization_metrics(): return [LocalizationAccuracy(), LocalizationIoU(), LocalizationAccuracy(.5)]
+def localization_metrics() -> list:
+    "Accuracy of the class, mean IoU of the box, both right at IoU .5"
+    return [LocalizationAccuracy(), LocalizationIoU(), LocalizationAccuracy(.5)]
 
 class LocalizationHead(nn.Module):
     """(b, c, h, w) -> (b, n_out + 4): class logits of a pooled map, and a box of a map whose places stay apart, as

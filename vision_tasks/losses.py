@@ -18,6 +18,14 @@ __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss
            'SegmentationFocal', 'SegmentationDice', 'SegmentationCEDice', 'BorderCE', 'SEGMENTATION_LOSSES',
            'class_weights', 'border_weights', 'crop_target']
 
+def loss_by_name(o, losses, shape):
+    "A loss of `losses` where `o` is the name of one; anything else as it is; `shape`, of the logits, is for the error"
+    if not isinstance(o, str): return o
+    if o not in losses:
+        raise ValueError(f"no loss is called {o!r}{nearest(o, losses)}; there are {list(losses)}; "
+                         f"or pass a loss on {shape} logits")
+    return losses[o]()
+
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
     `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""

@@ -6,11 +6,11 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from .data.annotation import Annotation, nearest
+from .data.annotation import Annotation
 from .data.blocks import AnnotationSplitter, FileImageBlock, LabelSetBlock, label_set, path_of
 from .data.transforms import JointTransform, LightJitter
 from .learner import TaskLearner, check_data, check_vocab, make_learner, pooled_head, task_dls, task_model
-from .losses import MULTILABEL_LOSSES
+from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
 from .show import MultilabelDL
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
@@ -71,17 +71,8 @@ def multilabel_learner(
     n_out = n_out or len(vocab)
     model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
-    loss_func = multilabel_loss(loss_func)
+    loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
     return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs, pretrained, **learner_kwargs)
-
-def multilabel_loss(o=None):
-    "The loss by name, BCE for None; anything else as it is"
-    if o is None: o = 'bce'
-    if not isinstance(o, str): return o
-    if o not in MULTILABEL_LOSSES:
-        raise ValueError(f"no loss is called {o!r}{nearest(o, MULTILABEL_LOSSES)}; "
-                         f"there are {list(MULTILABEL_LOSSES)}; or pass a loss on (n, c) logits")
-    return MULTILABEL_LOSSES[o]()
 
 class MultilabelLearner(TaskLearner):
     """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the

@@ -14,13 +14,14 @@ from fastai.torch_core import to_float
 from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
-from .data.annotation import Annotation, nearest
+from .data.annotation import Annotation
 from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask,
                           path_of)
 from .data.transforms import CropView, JointTransform, LightJitter
 from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
-from .losses import SEGMENTATION_LOSSES
-from .metrics import MeanIoU, PixelAccuracy, confusion_counts, confusion_scores, iou_from_confusion
+from .losses import SEGMENTATION_LOSSES, loss_by_name
+from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
+                      dice_from_confusion, iou_from_confusion)
 from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .show import SegmentationDL, plot_confusion
@@ -91,19 +92,10 @@ def segmentation_learner(
     model,pretrained = _model(arch, encoder, n_out, pretrained, dict(arch_kwargs or {}))
     metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
     cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]
-    learn = make_learner(SegmentationLearner, dls, model, segmentation_loss(loss_func), metrics, splitter, cbs,
-                         pretrained, **learner_kwargs)
+    loss = loss_by_name(loss_func or 'ce', SEGMENTATION_LOSSES, '(b, c, h, w)')
+    learn = make_learner(SegmentationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
     learn.try_one_batch()
     return learn
-
-def segmentation_loss(o=None):
-    "The loss by name, cross entropy for None; anything else as it is"
-    o = 'ce' if o is None else o
-    if not isinstance(o, str): return o
-    if o not in SEGMENTATION_LOSSES:
-        raise ValueError(f"no loss is called {o!r}{nearest(o, SEGMENTATION_LOSSES)}; there are "
-                         f"{list(SEGMENTATION_LOSSES)}; or pass a loss on (b, c, h, w) logits")
-    return SEGMENTATION_LOSSES[o]()
 
 def _model(arch, encoder, n_out, pretrained, kw):
     "The net, and whether (and how) it is pretrained"
@@ -309,29 +301,31 @@ class SegmentationLearner(TaskLearner):
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss; then, in pixels of the files and over the data set, mean IoU, pixel accuracy, mean class accuracy,
         frequency-weighted IoU and Dice; then further metrics of the learner's own. Counts stream, no logits are kept"""
-        cm,old = InFileConfusion(),self.metrics
-        own = [m for m in old if m.name not in confusion_scores(torch.ones(1, 1))]
-        self.metrics = [cm, *own]
-        try: loss,_,*rest = list(self.validate(dl=self.whole_dl(ds_idx, dl)))
-        finally: self.metrics = old
-        return {'valid_loss': loss, **confusion_scores(cm.counts), **{m.name: v for m,v in zip(own, rest)}}
+        own = [m for m in self.metrics if m.name not in confusion_scores(torch.ones(1, 1))]
+        counts,loss,*rest = self._count(ds_idx, dl, own)
+        return {'valid_loss': loss, **confusion_scores(counts), **{m.name: v for m,v in zip(own, rest)}}
+
+    def _count(self, ds_idx, dl, metrics=()):
+        "The (c, c) counts in pixels of the files, the loss, and the values of further `metrics`"
+        cm = InFileConfusion()
+        with self.scored_by([cm, *metrics]):
+            loss,_,*rest = self.validate(dl=self.whole_dl(ds_idx, dl))
+        return cm.counts,loss,*rest
 
     def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         "Pixels of the files by true class (rows) and answer (columns), void left out"
-        cm,old = InFileConfusion(),self.metrics
-        self.metrics = [cm]
-        try: self.validate(dl=self.whole_dl(ds_idx, dl))
-        finally: self.metrics = old
-        return pd.DataFrame(cm.counts.numpy(), index=list(self.dls.vocab), columns=list(self.dls.vocab))
+        counts,vocab = self._count(ds_idx, dl)[0],list(self.dls.vocab)
+        return pd.DataFrame(counts.numpy(), index=vocab, columns=vocab)
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """For each class: pixels of it in the files, IoU, share of them that were found (accuracy, recall), share of
         the answers that are right (precision), Dice; nan where it has no meaning"""
-        cm = torch.from_numpy(self.confusion(ds_idx, dl).to_numpy(copy=True)).double()
-        hit,true,said = cm.diag(),cm.sum(1),cm.sum(0)
-        return pd.DataFrame({'label': list(self.dls.vocab), 'n': true.long().numpy(),
-                             'iou': iou_from_confusion(cm).numpy(), 'accuracy': (hit/true).numpy(),
-                             'precision': (hit/said).numpy(), 'dice': (2*hit/(true+said)).numpy()})
+        cm = self._count(ds_idx, dl)[0]
+        return pd.DataFrame({'label': list(self.dls.vocab), 'n': cm.sum(1).numpy(),
+                             'iou': iou_from_confusion(cm).numpy(),
+                             'accuracy': class_accuracy_from_confusion(cm).numpy(),
+                             'precision': class_accuracy_from_confusion(cm.T).numpy(),   # truth and answer exchanged
+                             'dice': dice_from_confusion(cm).numpy()})
 
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
         "The confusion matrix in pixels of the files; `normalize`: as shares of the true class"

@@ -20,7 +20,7 @@ from .ops.boxes import paired_iou
 from .ops.masks import decode_mask
 
 __all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'LocalizationDL',
-           'SegmentationDL', 'plot_confusion', 'paint_classes',           'draw_points', 'RIGHT', 'MISSED', 'FALSE']
+           'SegmentationDL', 'plot_confusion', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
 LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
