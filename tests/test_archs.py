@@ -8,20 +8,26 @@ n_params       of the full build of 21 classes          like=None      a net of 
                                                                        run; this one runs on meta only"""
 import copy, pickle
 from functools import lru_cache
+from inspect import signature
 from urllib.error import URLError
 import numpy as np, pytest, torch, torchvision
 import torch.nn.functional as F
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.vision.all import DataLoader, DataLoaders, DynamicUnet, Learner, NormType, create_body
+from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.transforms.v2.functional import pil_to_tensor
+from vision_tasks.data.masks import decode_class_mask
+from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.learner import encoder_splitter
+from vision_tasks.metrics import confusion_counts, iou_from_confusion
 from vision_tasks.models.encoders import create_encoder
+from vision_tasks.models.layers import init_he
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.models.segmentation import dilate, dynamic_unet, lraspp, unet
-from vision_tasks.models.segmentation.unet import init_he
 
 class Facts:
     size,crop,refuses,min_bs,weights,kw,like = (33, 45),0,{},1,True,{},None
@@ -34,8 +40,12 @@ NETS = list_archs('segmentation')
 def name(request): return request.param
 
 def make(name, seed=0, n_out=3, **kw):
+    "A small net; scores that begin at zero are made random, so that there is something to see"
     torch.manual_seed(seed)
-    return get_arch(name, 'segmentation')(n_out, **{**Facts(name).kw, **kw})
+    net = get_arch(name, 'segmentation')(n_out, **{**Facts(name).kw, **kw})
+    for p in net.parameters():
+        if p.ndim == 4 and not p.any(): nn.init.normal_(p, std=.1)
+    return net
 
 @lru_cache(1)
 def built(name): return make(name)
@@ -118,9 +128,44 @@ def test_pictures_may_have_other_channels(name):
 
 def test_pretrained_is_refused_where_there_are_no_weights_and_a_file_that_is_not_there_everywhere_else(name, tmp_path):
     if Facts(name).weights:
-        with pytest.raises(FileNotFoundError, match='no file .*gone.pth'): make(name, pretrained=tmp_path/'gone.pth')
+        with torch.device('meta'), pytest.raises(FileNotFoundError, match='no file .*gone.pth'):
+            get_arch(name, 'segmentation')(3, pretrained=tmp_path/'gone.pth')
     else:
         with pytest.raises(ValueError, match='no pretrained weights.*pretrained=False'): make(name, pretrained=True)
+
+# how a small net of each learns two pictures by heart (bs=2 of 48 x 48, 40 steps of Adam at lr=3e-3), where it differs
+FIT = dict(fcn8s=dict(lr=2e-3, steps=100), fcn16s=dict(steps=80), fcn32s=dict(size=96, steps=50),
+           deconvnet=dict(size=225, bs=4, width=.1, steps=60), unet=dict(size=220), segnet=dict(lr=5e-3, steps=80),
+           deeplab_v1=dict(size=96, width=.2, steps=80), dilatednet=dict(size=96, width=.2, lr=1e-3, steps=100),
+           dynamic_unet=dict(steps=15), fc_densenet56=dict(lr=1e-2, steps=25), sliding_window=dict(steps=100),
+           lraspp_mobilenet_v3_large=dict(steps=20))
+LONG = ['deconvnet', 'dilatednet', 'fcn16s', 'fcn32s', *[n for n in NETS if n.startswith(('fcn_resnet', 'deeplabv3_'))]]
+
+@pytest.mark.parametrize('name', [
+    pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NETS if not Facts(n).like])
+def test_a_net_learns_drawn_pictures_by_heart_but_not_pixels_whose_labels_are_shuffled(name, tmp_path):
+    "LONG: of full width, of much padding, or of large pictures, which take half a minute each"
+    fit = {**dict(size=48, bs=2, lr=3e-3, steps=40), **FIT.get(name, {})}
+    size,bs,lr,steps = (fit.pop(k) for k in ('size', 'bs', 'lr', 'steps'))
+    build,crop = get_arch(name, 'segmentation'),Facts(name).crop//2
+    if 'ps' in signature(build).parameters: fit['ps'] = 0.       # dropout is there to keep it from just this
+    anns = draw_shapes(tmp_path, bs, size, seed=21, most=3)
+    x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/64 - 2
+    y = torch.stack([torch.from_numpy(decode_class_mask(a.mask)) for a in anns]).long()
+    y = y[:, crop:size-crop, crop:size-crop]
+    def miou(y):
+        torch.manual_seed(0)
+        net = build(5, **{**Facts(name).kw, **fit}).train()
+        opt = torch.optim.Adam(net.parameters(), lr)
+        for _ in range(steps):
+            out = net(x)
+            loss = loss_of(out, y)
+            opt.zero_grad(); loss.backward(); opt.step()
+        # of the last batch: running statistics need more steps than the weights
+        return iou_from_confusion(confusion_counts(tensors(out)[0].argmax(1), y, 5)).nanmean()
+    shuffled = y.flatten(1)[:, torch.randperm(y[0].numel(), generator=torch.Generator().manual_seed(0))].view_as(y)
+    right,wrong = miou(y),miou(shuffled)
+    assert right > .5 and wrong < .4      # of nothing but background: less than .25
 
 # --- U-Net
 

@@ -1,8 +1,12 @@
 "Parts that several nets share"
 from __future__ import annotations
+import math
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ['GridHead']
+__all__ = ['GridHead', 'init_he', 'bilinear_kernel', 'init_bilinear', 'BilinearUp', 'unpool_nearest', 'bed_of_nails',
+           'ContextModule']
 
 class GridHead(nn.Sequential):
     """(b, c, h, w) -> (b, n_out) for answers that say *where*: the map is pooled to a grid of cells, so that places
@@ -28,3 +32,113 @@ class GridHead(nn.Sequential):
         nn.init.zeros_(last.bias)
 
     def forward(self, x:Tensor) -> Tensor: return super().forward(x)
+
+# --- of nets that are built from their papers
+
+def scaled(c:int, width:float) -> int:
+    "`width` times `c` channels, one at least"
+    if not width > 0: raise ValueError(f"width multiplies the paper's channels and is above 0, not {width}")
+    return max(round(c*width), 1)
+
+def init_he(module):
+    "He initialisation (He et al., 2015, arXiv:1502.01852) of all convolutions of `module`, biases 0; in place"
+    for m in module.modules():
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+            n = m.in_channels//m.groups*math.prod(m.kernel_size)              # inputs of one output pixel
+            if isinstance(m, nn.ConvTranspose2d): n /= math.prod(m.stride)    # of which the kernel's steps leave these
+            nn.init.normal_(m.weight, std=math.sqrt(2/n))
+            if m.bias is not None: nn.init.zeros_(m.bias)
+
+def conv_relu(
+    n_in:int, n_out:int,
+    ks:int=3,
+    bn:bool=False,     # BatchNorm between the two; the convolution keeps its bias, as the Caffe originals do
+    conv=nn.Conv2d,    # or `nn.ConvTranspose2d`
+    **kwargs,          # of the convolution
+) -> list[nn.Module]:
+    "A convolution and its ReLU"
+    return [conv(n_in, n_out, ks, **kwargs), *([nn.BatchNorm2d(n_out)] if bn else []), nn.ReLU(inplace=True)]
+
+def check_norm(
+    net:nn.Module,
+    x:Tensor,             # (b, c, h, w) the input
+    least:tuple[int,int], # (h, w) of the smallest map that BatchNorm sees
+):
+    "Raise `ValueError` where `net` would take the mean and variance of single numbers"
+    if net.training and len(x) == 1 and tuple(least) == (1, 1):
+        raise ValueError(f"{type(net).__name__} normalises a map of 1 x 1 over the batch for pictures of "
+                         f"{x.shape[-2]} x {x.shape[-1]}, so that it trains on batches of 2 pictures or more; 1 came: "
+                         "raise bs, drop the last batch, or take larger pictures")
+
+# --- upsampling
+
+def bilinear_kernel(k:int) -> Tensor: # (k, k), weights of a tent in [0, 1]
+    """The kernel with which a transposed convolution interpolates: of size k = 2s and stride s, s even, it enlarges s
+    times. Inside it is bilinear interpolation (`align_corners=False`); at the border zeros from outside flow in"""
+    if k < 1: raise ValueError(f"k is the kernel's size, 1 or more, not {k}")
+    tent = 1 - (torch.arange(k) - (k-1)/2).abs()/math.ceil(k/2)
+    return tent[:,None]*tent
+
+def init_bilinear(deconv:nn.ConvTranspose2d) -> nn.ConvTranspose2d:
+    "Let `deconv` begin as bilinear interpolation, channel i to channel i; in place"
+    if deconv.groups != 1 or len({*deconv.kernel_size}) > 1:
+        raise ValueError(f"expected a transposed convolution with a square kernel and one group, got {deconv}")
+    nn.init.zeros_(deconv.weight)
+    n = min(deconv.weight.shape[:2])
+    with torch.no_grad(): deconv.weight[range(n), range(n)] = bilinear_kernel(deconv.kernel_size[0]).to(deconv.weight)
+    if deconv.bias is not None: nn.init.zeros_(deconv.bias)
+    return deconv
+
+class BilinearUp(nn.Module):
+    """(b, c, h, w) -> (b, c, (h+1)*s - 2*padding, (w+1)*s - 2*padding): a transposed convolution with `bilinear_kernel`
+    that does not learn, channel by channel. Padding s/2 gives s times the size; s is even"""
+    def __init__(self, s:int, padding:int=0):
+        super().__init__()
+        if s%2: raise ValueError(f"s is an even factor, for the kernel has 2s weights around a centre; {s} came")
+        self.s,self.padding = s,padding
+        self.register_buffer('kernel', bilinear_kernel(2*s), persistent=False)
+
+    def forward(self, x:Tensor) -> Tensor:
+        c = x.shape[1]
+        return F.conv_transpose2d(x, self.kernel.expand(c, 1, -1, -1), stride=self.s, padding=self.padding, groups=c)
+
+    def extra_repr(self): return f's={self.s}, padding={self.padding}'
+
+def unpool_nearest(x:Tensor, s:int) -> Tensor:
+    "(..., h, w) -> (..., h*s, w*s): each value fills a cell of s x s"
+    return x.repeat_interleave(s, -2).repeat_interleave(s, -1)
+
+def bed_of_nails(x:Tensor, s:int) -> Tensor:
+    "(..., h, w) -> (..., h*s, w*s): each value at the top left of a cell of s x s, zeros elsewhere"
+    out = x.new_zeros(*x.shape[:-2], x.shape[-2]*s, x.shape[-1]*s)
+    out[..., ::s, ::s] = x
+    return out
+
+# --- context
+
+class ContextModule(nn.Sequential):
+    """(b, c, h, w) -> the same shape: dilated convolutions look further and further, up to 33 cells each way, and no
+    map gets smaller (Yu & Koltun, 2015, arXiv:1511.07122, table 1). At first what is not negative passes unchanged"""
+    dilations = 1,1,2,4,8,16,1
+    channels  = dict(basic=(1,)*7, large=(2, 2, 4, 8, 16, 32, 32))   # times c; a 1x1 convolution to c follows
+    def __init__(self,
+        c:int,            # channels: classes
+        kind:str='basic', # or 'large', with up to 32*c channels
+    ):
+        if kind not in self.channels: raise ValueError(f"kind is 'basic' or 'large', not {kind!r}")
+        chs = [c, *(c*m for m in self.channels[kind]), c]
+        super().__init__(*[l for i,o,d in zip(chs, chs[1:], self.dilations)
+                           for l in conv_relu(i, o, padding=d, dilation=d)], nn.Conv2d(chs[-2], c, 1))
+        for m in list(self)[::2]: self._init_identity(m, c)
+
+    @staticmethod
+    def _init_identity(conv, c):
+        """Each class has n_in/c channels in, n_out/c out; these get the mean of those, times their share (eq. 5). There
+        noise tells channels of one class apart, and the module is no identity; here they differ by factors of mean 1"""
+        i,o = conv.in_channels//c,conv.out_channels//c
+        nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.bias)
+        by = 1 + torch.linspace(-.1, .1, o) if o > 1 else torch.ones(1)
+        same = torch.block_diag(*[by[:,None].expand(o, i)/o]*c)      # (n_out, n_in): 0 between classes
+        k = conv.kernel_size[0]//2
+        with torch.no_grad(): conv.weight[:, :, k, k] = same.to(conv.weight)

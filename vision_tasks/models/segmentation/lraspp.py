@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.lraspp import LRASPPHead
 from ..encoders import Encoder, create_encoder
+from ..layers import scaled
 from ..registry import register
 
 __all__ = ['LRASPP', 'lraspp', 'dilate']
@@ -59,4 +60,4 @@ def lraspp(
     stride:int=16,                 # of the last map: an encoder that goes further is dilated; 32 = as it is
 ) -> LRASPP:
     "Lite R-ASPP on any encoder; 'lraspp_mobilenet_v3_large' is torchvision's, with its weights"
-    return LRASPP(dilate(create_encoder(encoder, pretrained, n_in), stride), n_out, max(round(128*width), 1))
+    return LRASPP(dilate(create_encoder(encoder, pretrained, n_in), stride), n_out, scaled(128, width))

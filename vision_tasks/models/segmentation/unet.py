@@ -2,25 +2,16 @@
 arXiv:1505.04597). Dropout stands where the released net has it, for the paper says only 'at the end of the contracting
 path'"""
 from __future__ import annotations
-import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ..layers import init_he, scaled
 from ..registry import register
 
-__all__ = ['UNet', 'unet', 'init_he']
+__all__ = ['UNet', 'unet']
 
 # padding -> (pad of a 3x3 convolution, offset and least of the sizes offset + 16k, those in words)
 _PADDINGS = dict(valid=(0, 60, 188, '16k + 60, 188 at least'), same=(1, 0, 16, '16k'))
-
-def init_he(module):
-    "He initialisation (He et al., 2015, arXiv:1502.01852) of all convolutions of `module`, biases 0; in place"
-    for m in module.modules():
-        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
-            n = m.in_channels//m.groups*math.prod(m.kernel_size)              # inputs of one output pixel
-            if isinstance(m, nn.ConvTranspose2d): n /= math.prod(m.stride)    # of which the kernel's steps leave these
-            nn.init.normal_(m.weight, std=math.sqrt(2/n))
-            if m.bias is not None: nn.init.zeros_(m.bias)
 
 def double_conv(n_in, n_out, pad, ps=0.):
     "Two 3x3 convolutions with ReLU, and dropout"
@@ -35,7 +26,7 @@ class UNet(nn.Module):
         super().__init__()
         if padding not in _PADDINGS: raise ValueError(f"padding is 'valid' or 'same', not {padding!r}")
         self.padding,pad = padding,_PADDINGS[padding][0]
-        chs = [max(round(64*width), 1)*2**i for i in range(5)]
+        chs = [scaled(64, width)*2**i for i in range(5)]
         self.down  = nn.ModuleList(double_conv(i, o, pad, ps*(o >= chs[3])) for i,o in zip([n_in, *chs], chs))
         self.up    = nn.ModuleList(nn.ConvTranspose2d(2*c, c, 2, 2) for c in reversed(chs[:-1]))
         self.merge = nn.ModuleList(double_conv(2*c, c, pad) for c in reversed(chs[:-1]))

@@ -1,0 +1,53 @@
+"""DilatedNet: VGG16 without its last two pools, dilated instead, and a context module that looks further and further at
+one resolution (Yu & Koltun, 2015, arXiv:1511.07122). Padding keeps the size, where the paper mirrors the picture's
+border"""
+from __future__ import annotations
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ..layers import BilinearUp, ContextModule, conv_relu, init_he, scaled
+from ..registry import register
+from ..vgg import VGG16
+from .fcn import start_from
+
+__all__ = ['DilatedNet', 'dilatednet']
+
+class DilatedNet(nn.Module):
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    def __init__(self, n_out, n_in=3, width=1., context=None, ps=.5):
+        super().__init__()
+        c = scaled(4096, width)
+        self.encoder = VGG16(n_in, width, dilation=2)
+        self.encoder.top = nn.Sequential(
+            *conv_relu(self.encoder.channels[-1], c, 7, padding=12, dilation=4), nn.Dropout(ps),
+            *conv_relu(c, c, 1), nn.Dropout(ps))
+        self.score = nn.Conv2d(c, n_out, 1)
+        init_he(self)
+        self.context = None if context is None else ContextModule(n_out, context)   # begins as identity
+        self.up = BilinearUp(8, padding=4)
+
+    def forward(self, x:Tensor) -> Tensor:
+        h,w = x.shape[-2:]
+        y = F.pad(x, (0, -w%8, 0, -h%8))
+        for i,stage in enumerate(self.encoder.stages):
+            y = stage(y)
+            if i < 3: y = F.max_pool2d(y, 2)
+        y = self.score(self.encoder.top(y))
+        if self.context is not None: y = self.context(y)
+        return self.up(y)[..., :h, :w]
+
+@register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581)
+def dilatednet(
+    n_out:int,
+    n_in:int=3,
+    width:float=1.,      # 1 = 64 to 512 channels in VGG16, 4096 in fc6 and fc7
+    pretrained=False,    # True: torchvision's VGG16, its classifier's layers as fc6 and fc7; or the path of its weights
+    context:str=None,    # None: the front end alone; 'basic' or 'large': with a `ContextModule`
+    start=None,          # a trained front end or its learner, on which the context is put; `pretrained` is not looked
+                         # at then
+    ps:float=.5,         # dropout after fc6 and fc7
+) -> DilatedNet:
+    "The DilatedNet of the paper"
+    net = DilatedNet(n_out, n_in, width, context, ps)
+    if start is None: net.encoder.load(pretrained, fc=True)
+    else:             start_from(net, start, 'context.')
+    return net

@@ -1,0 +1,58 @@
+"""SegNet: the places of the encoder's maxima tell the decoder where to put what it gets (Badrinarayanan et al., 2015,
+arXiv:1511.00561)"""
+from __future__ import annotations
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ..layers import check_norm, conv_relu, init_he
+from ..registry import register
+from ..vgg import VGG16
+
+__all__ = ['SegNet', 'segnet']
+
+def encode(encoder:VGG16, x:Tensor) -> tuple[Tensor,list]:
+    "The map behind the fifth pool; and of each pool (indices of the maxima, size before it), the last pool first"
+    switches = []
+    for stage in encoder.stages:
+        x = stage(x)
+        size = x.shape[-2:]
+        x,idxs = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)   # so that odd sizes survive
+        switches.insert(0, (idxs, size))
+    return x,switches
+
+def mirrored(encoder:VGG16, conv=nn.Conv2d) -> nn.ModuleList:
+    "Stages that mirror those of `encoder`: as many convolutions, the last of each to the channels of the next stage"
+    chs = encoder.channels
+    return nn.ModuleList(nn.Sequential(*[l for j in range(n) for l in conv_relu(c, c if j < n-1 else to, bn=True,
+                                                                                 conv=conv, padding=1)])
+                         for c,to,n in zip(chs[::-1], [*chs[-2::-1], chs[0]], encoder.depths[::-1]))
+
+def decode(stages:nn.ModuleList, x:Tensor, switches) -> Tensor:
+    "Unpool each map to where its maxima came from, and let a stage fill the gaps"
+    for stage,(idxs,size) in zip(stages, switches): x = stage(F.max_unpool2d(x, idxs, 2, output_size=size))
+    return x
+
+class SegNet(nn.Module):
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    def __init__(self, n_out, n_in=3, width=1.):
+        super().__init__()
+        self.encoder = VGG16(n_in, width, bn=True)
+        self.decoder = mirrored(self.encoder)
+        self.decoder[-1] = self.decoder[-1][:-3]           # in place of the last convolution, the scores
+        self.score = nn.Conv2d(self.encoder.channels[0], n_out, 3, padding=1)
+        init_he(self)
+
+    def forward(self, x:Tensor) -> Tensor:
+        check_norm(self, x, [-(-n//16) for n in x.shape[-2:]])
+        return self.score(decode(self.decoder, *encode(self.encoder, x)))
+
+@register('segmentation', kw=dict(width=.1), n_params=29_455_125)
+def segnet(
+    n_out:int,
+    n_in:int=3,
+    width:float=1.,      # 1 = 64 to 512 channels
+    pretrained=False,    # True: torchvision's vgg16_bn; or the path of its weights
+) -> SegNet:
+    "The SegNet of the paper; train it with `class_weights(..., 'median_frequency')`, as there"
+    net = SegNet(n_out, n_in, width)
+    net.encoder.load(pretrained)
+    return net
