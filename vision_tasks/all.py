@@ -21,6 +21,7 @@ from .models.registry import *
 from .models.segmentation import *
 from .multilabel import *
 from .ops.boxes import *
+from .ops.crf import *
 from .ops.masks import *
 from .segmentation import *
 from .show import *
