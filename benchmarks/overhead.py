@@ -7,13 +7,15 @@ import torch
 from fastai.callback.core import CancelValidException
 from fastai.vision.all import Adam, Callback, DataLoaders, OptimWrapper, get_image_files, set_seed
 from torch import Tensor, nn
+from loading import CAMVID, camvid
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.image import image_size
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
-SIZE,BS,LR,VOCAB = 224,16,1e-4,[f'class {i}' for i in range(20)]
+BS,LR,VOCAB = 16,1e-4,[f'class {i}' for i in range(20)]
 ADAMW = dict(betas=(.95, .99), eps=1e-5, weight_decay=.01)   # as fastai's Adam has them
 
 def adamw(params, lr):   return torch.optim.AdamW(params, lr=lr, **ADAMW)
@@ -27,12 +29,31 @@ class NoValid(Callback):
     "Training alone"
     def before_validate(self): raise CancelValidException
 
+class Multilabel:
+    learner,net,what = staticmethod(multilabel_learner),dict(arch='mobilenet_v2'),'mobilenet_v2, 224 px'
+    loss_func = nn.BCEWithLogitsLoss()
+    @staticmethod
+    def dls(data, n, **kwargs):
+        files = get_image_files(data/'coco128/images').sorted()[:n]
+        anns  = [Annotation(f, image_size(f), [VOCAB[i%len(VOCAB)]]) for i,f in enumerate(files)]
+        return multilabel_dls(anns, VOCAB, size=224, **kwargs)
+
+class Segmentation:
+    learner,net = staticmethod(segmentation_learner),dict(arch='lraspp', encoder='mobilenet_v2')
+    what,loss_func = 'lraspp on mobilenet_v2, 240x180 px',nn.CrossEntropyLoss(ignore_index=255)
+    @staticmethod
+    def dls(data, n, **kwargs):
+        return segmentation_dls(camvid(data, 'train', 'train')[:n], CAMVID, size=(240, 180), **kwargs)
+
+TASKS = dict(multilabel=Multilabel, segmentation=Segmentation)
+
 class Bare:
     "The loop that one would write: every parameter and BatchNorm is trained, the loss is read at every step"
-    def __init__(self, model, batches, opt, epochs):
-        self.model,self.batches,self.opt,self.epochs = copy.deepcopy(model),batches,opt,epochs
+    def __init__(self, task, model, batches, opt, epochs):
+        self.loss_func,self.model = task.loss_func,copy.deepcopy(model)
+        self.batches,self.opt,self.epochs = batches,opt,epochs
     def __call__(self):
-        model,loss_func,total = self.model.train(),nn.BCEWithLogitsLoss(),0.
+        model,loss_func,total = self.model.train(),self.loss_func,0.
         opt = self.opt(list(model.parameters()), lr=LR)
         for _ in range(self.epochs):
             for x,y in self.batches:
@@ -44,8 +65,8 @@ class Bare:
 
 class Ours:
     "What `fine_tune` does once the encoder is unfrozen"
-    def __init__(self, model, dls, batches, opt, epochs):
-        self.learn = multilabel_learner(dls, copy.deepcopy(model), pretrained=False, metrics=[], cbs=NoValid())
+    def __init__(self, task, model, dls, batches, opt, epochs):
+        self.learn = task.learner(dls, copy.deepcopy(model), pretrained=False, metrics=[], cbs=NoValid())
         self.opt,self.epochs = opt,epochs
         self.learn.dls = DataLoaders(batches, dls.valid, device=dls.device)
     def __call__(self):
@@ -65,12 +86,14 @@ class Timed:
 
 class Tiny(nn.Module):
     "A net that costs next to nothing, so that what remains is the loop"
-    def __init__(self):
+    def __init__(self, n_out, size):
         super().__init__()
-        self.encoder,self.head = nn.Conv2d(3, len(VOCAB), 1),nn.Identity()
-    def forward(self, x): return self.head(self.encoder(x[...,:1,:1]).flatten(1))
+        self.encoder,self.head,self.size = nn.Conv2d(3, n_out, 1),nn.Identity(),size   # size: None, or (h, w) of a map
+    def forward(self, x):
+        x = self.head(self.encoder(x[...,:1,:1]))
+        return x.flatten(1) if self.size is None else x.expand(-1, -1, *self.size)
 
-def parts(dls, model, batches, rounds):
+def parts(task, dls, model, batches, rounds):
     "What whole runs are too noisy to show: the optimisers alone on the net's parameters, the loops alone on `Tiny`"
     model = copy.deepcopy(model)
     for p in model.parameters(): p.grad = torch.randn_like(p)*1e-3
@@ -78,8 +101,10 @@ def parts(dls, model, batches, rounds):
     opts = {'AdamW': adamw(ps, LR), "fastai's Adam": Adam(ps, lr=LR)}
     step = lambda o: Timed(lambda: [o.step() for _ in range(steps)])
     fns  = {f'{k}, {len(ps)} tensors, a step': (step(o), steps) for k,o in opts.items()}
-    fns |= {'bare loop on a tiny net, a step': (Timed(Bare(Tiny().to(dls.device), many, adamw, 1)), len(many)),
-            'Learner on a tiny net, a step':   (Timed(Ours(Tiny(), dls, many, wrapped, 1)), len(many))}
+    y = batches[0][1]
+    tiny = Tiny(len(dls.vocab), None if y.ndim == 2 else y.shape[-2:]).to(dls.device)
+    fns |= {'bare loop on a tiny net, a step': (Timed(Bare(task, tiny, many, adamw, 1)), len(many)),
+            'Learner on a tiny net, a step':   (Timed(Ours(task, tiny, dls, many, wrapped, 1)), len(many))}
     interleaved({k: f for k,(f,_) in fns.items()}, rounds)
     print('\n| part | ms, process time: median (min..max) |\n|---|---:|')
     for k,(f,n) in fns.items():
@@ -90,6 +115,7 @@ def all_train(anns): return list(range(len(anns))),[0]
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--task',    choices=TASKS, default='multilabel')
     ap.add_argument('--rounds',  type=int, default=5)
     ap.add_argument('--batches', type=int, default=8, help='in an epoch')
     ap.add_argument('--epochs',  type=int, default=2)
@@ -97,26 +123,26 @@ def main():
     ap.add_argument('--device',  default='cpu')
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 and camvid in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     set_seed(0)
-    files = get_image_files(Path(os.environ['VISION_TASKS_DATA'])/'coco128/images').sorted()[:BS*args.batches]
-    anns  = [Annotation(f, image_size(f), [VOCAB[i%len(VOCAB)]]) for i,f in enumerate(files)]
-    dls   = multilabel_dls(anns, VOCAB, bs=BS, size=SIZE, splitter=all_train, num_workers=0, device=args.device)
-    model = multilabel_learner(dls, 'mobilenet_v2', pretrained=False).model.to(args.device)
+    task  = TASKS[args.task]
+    dls   = task.dls(Path(os.environ['VISION_TASKS_DATA']), BS*args.batches, bs=BS, splitter=all_train, num_workers=0,
+                     device=args.device)
+    model = task.learner(dls, **task.net, pretrained=False).model.to(args.device)
     memory = Memory(dls.train)                   # normalised, on the device
     n  = args.epochs*args.batches
     assert len(memory) == args.batches
     fns = {(where, what): Timed(f) for where,b in (('in memory', memory), ('loaded', dls.train)) for what,f in (
-        ('bare loop, AdamW', Bare(model, b, adamw, args.epochs)),
-        ("bare loop, fastai's Adam", Bare(model, b, Adam, args.epochs)),
-        ('Learner, AdamW in OptimWrapper', Ours(model, dls, b, wrapped, args.epochs)),
-        ("Learner, fastai's Adam (default)", Ours(model, dls, b, Adam, args.epochs)))}
+        ('bare loop, AdamW', Bare(task, model, b, adamw, args.epochs)),
+        ("bare loop, fastai's Adam", Bare(task, model, b, Adam, args.epochs)),
+        ('Learner, AdamW in OptimWrapper', Ours(task, model, dls, b, wrapped, args.epochs)),
+        ("Learner, fastai's Adam (default)", Ours(task, model, dls, b, Adam, args.epochs)))}
     for k,f in fns.items(): f.f.epochs = 1; f.f(); f.f.epochs = args.epochs   # warms up
     interleaved(fns, args.rounds)
     print(describe(('torch', 'torchvision', 'fastai')),
-          f"\n\nmobilenet_v2, {SIZE} px, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
+          f"\n\n{task.what}, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
           f"mean ± sd (min..max) of {args.rounds} runs, interleaved; "
            "overhead over the bare loop with AdamW, mean (range)\n")
     print('| batches | training | ms a step, process time | overhead | ms a step, wall | overhead |\n'
@@ -130,6 +156,6 @@ def main():
             cells += [f'{statistics.mean(ms):.1f} ± {sd:.1f} ({min(ms):.1f}..{max(ms):.1f})',
                       f'{statistics.mean(over):+.1f} % ({min(over):+.1f}..{max(over):+.1f})']
         print(f'| {where} | {what} |', ' | '.join(cells), '|')
-    parts(dls, model, memory, args.rounds)
+    parts(task, dls, model, memory, args.rounds)
 
 if __name__ == '__main__': main()

@@ -8,30 +8,39 @@ from fastai.vision.all import (Callback, CancelValidException, CrossEntropyLossF
                                Normalize, PILMask, Resize, aug_transforms, imagenet_stats, set_seed, trainable_params,
                                unet_learner)
 from torch import nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 from keypoint_real import spread
 from loading import CAMVID, LIGHT, camvid
 from machine import describe
 from multilabel_real import WEIGHTS, folder, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.blocks import AnnotationSplitter, class_mask, path_of
+from vision_tasks.data.image import open_image
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.metrics import confusion_counts, confusion_scores
 from vision_tasks.models.registry import get_arch, list_archs
+from vision_tasks.ops.crf import dense_crf
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
-ENCODER,STOCK = 'mobilenet_v2',"fastai's unet_learner"
+ENCODER,STOCK,CRF = 'mobilenet_v2',"fastai's unet_learner",'mIoU after the CRF'
 SCORES = {'mIoU': 'miou', 'pixel accuracy': 'pixel_accuracy'}
+# mean IoU of CamVid's test set as the papers have it, of full nets at full size with long recipes; dilation: with
+# the context module for street scenes
+PAPERS = {'segnet': .601, 'deeplab_v1': .616, 'dilatednet': .653, 'fc_densenet103': .669}
 
 # --- the systems: annotations -> learner. All flip and change the light, and see the whole picture, as fastai does it
 
-def ours(arch, anns, size, bs, weights, crops=False):
+def ours(arch, anns, size, bs, weights, crops=False, width=None):
     same = {} if crops else dict(item_tfms=JointTransform(size, FitView('squish'), flip=0.),
                                  batch_tfms=aug_transforms(**LIGHT))
     dls = segmentation_dls(anns, CAMVID, bs=bs, size=size, num_workers=0, **same)
-    on_any = 'encoder' in inspect.signature(get_arch(arch, 'segmentation')).parameters
+    takes  = inspect.signature(get_arch(arch, 'segmentation')).parameters
+    on_any = 'encoder' in takes
     # without weights at hand nothing is to be frozen or spared: all is one group
     how = dict(encoder=ENCODER, pretrained=weights) if on_any else dict(pretrained=False, splitter=trainable_params)
-    if arch == 'unet': how.update(arch_kwargs=dict(padding='same'))
+    kw = {**(dict(padding='same') if arch == 'unet' else {}), **(dict(context='basic') if arch == 'dilatednet' else {}),
+          **(dict(width=width) if width and not on_any and 'width' in takes else {})}
+    if kw: how.update(arch_kwargs=kw)
     return segmentation_learner(dls, arch, metrics=[], **how)
 
 def mask_of(a): return PILMask.create(class_mask(a, len(CAMVID)))   # 255 = void
@@ -59,9 +68,10 @@ def score(labels, anns):
     scores = confusion_scores(cm)
     return {o: scores[k] for o,k in SCORES.items()}
 
-def answers(learn, anns):
-    "Class indices in pixels of the files, from logits scaled up; and the process seconds of the net alone"
-    out,secs = [],0.
+def answers(learn, anns, crf):
+    """Class indices in pixels of the files, from logits scaled up; with `crf` also those after `dense_crf`; and the
+    process seconds of the net alone"""
+    out,after,secs = [],[],0.
     learn.model.eval()
     with torch.no_grad():
         for x,_ in learn.dls.valid:
@@ -71,8 +81,10 @@ def answers(learn, anns):
             if logits.shape[-2:] != x.shape[-2:]: sys.exit(f"logits of {logits.shape[-2:]} for {x.shape[-2:]} pixels")
             for o in logits:
                 full = F.interpolate(o[None], anns[len(out)].size[::-1], mode='bilinear', align_corners=False)
+                if crf: after.append(dense_crf(full[0].softmax(0), pil_to_tensor(open_image(anns[len(out)].path)))
+                                     .argmax(0))
                 out.append(full[0].argmax(0))
-    return out,secs
+    return out,after,secs
 
 def most_frequent(anns):
     "At each pixel the class that it has most often in the training pictures"
@@ -82,7 +94,7 @@ def most_frequent(anns):
 
 def run(anns, args, weights):
     "One row a system and seed"
-    systems = {o: partial(ours, o, crops=args.crops) for o in args.archs}
+    systems = {o: partial(ours, o, crops=args.crops, width=args.width) for o in args.archs}
     if not args.no_fastai: systems = {STOCK: stock, **systems}
     valid,rows = [a for a in anns if a.split == 'valid'],[]
     for seed in args.seeds:
@@ -94,23 +106,26 @@ def run(anns, args, weights):
             with learn.no_bar(), learn.no_logging():
                 learn.fine_tune(args.epochs, args.lr, freeze_epochs=args.frozen, lr_mult=args.lr_mult)
             wall,secs = time.perf_counter()-t,time.process_time()-c
-            labels,net = answers(learn, valid)
+            labels,after,net = answers(learn, valid, args.crf)
             n = len(learn.dls.train)*args.bs*(args.frozen+args.epochs)
             rows.append(dict(system=o, seed=seed, **score(labels, valid), parameters=sum(map(torch.numel,
-                             learn.model.parameters())), process=secs, wall=wall, train=n/secs, net=len(valid)/net))
+                             learn.model.parameters())), process=secs, wall=wall, train=n/secs, net=len(valid)/net,
+                             **({CRF: score(after, valid)['mIoU']} if args.crf else {})))
             print(*(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
     return pd.DataFrame(rows)
 
 def table(df, base):
     "A line a system: mean ± standard deviation over the seeds; differences are taken seed by seed"
-    cols = [*SCORES, "mIoU less fastai's", 'parameters', 'process seconds', 'images/s, training', 'images/s, net alone']
+    extra = [CRF] if CRF in df else []
+    cols  = [*SCORES, *extra, "mIoU less fastai's", 'parameters', 'process seconds', 'images/s, training',
+             'images/s, net alone', "paper's mIoU (test)"]
     print(f"| system | {' | '.join(cols)} |\n|---|" + '---:|'*len(cols))
     print('| most frequent class of each pixel |', *(f'{v:.3f} |' for v in base.values()), '| '*(len(cols)-len(SCORES)))
     miou = df.set_index(['system', 'seed'])['mIoU']
     for o,d in df.groupby('system', sort=False):
         less = spread(miou[o]-miou[STOCK], 3, '+') if o != STOCK and STOCK in miou else ''
-        print(f'| {o} |', *(f'{spread(d[c], 3)} |' for c in SCORES), f'{less} | {d.parameters.iloc[0]/1e6:.2f} M |',
-              f'{d.process.mean():.0f} | {d.train.mean():.2f} | {d.net.mean():.1f} |')
+        print(f'| {o} |', *(f'{spread(d[c], 3)} |' for c in [*SCORES, *extra]),
+              f'{less} | {d.parameters.iloc[0]/1e6:.2f} M |', f'{d.process.mean():.0f} | {d.train.mean():.2f} | {d.net.mean():.1f} | {PAPERS.get(o, "")} |')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
@@ -125,6 +140,8 @@ def main():
     ap.add_argument('--lr', type=float, default=2e-3, help='base rate of `fine_tune`')
     # fastai's 100 leaves the encoder as good as still: half the mIoU of lraspp in a short run
     ap.add_argument('--lr-mult', type=float, default=2, help="`fine_tune`'s ratio of rates, head to encoder")
+    ap.add_argument('--width', type=float, help='of the nets that have one; they get no weights')
+    ap.add_argument('--crf', action='store_true', help='what `dense_crf`, as it comes, adds to the mean IoU')
     ap.add_argument('--limit', type=int, help='so many pictures to train on, evenly spread; all are scored')
     ap.add_argument('--threads', type=int, default=torch.get_num_threads())
     args = ap.parse_args()
