@@ -30,10 +30,10 @@ PAPERS = {'segnet': .601, 'deeplab_v1': .616, 'dilatednet': .653, 'fc_densenet10
 
 # --- the systems: annotations -> learner. All flip and change the light, and see the whole picture, as fastai does it
 
-def ours(arch, anns, size, bs, weights, crops=False, width=None):
+def ours(arch, anns, size, bs, weights, device, crops=False, width=None):
     same = {} if crops else dict(item_tfms=JointTransform(size, FitView('squish'), flip=0.),
                                  batch_tfms=aug_transforms(**LIGHT))
-    dls = segmentation_dls(anns, CAMVID, bs=bs, size=size, num_workers=0, **same)
+    dls = segmentation_dls(anns, CAMVID, bs=bs, size=size, num_workers=0, device=device, **same)
     takes  = inspect.signature(get_arch(arch, 'segmentation')).parameters
     on_any = 'encoder' in takes
     # without weights at hand nothing is to be frozen or spared: all is one group
@@ -49,11 +49,12 @@ def stock_body(weights, pretrained):
     "The encoder flat, as `DynamicUnet` wants it, before a pooling where `create_body` cuts"
     return nn.Sequential(*stock_net(weights, pretrained)[0], nn.AdaptiveAvgPool2d(1))
 
-def stock(anns, size, bs, weights):
+def stock(anns, size, bs, weights, device):
     block = DataBlock((ImageBlock, MaskBlock(CAMVID)), get_x=path_of, get_y=mask_of, splitter=AnnotationSplitter(),
                       item_tfms=Resize(size[::-1], method='squish'),
                       batch_tfms=[*aug_transforms(**LIGHT), Normalize.from_stats(*imagenet_stats)])
-    return unet_learner(block.dataloaders(anns, bs=bs, num_workers=0), partial(stock_body, weights), metrics=[],
+    dls = block.dataloaders(anns, bs=bs, num_workers=0, device=device)
+    return unet_learner(dls, partial(stock_body, weights), metrics=[],
                         n_out=len(CAMVID), loss_func=CrossEntropyLossFlat(axis=1, ignore_index=255))
 
 # --- one scorer for all
@@ -68,22 +69,28 @@ def score(labels, anns):
     scores = confusion_scores(cm)
     return {o: scores[k] for o,k in SCORES.items()}
 
+def clock(device):
+    "Seconds: of this process, or on a GPU, once it is done, of the wall"
+    if torch.device(device).type == 'cpu': return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
 def answers(learn, anns, crf):
     """Class indices in pixels of the files, from logits scaled up; with `crf` also those after `dense_crf`; and the
-    process seconds of the net alone"""
+    seconds of the net alone"""
     out,after,secs = [],[],0.
     learn.model.eval()
     with torch.no_grad():
         for x,_ in learn.dls.valid:
-            t = time.process_time()
+            t = clock(x.device)
             logits = learn.model(x).as_subclass(torch.Tensor)
-            secs += time.process_time()-t
+            secs += clock(x.device)-t
             if logits.shape[-2:] != x.shape[-2:]: sys.exit(f"logits of {logits.shape[-2:]} for {x.shape[-2:]} pixels")
             for o in logits:
                 full = F.interpolate(o[None], anns[len(out)].size[::-1], mode='bilinear', align_corners=False)
                 if crf: after.append(dense_crf(full[0].softmax(0), pil_to_tensor(open_image(anns[len(out)].path)))
-                                     .argmax(0))
-                out.append(full[0].argmax(0))
+                                     .argmax(0).cpu())
+                out.append(full[0].argmax(0).cpu())
     return out,after,secs
 
 def most_frequent(anns):
@@ -100,12 +107,12 @@ def run(anns, args, weights):
     for seed in args.seeds:
         for o in list(systems)[::1 if seed%2 == 0 else -1]:     # none is always the first
             set_seed(seed)
-            learn = systems[o](anns, tuple(args.size), args.bs, weights)
+            learn = systems[o](anns, tuple(args.size), args.bs, weights, args.device)
             learn.add_cb(NoValid())
-            t,c = time.perf_counter(),time.process_time()
+            t,c = time.perf_counter(),clock(args.device)
             with learn.no_bar(), learn.no_logging():
                 learn.fine_tune(args.epochs, args.lr, freeze_epochs=args.frozen, lr_mult=args.lr_mult)
-            wall,secs = time.perf_counter()-t,time.process_time()-c
+            wall,secs = time.perf_counter()-t,clock(args.device)-c
             labels,after,net = answers(learn, valid, args.crf)
             n = len(learn.dls.train)*args.bs*(args.frozen+args.epochs)
             rows.append(dict(system=o, seed=seed, **score(labels, valid), parameters=sum(map(torch.numel,
@@ -117,7 +124,7 @@ def run(anns, args, weights):
 def table(df, base):
     "A line a system: mean ± standard deviation over the seeds; differences are taken seed by seed"
     extra = [CRF] if CRF in df else []
-    cols  = [*SCORES, *extra, "mIoU less fastai's", 'parameters', 'process seconds', 'images/s, training',
+    cols  = [*SCORES, *extra, "mIoU less fastai's", 'parameters', 'seconds', 'images/s, training',
              'images/s, net alone', "paper's mIoU (test)"]
     print(f"| system | {' | '.join(cols)} |\n|---|" + '---:|'*len(cols))
     print('| most frequent class of each pixel |', *(f'{v:.3f} |' for v in base.values()), '| '*(len(cols)-len(SCORES)))
@@ -125,7 +132,8 @@ def table(df, base):
     for o,d in df.groupby('system', sort=False):
         less = spread(miou[o]-miou[STOCK], 3, '+') if o != STOCK and STOCK in miou else ''
         print(f'| {o} |', *(f'{spread(d[c], 3)} |' for c in [*SCORES, *extra]),
-              f'{less} | {d.parameters.iloc[0]/1e6:.2f} M |', f'{d.process.mean():.0f} | {d.train.mean():.2f} | {d.net.mean():.1f} | {PAPERS.get(o, "")} |')
+              f'{less} | {d.parameters.iloc[0]/1e6:.2f} M | {d.process.mean():.0f} |',
+              f'{d.train.mean():.2f} | {d.net.mean():.1f} | {PAPERS.get(o, "")} |')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
@@ -143,12 +151,14 @@ def main():
     ap.add_argument('--width', type=float, help='of the nets that have one; they get no weights')
     ap.add_argument('--crf', action='store_true', help='what `dense_crf`, as it comes, adds to the mean IoU')
     ap.add_argument('--limit', type=int, help='so many pictures to train on, evenly spread; all are scored')
+    ap.add_argument('--device', default='cpu')
     ap.add_argument('--threads', type=int, default=torch.get_num_threads())
     args = ap.parse_args()
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', sep=', ', flush=True)
+    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', args.device, sep=', ',
+          flush=True)
     train,valid = camvid(data, 'train', 'train'),camvid(data, 'val', 'valid')
     if args.limit: train = [train[i] for i in np.linspace(0, len(train)-1, min(args.limit, len(train))).astype(int)]
     df = run(train+valid, args, weights)

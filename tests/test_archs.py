@@ -135,7 +135,7 @@ def test_pretrained_is_refused_where_there_are_no_weights_and_a_file_that_is_not
 
 # how a small net of each learns two pictures by heart (bs=2 of 48 x 48, 40 steps of Adam at lr=3e-3), where it differs
 FIT = dict(fcn8s=dict(lr=2e-3, steps=100), fcn16s=dict(lr=2e-3, steps=150), fcn32s=dict(size=96, steps=50),
-           deconvnet=dict(size=225, bs=4, lr=1e-2, width=.1, steps=150), unet=dict(size=220), segnet=dict(lr=5e-3, steps=80),
+           deconvnet=dict(size=193, lr=2e-3, width=.15, steps=80), unet=dict(size=220), segnet=dict(lr=5e-3, steps=80),
            deeplab_v1=dict(size=96, width=.2, steps=80), dilatednet=dict(size=96, width=.2, lr=1e-3, steps=150),
            dynamic_unet=dict(steps=15), fc_densenet56=dict(lr=1e-2, steps=25), sliding_window=dict(steps=100),
            lraspp_mobilenet_v3_large=dict(steps=20))
