@@ -1,4 +1,4 @@
-import json
+import json, os
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
@@ -288,6 +288,8 @@ def test_what_coco_cannot_hold_is_refused(shapes, tmp_path):
         (AnnotationError, "masks, row 0: mask: expected an .h, w. bool array", masked(np.ones((64, 64))), {}),
         (AnnotationError, "masks, row 0: expected polygons of three or more points", masked([[1, 2, 3, 4]]), {}),
         (AnnotationError, "masks, row 0: RLE: expected counts whose sum", masked(dict(size=(64, 64), counts=[5])), {}),
+        (AnnotationError, "some annotations have scores and some have None; .*: write two",
+         [a, replace(a, scores=np.ones(len(a.labels)))], {}),
         (ValueError, "a skeleton joins named points", [a], dict(skeleton=[(0, 1)])),
         (ValueError, "skeleton: expected pairs of indices from 0 to 4", [a],
          dict(point_names=SHAPE_POINTS, skeleton=[(4, 5)]))):
@@ -305,3 +307,16 @@ def test_ten_times_as_many_objects_take_about_ten_times_as_long(tmp_path, monkey
         assert sum(len(a.labels) for a in read_coco(tmp_path/'t.json', tmp_path)) == 5*n
         return time.process_time() - start
     assert min(seconds(3000) for _ in range(3)) < 35*min(seconds(300) for _ in range(5))   # the least disturbed of each
+
+@pytest.mark.slow
+@pytest.mark.skipif('VISION_TASKS_DATA' not in os.environ, reason='VISION_TASKS_DATA names no folder of data')
+def test_the_nuts_read_with_all_their_objects_as_pycocotools_reads_them():
+    COCO = pytest.importorskip('pycocotools.coco').COCO
+    path = Path(os.environ['VISION_TASKS_DATA'])/'nuts'
+    anns,theirs = read_coco(path/'trainval.json', path/'images'),COCO(str(path/'trainval.json'))
+    assert (len(anns), sum(len(a.labels) for a in anns), len(vocab_of(anns))) == (18, 165, 3)
+    for id,a in zip(theirs.imgs, anns, strict=True):
+        for o,label,mask,box in zip(theirs.imgToAnns[id], a.labels, a.masks, a.bboxes, strict=True):
+            assert theirs.cats[o['category_id']]['name'] == label
+            np.testing.assert_array_equal(theirs.annToMask(o), decode_mask(mask, a.size))
+            np.testing.assert_allclose([*box[:2], *(box[2:] - box[:2])], o['bbox'], atol=1e-3)

@@ -1,8 +1,11 @@
+import os
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.table import read_df, write_df
+from vision_tasks.data.voc import read_voc
 
 NAN = float('nan')
 
@@ -61,6 +64,12 @@ def test_rows_of_boxes_become_pictures_in_their_first_order(pics):
     assert a.bboxes.tolist() == [[1, 1, 4, 4.5]]
     assert c.labels == [] and c.bboxes.shape == (0, 4)
     assert read_df(df[:3], pics, bbox_cols=[2, 3, 4, 5])[0].labels == ['object', 'object']
+
+def test_numbers_may_be_texts_or_missing_in_any_way_that_pandas_knows(pics):
+    df = pd.DataFrame(dict(f=['a.png', 'b.png'], l=['x', None], x1=['1', None], y1=[2, None], x2=[3.5, NAN],
+                           y2=pd.array([4, None], dtype='Int64')))
+    a,b = read_df(df, pics, label_col='l', bbox_cols=['x1', 'y1', 'x2', 'y2'])
+    assert a.bboxes.tolist() == [[1, 2, 3.5, 4]] and b.bboxes.shape == (0, 4)
 
 def test_points_are_pairs_and_empty_cells_are_not_marked(pics):
     df = df_of(x0=[1, 2, NAN], y0=[3, 4, NAN], x1=[5, 6, 7], y1=[7, 8, 9])
@@ -155,6 +164,11 @@ def test_what_a_table_cannot_hold_is_refused(shapes):
         write_df([Annotation(None, (4, 4))])
     with pytest.raises(AnnotationError, match="or holds the delimiter ';'"):
         write_df([Annotation(a.path, a.size, ['a;b c'])])
+    for o in ('', ' x'):
+        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends blank"):
+            write_df([Annotation(a.path, a.size, [o], [[0, 0, 9, 9]])])
+    with pytest.raises(AnnotationError, match="a table has no objects to ignore, .*; leave them out"):
+        write_df([Annotation(a.path, a.size, ['x'], [[0, 0, 9, 9]], ignore=[True])])
 
 @pytest.mark.parametrize('cells,message', [
     ('1,2,3,4,5,6', r"p.csv is not a readable csv file: .*Expected 5 fields in line 3, saw 7; mend that line"),
@@ -164,3 +178,16 @@ def test_a_wrong_number_of_points_in_a_row_names_file_and_row(tmp_path, cells, m
     for o in 'ab': Image.new('RGB', (9, 9)).save(tmp_path/f'{o}.png')
     (tmp_path/'p.csv').write_text(f'fname,x1,y1,x2,y2\na.png,1,2,3,4\nb.png,{cells}\n')
     with pytest.raises(AnnotationError, match=message): read_df(tmp_path/'p.csv', point_cols=['x1', 'y1', 'x2', 'y2'])
+
+@pytest.mark.slow
+@pytest.mark.skipif('VISION_TASKS_DATA' not in os.environ, reason='VISION_TASKS_DATA names no folder of data')
+def test_the_face_masks_csv_says_what_the_xml_says_and_their_boxes_survive_a_csv(tmp_path):
+    path = Path(os.environ['VISION_TASKS_DATA'])/'facemask'
+    boxes = read_voc(path, images='images', annotations='annotations')
+    anns = read_df(path/'multilabel.csv', path/'images', label_col='labels', label_delim=' ', valid_col='is_valid')
+    named = {a.path: set(a.labels) for a in boxes}
+    assert len(anns) == 853 and {a.path: set(a.labels) for a in anns} == named
+    assert {a.split for a in anns} == {'train', 'valid'}
+    write_df(boxes, path).to_csv(tmp_path/'t.csv', index=False)
+    back = read_df(tmp_path/'t.csv', path, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
+    for a,b in zip(boxes, back, strict=True): same(a, b)

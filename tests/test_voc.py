@@ -1,3 +1,6 @@
+import os
+from collections import Counter
+from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError
@@ -121,6 +124,21 @@ def test_what_voc_cannot_hold_is_refused(shapes, tmp_path):
     with pytest.raises(AnnotationError, match="would both become 0000.xml"): write_voc([shapes[0], shapes[0]], tmp_path)
     with pytest.raises(AnnotationError, match="gone.png: no such image file; nothing was written"):
         write_voc([Annotation(tmp_path/'gone.png', (4, 4), bboxes=[])], tmp_path/'n')
+    for o in ('', ' x', 'x\n', 'x\x01y'):   # would come back as another name, or not at all
+        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends blank, or has a control char"):
+            write_voc([Annotation(shapes[0].path, (64, 64), [o], [[0, 0, 9, 9]])], tmp_path/'n')
     assert not (tmp_path/'n').exists()
     with pytest.raises(AnnotationError, match="annotation 0 has no file"):
         write_voc([Annotation(None, (64, 64), bboxes=[])], tmp_path)
+
+@pytest.mark.slow
+@pytest.mark.skipif('VISION_TASKS_DATA' not in os.environ, reason='VISION_TASKS_DATA names no folder of data')
+def test_the_face_masks_read_with_all_their_boxes_also_those_outside(tmp_path):
+    anns = read_voc(Path(os.environ['VISION_TASKS_DATA'])/'facemask', images='images', annotations='annotations')
+    assert len(anns) == 853 and max(len(a.labels) for a in anns) == 115
+    assert Counter(o for a in anns for o in a.labels) == dict(with_mask=3232, without_mask=717,
+                                                              mask_weared_incorrect=123)
+    assert sum(((a.bboxes < 0) | (a.bboxes > a.size*2)).any(1).sum() for a in anns) == 12
+    write_voc(anns, tmp_path)
+    for a,b in zip(anns, read_voc(tmp_path), strict=True):
+        assert a.labels == b.labels and np.array_equal(a.bboxes, b.bboxes)

@@ -232,6 +232,9 @@ def write_coco(
         if a.bboxes is None:
             raise AnnotationError(f"{a.path}: COCO holds boxes, and this annotation has none (`bboxes` is None); "
                                   "an empty (0, 4) array says that there are no objects")
+    if len({a.scores is None for a in annotations if a.labels}) > 1:
+        raise AnnotationError("some annotations have scores and some have None; a file holds predictions or truth: "
+                              "write two")
     ids = {o: i for i,o in enumerate(sorted({*vocab_of(annotations), *(vocab or [])}), 1)}
     points = _point_fields(annotations, point_names, skeleton)
     folder = _folder(annotations, fname) if images is None else Path(images)
@@ -284,7 +287,7 @@ def _objects(a, ids):
         if a.ignore is not None: o['iscrowd'] = int(a.ignore[i])
         if a.scores is not None: o['score'] = float(a.scores[i])
         if a.masks is not None and len(a.masks[i]):
-            try: o['segmentation'],o['area'] = _segmentation(a.masks[i])
+            try: o['segmentation'],o['area'] = coco_shape(a.masks[i])
             except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i}: {e}") from None
     if a.points is not None:
         v = np.where(np.isnan(a.points[...,0]), 0, 2 if a.visible is None else a.visible)[...,None]
@@ -293,7 +296,7 @@ def _objects(a, ids):
             o['keypoints'][2::3] = p[:,2].astype(int).tolist()   # v as a whole number, as others write it
     return res
 
-def _segmentation(mask):
+def coco_shape(mask):
     "(what json has of `mask`, its area in pixels)"
     if isinstance(mask, np.ndarray): return encode_rle(mask),int(mask.sum())
     if isinstance(mask, dict):

@@ -42,12 +42,14 @@ def read_df(
         raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
     col  = lambda c: None if c is None else df[_name(df, c)].tolist()
     part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
+    cells = lambda cs: None if cs is None else _cells(part(cs))
     if from_csv:
         for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
             df[c] = _as_numbers(df[c])
     cols = dict(file=col(fn_col), label=None if one_hot else col(label_col), hot=part(label_col) if one_hot else None,
-                bbox=part(bbox_cols), points=part(points), split=col(valid_col), group=col(group_col),
+                bbox=cells(bbox_cols), points=cells(points), split=col(valid_col), group=col(group_col),
                 delim=label_delim, path=path)
+    if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
     rows = {}
     for i,f in enumerate(cols['file']): rows.setdefault(None if _empty(f) else str(f), []).append(i)
     return read_all(lambda o: _read(o[0], o[1], cols), list(rows.items()), on_error)
@@ -67,6 +69,11 @@ def _as_numbers(col):
     words = {'': None, 'true': '1', 'True': '1', 'TRUE': '1', 'false': '0', 'False': '0', 'FALSE': '0'}
     try: return pd.to_numeric(col.replace(words))
     except ValueError: return col
+
+def _cells(df):
+    "An array, whose rows are found at once, those of a DataFrame not; of numbers where all cells are"
+    try: return df.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError): return df.to_numpy(dtype=object)
 
 def _name(df, c): return df.columns[c] if isinstance(c, int) and c not in df.columns else c
 
@@ -98,14 +105,14 @@ def _read(name, idxs, c):
     points = c['points']
     if c['bbox'] is None:
         labels = _labels(where, idxs[0], c)
-        if points is not None: kw['points'] = _numbers(where, points.iloc[idxs[0]]).reshape(-1, 2)
+        if points is not None: kw['points'] = _numbers(where, points[idxs[0]]).reshape(-1, 2)
     else:
-        blank = lambda i: c['bbox'].iloc[i].isna().all() and (c['label'] is None or _empty(c['label'][i]))
+        blank = lambda i: c['no_bbox'][i] and (c['label'] is None or _empty(c['label'][i]))
         idxs = [i for i in idxs if not blank(i)]
         labels = [_box_label(i, name, c) for i in idxs]
-        kw['bboxes'] = np.array([_bbox(i, name, c['bbox'].iloc[i]) for i in idxs], dtype=np.float32).reshape(-1, 4)
+        kw['bboxes'] = np.array([_bbox(i, name, c['bbox'][i]) for i in idxs], dtype=np.float32).reshape(-1, 4)
         if points is not None:
-            rows = [_numbers(f"row {i}, {name}", points.iloc[i]) for i in idxs]
+            rows = [_numbers(f"row {i}, {name}", points[i]) for i in idxs]
             kw['points'] = np.array(rows).reshape(len(idxs), points.shape[1]//2, 2)
     try: return Annotation(file, size, labels, **kw)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0] if idxs else '?'}: {e}") from None
@@ -149,7 +156,7 @@ def _box_label(i, name, c):
     return _text(c['label'][i])
 
 def _numbers(where, row):
-    try: return row.to_numpy(dtype=np.float64)
+    try: return row.astype(np.float64)
     except (TypeError, ValueError):
         raise AnnotationError(f"{where}: {', '.join(map(str, row))} are not all numbers; mend the row") from None
 
@@ -166,7 +173,8 @@ def _bbox(i, name, row):
 def write_df(annotations, path=None):
     """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),
     then labels, or with boxes one row a box with label, x1, y1, x2, y2; points as x_0, y_0, x_1, ...; scores, or score
-    of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one"""
+    of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one. Objects to
+    ignore are an error; `visible`, `masks` and `mask` have no place in a table"""
     import pandas as pd
     annotations = list(annotations)
     boxes = any(a.bboxes is not None for a in annotations)
@@ -177,12 +185,15 @@ def write_df(annotations, path=None):
     for a in annotations:
         if a.path is None:
             raise AnnotationError("an annotation without a file has no row: save its picture and set `path`")
+        if a.ignore is not None and a.ignore.any():
+            raise AnnotationError(f"{a.path}: a table has no objects to ignore, and would make ordinary ones of them; "
+                                  "leave them out (`select_objects`), or use `write_coco` or `write_voc`")
         row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
+        for o in a.labels:
+            if o != o.strip() or not o or not boxes and ';' in o:
+                raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "
+                                      "delimiter ';'; rename it")
         if not boxes:
-            for o in a.labels:
-                if ';' in o or o != o.strip() or not o:
-                    raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "
-                                          "delimiter ';'; rename it")
             row['labels'] = delim.join(dict.fromkeys(a.labels))   # of a picture, each once
             if a.scores is not None: row['scores'] = delim.join(f'{s:.4f}' for s in a.scores)
             if a.points is not None: row.update(_flat(a.points))

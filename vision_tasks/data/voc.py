@@ -124,8 +124,8 @@ def write_voc(
     annotations, # list[Annotation] with boxes
     dest,        # folder, made if not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
 ):
-    """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points and scores
-    have no place in this format"""
+    """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points, scores and
+    `group` have no place in this format"""
     dest,stems,lists,annotations = Path(dest),{},{},list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
@@ -133,7 +133,10 @@ def write_voc(
             raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); "
                                   "an empty (0, 4) array says that there are no objects")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file; nothing was written")
-        if '' in a.labels: raise AnnotationError(f"{a.path}: an empty label has no place in this format; name it")
+        for o in a.labels:
+            if o != o.strip() or not o or any(c < ' ' for c in o):
+                raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or has a control "
+                                      "character; this format cannot hold it: rename it")
         stem = a.path.stem
         if stem in stems: raise AnnotationError(f"{a.path} and {stems[stem]} would both become {stem}.xml; rename one")
         stems[stem] = a.path
