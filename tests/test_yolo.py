@@ -6,6 +6,7 @@ from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError, vocab_of
 from vision_tasks.data.coco import read_coco, write_coco
 from vision_tasks.data.masks import read_codes
+from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.yolo import read_yolo, write_yolo
 from vision_tasks.ops.masks import decode_mask, encode_rle
 
@@ -376,3 +377,11 @@ def test_coco128_reads_with_boxes_and_with_polygons(tmp_path):
         assert a.labels == b.labels and a.path == b.path
         np.testing.assert_allclose(a.bboxes, b.bboxes, atol=5)
     assert len(pairs) > 10
+
+def test_masks_come_back_to_the_pixel_though_polygons_went_through_fractions(tmp_path):
+    anns = [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks) 
+            for a in draw_shapes(tmp_path/'s', n=24, size=(96, 72))]
+    write_yolo(anns, tmp_path/'y')
+    back = {a.path.name: a for a in read_yolo(tmp_path/'y')}
+    for a in anns:
+        for m,n in zip(a.masks, back[a.path.name].masks): assert (decode_mask(m, a.size) == decode_mask(n, a.size)).all()

@@ -186,7 +186,8 @@ def _row(where, text, names, size):
     w,h = size
     if len(v) > 4:
         xs,ys = [o*w for o in v[::2]],[o*h for o in v[1::2]]
-        polygon = [o for xy in zip(xs, ys) for o in xy]
+        # fractions are off by a last bit, which can carry a vertex over the edge of a pixel
+        polygon = [round(o, 9) for xy in zip(xs, ys) for o in xy]
         return names[key],(min(xs), min(ys), max(xs), max(ys)),[polygon],score
     cx,cy,bw,bh = v
     if bw < 0 or bh < 0: fail("w and h of 0 or more")
