@@ -1,13 +1,13 @@
 """The whole training pipeline on one core, files to normalised batches: ours against fastai's stock parts, for labels
-of a picture, for points and for class masks"""
+of a picture, for points, for class masks and for boxes"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
-from fastai.vision.all import (DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, Normalize, PointBlock,
-                               RandomResizedCrop, Resize, TensorPoint, aug_transforms, get_image_files, imagenet_stats,
-                               set_seed)
+from fastai.vision.all import (BBoxBlock, BBoxLblBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock,
+                               Normalize, PointBlock, RandomResizedCrop, Resize, TensorPoint, aug_transforms,
+                               get_image_files, imagenet_stats, set_seed)
 from PIL import Image
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -17,13 +17,16 @@ from vision_tasks.data.image import image_size
 from vision_tasks.data.masks import read_masks
 from vision_tasks.data.table import read_df
 from vision_tasks.data.transforms import FitView, JointTransform
+from vision_tasks.data.voc import read_voc
+from vision_tasks.data.yolo import read_yolo
+from vision_tasks.detection import detection_dls
 from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.learner import one_normalize
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.segmentation import segmentation_dls
 
 SIZE,BS,VOCAB = 224,16,['a', 'b']
-TARGETS = ['labels', 'points', 'masks']
+TARGETS = ['labels', 'points', 'masks', 'boxes']
 LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves flip, brightness and contrast
 
 def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
@@ -34,8 +37,9 @@ def ours(task_dls, anns, *args, size=SIZE, **kw):
     return dls.train
 
 def stock(anns, block, get_y, item_tfms, tfms):
-    block = DataBlock((ImageBlock, block), get_x=path_of, get_y=get_y, splitter=all_train, item_tfms=item_tfms,
-                      batch_tfms=[*tfms, Normalize.from_stats(*imagenet_stats, cuda=False)])
+    blocks = block if isinstance(block, tuple) else (block,)
+    block = DataBlock((ImageBlock, *blocks), get_x=path_of, get_y=get_y, splitter=all_train, item_tfms=item_tfms,
+                      n_inp=1, batch_tfms=[*tfms, Normalize.from_stats(*imagenet_stats, cuda=False)])
     return block.dataloaders(anns, bs=BS, num_workers=0, device='cpu').train
 
 def label_loaders(files):
@@ -82,6 +86,19 @@ def mask_loaders(anns, size):
             "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=aug_transforms()),
             'ours': mine()}
 
+def bboxes_of(a): return a.bboxes.tolist()
+def names_of(a): return a.labels
+
+def box_loaders(anns):
+    "Pipelines of pictures, boxes and their labels; fastai drops those that leave the picture, and so do we"
+    block,pad = (BBoxBlock, BBoxLblBlock),Resize(SIZE, method='pad', pad_mode='zeros')
+    plain = JointTransform(SIZE, FitView('pad'), valid='pad', flip=0.)
+    tfms  = lambda **kw: aug_transforms(pad_mode='zeros', **kw)
+    mine  = lambda **kw: ours(detection_dls, anns, **kw)
+    return {'fastai': stock(anns, block, [bboxes_of, names_of], pad, tfms()),
+            'fastai, flip and lighting only': stock(anns, block, [bboxes_of, names_of], pad, tfms(**LIGHT)),
+            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
+
 class Pass:
     "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
     def __init__(self, dl): self.dl,self.secs = dl,[]
@@ -125,8 +142,8 @@ def main():
     ap.add_argument('--targets', nargs='+', choices=TARGETS, default=TARGETS)
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints and camvid "
-                 "in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints, camvid "
+                 "and facemask in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
@@ -151,5 +168,11 @@ def main():
         for size in ((240, 180), (SIZE, SIZE)):
             name = f'camvid at {size[0]}x{size[1]}'
             compare(name, [a.path for a in anns], mask_loaders(anns, size), args.rounds, size)
+    if 'boxes' in args.targets:
+        print("\n# Boxes. fastai: pad, flip, turn, zoom, warp, lighting; ours: zoom, flip, lighting; normalise")
+        anns = [a for a in read_yolo(data/'coco128', split='train', on_error='drop') if a.labels]
+        compare('coco128', [a.path for a in anns], box_loaders(anns), args.rounds)
+        anns = [a for a in read_voc(data/'facemask', images='images', annotations='annotations')[:256] if a.labels]
+        compare('facemask, PNG', [a.path for a in anns], box_loaders(anns), args.rounds)
 
 if __name__ == '__main__': main()

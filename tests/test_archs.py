@@ -138,7 +138,7 @@ FIT = dict(fcn8s=dict(lr=2e-3, steps=100), fcn16s=dict(lr=2e-3, steps=150), fcn3
            deconvnet=dict(size=193, lr=2e-3, width=.15, steps=80), unet=dict(size=220), segnet=dict(lr=5e-3, steps=80),
            deeplab_v1=dict(size=96, width=.2, steps=80), dilatednet=dict(size=96, width=.2, lr=1e-3, steps=150),
            dynamic_unet=dict(steps=15), fc_densenet56=dict(lr=1e-2, steps=25), sliding_window=dict(steps=100),
-           lraspp_mobilenet_v3_large=dict(steps=20))
+           lraspp_mobilenet_v3_large=dict(steps=20), fcn_resnet50=dict(steps=60))
 LONG = ['deconvnet', 'dilatednet', 'fcn16s', 'fcn32s', *[n for n in NETS if n.startswith(('fcn_resnet', 'deeplabv3_'))]]
 
 @pytest.mark.parametrize('name', [

@@ -1,12 +1,16 @@
 "Every example is short, can be imported without running, and does what it says"
-import ast, os, subprocess, sys
+import ast, os, runpy, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set
+from vision_tasks.data.coco import write_coco
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_POINTS
 from vision_tasks.data.table import write_df
+from vision_tasks.data.voc import write_voc
+from vision_tasks.data.yolo import write_yolo
 
 ROOT     = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT/'examples').glob('*.py'))
@@ -39,7 +43,8 @@ def mask_folders(shapes):
 TINY = {'train_multilabel':   (SMALL, labels_csv),
         'train_keypoint':     (SMALL, points_csv),
         'train_localization': (SMALL, boxes_csv),
-        'train_segmentation': (['--encoder', *SMALL[1:]], mask_folders)}
+        'train_segmentation': (['--encoder', *SMALL[1:]], mask_folders),
+        'train_detection':    (['--encoder', *SMALL[1:]], boxes_csv)}
 
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
@@ -62,3 +67,18 @@ def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, s
     learn = load_learner(exported)
     for o in learn.dls.vocab: assert o in run.stdout
     with learn.no_bar(): assert learn.annotate(shapes[0].path)[0].path == shapes[0].path
+
+@pytest.mark.parametrize('data', ['.', 'auto.json', 'data.yaml', 'boxes.csv'])
+def test_train_detection_reads_boxes_of_every_format_by_its_suffix(data, shapes, tmp_path):
+    plain = [replace(a, masks=None, points=None, visible=None, mask=None) for a in shapes]
+    images = None
+    if data == '.': write_voc(plain, tmp_path)
+    elif data == 'auto.json': images = write_coco(plain, tmp_path/data)
+    elif data == 'data.yaml': write_yolo(plain, tmp_path)
+    else: write_df(plain).to_csv(tmp_path/data, index=False)
+    read = runpy.run_path(ROOT/'examples'/'train_detection.py')['read']
+    got = sorted(read(tmp_path/data, images), key=lambda a: a.path.name)
+    assert [a.path.name for a in got] == [a.path.name for a in shapes]
+    for a,b in zip(got, shapes):
+        assert a.labels == b.labels
+        np.testing.assert_allclose(a.bboxes, b.bboxes, atol=1e-3)

@@ -379,9 +379,10 @@ def test_coco128_reads_with_boxes_and_with_polygons(tmp_path):
     assert len(pairs) > 10
 
 def test_masks_come_back_to_the_pixel_though_polygons_went_through_fractions(tmp_path):
-    anns = [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks) 
+    anns = [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks)
             for a in draw_shapes(tmp_path/'s', n=24, size=(96, 72))]
     write_yolo(anns, tmp_path/'y')
     back = {a.path.name: a for a in read_yolo(tmp_path/'y')}
     for a in anns:
-        for m,n in zip(a.masks, back[a.path.name].masks): assert (decode_mask(m, a.size) == decode_mask(n, a.size)).all()
+        for m,n in zip(a.masks, back[a.path.name].masks):
+            assert (decode_mask(m, a.size) == decode_mask(n, a.size)).all()

@@ -10,11 +10,15 @@ from .data.synthetic import *
 from .data.table import *
 from .data.transforms import *
 from .data.voc import *
+from .data.yolo import *
+from .detection_metrics import *
+from .detection import *
 from .keypoint import *
 from .learner import *
 from .localization import *
 from .losses import *
 from .metrics import *
+from .models.detection import *
 from .models.encoders import *
 from .models.layers import *
 from .models.registry import *

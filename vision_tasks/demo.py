@@ -8,8 +8,9 @@ import torch
 from fastai.torch_core import set_seed
 from .data.annotation import Annotation
 from .data.blocks import stratified_folds
-from .data.synthetic import (FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, SHAPE_CODES, draw_figures,
-                             draw_shapes)
+from .data.synthetic import (FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, SHAPE_CODES, SHAPES,
+                             draw_figures, draw_shapes)
+from .detection import detection_dls, detection_learner
 from .keypoint import keypoint_dls, keypoint_learner
 from .localization import localization_dls, localization_learner
 from .metrics import PCK, PointError
@@ -48,8 +49,7 @@ def demo_keypoint(path:Path, n:int, epochs:int) -> dict:
 
 def demo_localization(path:Path, n:int, epochs:int) -> dict:
     "What is the one shape of a picture, and where?"
-    anns  = [replace(a, points=None, visible=None, masks=None, mask=None)
-             for a in draw_shapes(path/'single', n=n, size=64, most=1)]
+    anns  = only_boxes(draw_shapes(path/'single', n=n, size=64, most=1))
     dls   = localization_dls(anns, size=64, bs=32, path=path, num_workers=0)
     learn = localization_learner(dls, 'resnet18', pretrained=False)
     with learn.no_bar():
@@ -66,6 +66,21 @@ def demo_segmentation(path:Path, n:int, epochs:int) -> dict:
         scores = train(learn, epochs//2, 1e-2)
         keep(learn, 'segmentation', dls.valid.items[:12], vocab=dls.vocab)
     return {'mean IoU': scores['miou'], 'pixel accuracy': scores['pixel_accuracy'], 'Dice': scores['dice']}
+
+def demo_detection(path:Path, n:int, epochs:int) -> dict:
+    "Which shapes are there, and where is each?"
+    anns  = only_boxes(draw_shapes(path/'shapes', n=n, size=64))
+    dls   = detection_dls(anns, SHAPES, size=64, bs=8, path=path, num_workers=0)
+    learn = detection_learner(dls, 'ssdlite', encoder='test_resnet', pretrained=False)
+    with learn.no_bar():
+        scores = train(learn, epochs//2, 1e-2)
+        learn.tune_threshold(per_class=True)
+        keep(learn, 'detection', dls.valid.items[:12])
+    return {'AP': scores['map'], 'AP50': scores['map50'], 'AP75': scores['map75']}
+
+def only_boxes(annotations):
+    "`annotations` without points and masks, which the contact sheet would draw"
+    return [replace(a, points=None, visible=None, masks=None, mask=None) for a in annotations]
 
 def train(learn, epochs, lr) -> dict:
     "Train with a line an epoch; the scores"
@@ -87,7 +102,7 @@ def print_epoch(row):
     print(' '.join(map(cell, row)), flush=True)
 
 DEMOS = dict(multilabel=demo_multilabel, keypoint=demo_keypoint, localization=demo_localization,
-             segmentation=demo_segmentation)
+             segmentation=demo_segmentation, detection=demo_detection)
 
 def main(args=None):
     "Run the demos that the command line names, all by default"

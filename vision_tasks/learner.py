@@ -16,7 +16,7 @@ from fastai.vision.core import TensorImage
 from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of
-from .data.blocks import FileImage, check_labels
+from .data.blocks import FileImage, check_labels, clip_objects
 from .data.image import image_size
 from .data.transforms import FitView, JointTransform, View
 from .models.encoders import create_encoder
@@ -61,6 +61,17 @@ def check_vocab(annotations, vocab):
         raise AnnotationError(f"none of the {len(annotations)} annotations has a label, so there is nothing to learn; "
                               "was the reader told the label column?")
     return vocab
+
+def clipped(annotations) -> list[Annotation]:
+    "`annotations` with their boxes clipped to the pictures, those without an area gone; one warning counts both"
+    res = [a if a.bboxes is None else clip_objects(a) for a in annotations]
+    changed = [a for a,b in zip(annotations, res) if a is not b]
+    if changed:
+        gone = sum(len(a.labels) for a in annotations) - sum(len(b.labels) for b in res)
+        warnings.warn(f"boxes of {len(changed)} of {len(res)} pictures reach outside the picture, or have no area: "
+                      f"they were clipped, and {gone} objects without an area in the picture were dropped. The first "
+                      f"is in {changed[0].path}; `check_annotations` lists them", stacklevel=3)
+    return res
 
 # --- model
 
@@ -107,18 +118,22 @@ class NormalizeInPlace(Normalize):
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
 def one_normalize(dls, mean, std):
-    "Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced"
+    """Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced. None:
+    the model normalises itself, so that they do not"""
     for dl in dls.loaders:
-        norm = NormalizeInPlace.from_stats(mean, std, cuda=False)
-        for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
+        if mean is None: continue
+        norm = NormalizeInPlace.from_stats(mean, std, cuda=False)
+        for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
         pipe.add(norm)
 
 def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, **kwargs) -> TaskLearner:
-    "A `cls` on `dls`, which are normalised as `model.encoder` wants; the encoder is frozen where it is `pretrained`"
+    """A `cls` on `dls`, which are normalised as the model says, else its encoder; the encoder is frozen where it is
+    `pretrained`"""
     encoder = getattr(model, 'encoder', None)
-    if hasattr(encoder, 'mean'): one_normalize(dls, encoder.mean, encoder.std)
+    ours = next((o for o in (model, encoder) if hasattr(o, 'mean')), None)
+    if ours is not None: one_normalize(dls, ours.mean, ours.std)
     if splitter is None:
         splitter = encoder_splitter
         if encoder is None:
@@ -126,7 +141,7 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
                           "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first",
                           stacklevel=3)
     learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
-    if pretrained and hasattr(encoder, 'mean'): learn.freeze()     # a net of one's own comes as it is
+    if pretrained and ours is not None: learn.freeze()     # a net of one's own comes as it is
     return learn
 
 # --- learner

@@ -1,6 +1,5 @@
 "Classification and localization: what is the one object of a picture, and where? One body, a class and a box head"
 from __future__ import annotations
-import warnings
 import numpy as np
 import pandas as pd
 import torch
@@ -9,10 +8,11 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, clip_objects, object_bbox,
-                          object_label, path_of)
+from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, object_bbox, object_label,
+                          path_of)
 from .data.transforms import JitterView, JointTransform, LightJitter
-from .learner import TaskLearner, check_data, check_vocab, make_learner, picture_of, pooled_head, task_dls, task_model
+from .learner import (TaskLearner, check_data, check_vocab, clipped, make_learner, picture_of, pooled_head, task_dls,
+                      task_model)
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localized
 from .models.layers import GridHead
@@ -62,17 +62,6 @@ def localization_dls(
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = localization_block(vocab, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, vocab, bs, path, num_workers, device)
-
-def clipped(annotations) -> list[Annotation]:
-    "`annotations` with their boxes clipped to the pictures, those without an area gone; one warning counts both"
-    res = [a if a.bboxes is None else clip_objects(a) for a in annotations]
-    changed = [a for a,b in zip(annotations, res) if a is not b]
-    if changed:
-        gone = sum(len(a.labels) for a in annotations) - sum(len(b.labels) for b in res)
-        warnings.warn(f"boxes of {len(changed)} of {len(res)} pictures reach outside the picture, or have no area: "
-                      f"they were clipped, and {gone} objects without an area in the picture were dropped. The first "
-                      f"is in {changed[0].path}; `check_annotations` lists them", stacklevel=3)
-    return res
 
 def localization_learner(
     dls:DataLoaders,       # of `localization_dls`

@@ -16,7 +16,7 @@ from .data.masks import VOID
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
            'MULTILABEL_LOSSES', 'PointLoss', 'LocalizationLoss', 'SegmentationLoss', 'SegmentationCE',
            'SegmentationFocal', 'SegmentationDice', 'SegmentationCEDice', 'BorderCE', 'SEGMENTATION_LOSSES',
-           'class_weights', 'border_weights', 'crop_target']
+           'class_weights', 'border_weights', 'crop_target', 'DetectionLoss']
 
 def loss_by_name(o, losses, shape):
     "A loss of `losses` where `o` is the name of one; anything else as it is; `shape`, of the logits, is for the error"
@@ -392,3 +392,40 @@ def border_weights(
             d2[at] = np.minimum(d2[at], np.maximum(d1[at], d))
             d1[at] = np.minimum(d1[at], d)
     return (w0*np.exp(-(d1+d2)**2/(2*sigma**2))).astype(np.float32)
+
+# --- objects
+
+class DetectionLoss:
+    """The sum of the losses that a detector gives by name. Its threshold says which detections count: those with a
+    score above it, the class's own where there is one for each"""
+    def __init__(self,
+        weights:dict=None,  # name -> what that loss counts; None = 1 each
+        thresh=.5,          # in [0, 1], or one for each class without background
+        reduction='mean',   # over the pictures, as the detectors themselves do; 'none', for batches of one: (1,)
+    ):
+        self.weights,self.thresh,self.reduction = dict(weights or {}),thresh,reduction
+
+    def __repr__(self): return f"DetectionLoss(weights={self.weights}, thresh={self.thresh})"
+
+    def __call__(self, parts, *targs):
+        unknown = sorted({*self.weights} - {*parts})
+        if unknown: raise ValueError(f"weights names {unknown}, but the losses of this detector are {sorted(parts)}")
+        loss = sum(v.float().mean()*self.weights.get(k, 1.) for k,v in parts.items())
+        if self.reduction != 'none': return loss
+        if targs and len(targs[0]) > 1: raise ValueError("a detector's losses are means over a batch; for those of "
+                                                         f"single pictures take batches of one, not {len(targs[0])}")
+        return loss.view(1)
+
+    def activation(self, dets): return dets
+    def decodes(self, dets):    # (..., 6) -> (..., 6)
+        "`dets` with zeros in the rows that do not count"
+        return dets*above(dets, self.thresh)[...,None]
+
+def above(
+    dets:Tensor, # (..., 6) x1 y1 x2 y2 score label, label 0 = none
+    thresh,      # a number, or one for each class without background
+) -> Tensor:     # (...) bool
+    "Which detections have a score above the threshold of their class"
+    label = dets[...,5].long()
+    t = torch.as_tensor(thresh, dtype=torch.float32, device=dets.device)
+    return (label > 0) & (dets[...,4] > (t if t.ndim == 0 else t[(label-1).clamp(min=0)]))

@@ -13,14 +13,15 @@ from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
-from .data.blocks import NO_OBJECT, ClassMask, Keypoints, LabelSet, label_set, point_pairs
+from .data.blocks import NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet, PixelBBox, label_set, point_pairs
 from .data.image import read_image
 from .data.masks import decode_class_mask
 from .ops.boxes import paired_iou
 from .ops.masks import decode_mask
 
 __all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'LocalizationDL',
-           'SegmentationDL', 'plot_confusion', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED', 'FALSE']
+           'SegmentationDL', 'DetectionDL', 'plot_confusion', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED',
+           'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
 LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
@@ -352,13 +353,69 @@ def _centred(p, hw):
     res[y:y+p.shape[-2], x:x+p.shape[-1]] = p
     return res
 
+class DetectionDL(_TaskDL):
+    "Draws pictures with the boxes and labels of their objects; results with the truth dashed"
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
+        """Draw `max_n` pictures of a batch, what is to be ignored in grey; `unique`: one picture again and again, so
+        that one sees the augmentation"""
+        if unique: return self.show_unique(max_n, ncols=ncols)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        items,vocab = self.decode_batch(b, max_n),list(self.vocab)
+        colour = dict(zip(vocab[1:], palette(len(vocab)-1)))
+        _,axs = _grid(len(items), ncols or min(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.6)
+        for ax,(x,bboxes,names) in zip(axs, items):
+            ax.imshow(_hwc(x))
+            real = [(o, n) for o,n in zip(bboxes.tolist(), names) if n != NO_OBJECT]     # the rest is padding
+            for o,n in real: _draw_bbox(ax, o, n, colour.get(n, 'grey'), dashed=n not in colour)
+            if not real: _write_below(ax, [('no object', 'grey')])
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        """Draw `max_n` pictures of batch `b`: the truth dashed, orange where it was missed; the detections `out`
+        (n, k, 6), those with label 0 left out, green where they are right (IoU .5)"""
+        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], d[:,4].tolist())
+                for d in (o.as_subclass(Tensor).cpu() for o in detuplify(out))]
+        _detection_results(self.decode_batch(b, max_n), said, losses, ncols)
+
+    def _pre_show_batch(self, b, max_n=9):
+        if len(b) == 2:        # `Interpretation` decodes detections as if they were targets
+            x,d = b
+            b = x,PixelBBox(d[...,:4].as_subclass(Tensor)),BBoxLabels(d[...,5].as_subclass(Tensor).long())
+        x,y,its = super()._pre_show_batch(b, max_n)
+        return x,ObjectsTarget(y),its
+
+class ObjectsTarget(tuple):
+    "Boxes and ids of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
+
+def _detection_results(samples, answers, losses=None, ncols=None):
+    """Pictures with their truth, `samples` of (picture, boxes, names), and `answers` of (boxes, names, scores) in the
+    same pixels, the best first; a name that is `NO_OBJECT` is padding"""
+    h,w = samples[0][0].shape[-2:]
+    fig,axs = _grid(len(samples), ncols or min(len(samples), 3), aspect=h/w, width=3.2)
+    for i,(ax,(x,bboxes,names),answer) in enumerate(zip(axs, samples, answers)):
+        ax.imshow(_hwc(x))
+        truth = [(o, n) for o,n in zip(bboxes.as_subclass(Tensor).cpu(), names) if n != NO_OBJECT]
+        found = [o for o in zip(*answer) if o[1] != NO_OBJECT]
+        free,right = list(range(len(truth))),[]
+        for o,n,_ in found:              # each truth is found once
+            ious = [(paired_iou(o, truth[j][0]).item() if truth[j][1] == n else 0., j) for j in free]
+            best,j = max(ious, default=(0., None))
+            right.append(best >= .5)
+            if best >= .5: free.remove(j)
+        for j,(o,n) in enumerate(truth):
+            kind = 'grey' if n == 'ignored' else MISSED if j in free else 'white'
+            _draw_bbox(ax, o.tolist(), f'({n})' if kind == MISSED else '', kind, dashed=True)
+        for (o,n,p),ok in zip(found, right): _draw_bbox(ax, o.tolist(), f'{n} {p:.2f}', RIGHT if ok else FALSE)
+        if losses is not None: ax.set_title(f'loss {float(losses[i]):.2f}', fontsize=9)
+    fig.suptitle('dashed: truth, orange where missed · solid: detections, green where right (IoU .5)', fontsize=9)
+
 def plot_confusion(
     counts,          # DataFrame (c, c), row = truth, column = answer
     normalize=True,  # as shares of the row
     ax=None,         # matplotlib axes; None = new ones
 ):                   # the axes
     "A confusion matrix, its shares written where there is room"
-    share = counts.div(counts.sum(1).where(counts.sum(1) > 0), axis=0) if normalize else counts
+    share = counts.div((n := counts.sum(axis=1)).where(n > 0), axis=0) if normalize else counts
     n = len(counts)
     if ax is None: ax = plt.subplots(figsize=(1.5 + .42*n, 1.2 + .42*n), layout='constrained')[1]
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1 if normalize else None)
@@ -420,6 +477,13 @@ def _plot_top_mask_losses(x:TensorImage, y:ClassMask, samples, outs, raws, losse
                           figsize=None, **kwargs):
     "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
     _mask_results(samples, [o[0] for o in outs], losses, ncols)
+
+@plot_top_losses.dispatch
+def _plot_top_detection_losses(x:TensorImage, y:ObjectsTarget, samples, outs, raws, losses, nrows=None, ncols=None,
+                               figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    said = [(b.as_subclass(Tensor).cpu(), n, d[:,4].tolist()) for (b,n),d in zip(outs, raws)]
+    _detection_results(samples, said, losses, ncols)
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

@@ -23,7 +23,8 @@ from .masks import decode_class_mask
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
            'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
            'point_pairs', 'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects',
-           'ClassMask', 'ClassMaskBlock', 'ClassMaskEncode', 'class_mask', 'annotation_of', 'pad_objects', 'path_of',
+           'ClassMask', 'ClassMaskBlock', 'ClassMaskEncode', 'class_mask', 'annotation_of', 'ObjectBlock',
+           'ObjectBBoxes', 'ObjectLabels', 'object_bboxes', 'pad_objects', 'path_of',
            'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels', 'NO_OBJECT']
 
 # --- pictures
@@ -337,6 +338,32 @@ class InstanceMasks(TensorMask):
         o = TensorMask(self.as_subclass(Tensor).float())
         o = TensorMask.affine_coord(o, mat, coord_tfm, sz, 'nearest', 'zeros', align_corners)
         return InstanceMasks(o.as_subclass(Tensor).round().to(torch.uint8))
+
+class ObjectBBoxes(DisplayedTransform):
+    "The boxes of an `Annotation`, in pixels"
+    def encodes(self, a): return PixelBBox.create(object_bboxes(a), img_size=a.size)
+
+class ObjectLabels(DisplayedTransform):
+    """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
+    ignored (crowd, difficult)"""
+    def __init__(self, vocab): self.vocab = [NO_OBJECT, *vocab]
+    def encodes(self, a):
+        o2i = {o: i for i,o in enumerate(self.vocab)}
+        ids = np.array([o2i[o] for o in a.labels], np.int64)
+        return BBoxLabels.create(ids if a.ignore is None else np.where(a.ignore, -1, ids))
+    def decodes(self, o): return MultiCategory([self.vocab[i] if i >= 0 else 'ignored' for i in o.tolist()])
+
+def object_bboxes(a):
+    "(n, 4) boxes of `a`; raises where they are not annotated"
+    if a.bboxes is None: raise AnnotationError(
+        f"{a.path}: boxes are not annotated (`bboxes` is None); a picture without objects has bboxes=np.zeros((0, 4)), "
+        "others are to be left out")
+    return a.bboxes
+
+def ObjectBlock(vocab):
+    "Boxes in pixels and ids of all objects of an `Annotation`, padded to the most of a batch: two blocks"
+    pad = dict(before_batch=pad_objects)
+    return TransformBlock(type_tfms=ObjectBBoxes()),TransformBlock(type_tfms=ObjectLabels(vocab), dls_kwargs=pad)
 
 @IntToFloatTensor
 def encodes(self, o:InstanceMasks|ClassMask):

@@ -1,0 +1,663 @@
+"""Every registered detector, by its facts; then what is true of single ones. A new one is tested as soon as it is
+imported by `models/detection/__init__.py`; what differs from these defaults it says at `@register`:
+size=(65, 97)  a small (h, w) that it takes             min_bs=1   smallest batch in training; below it the net says
+kw={}          arguments of a build that is fast                   '2 pictures or more; 1 came'
+n_params       of the full build of 20 classes          like=None  a net of the same code that is small enough to be run
+                                                                   in all tests; this one runs in some"""
+import copy, pickle
+from functools import lru_cache
+import pytest, torch
+from fastai.learner import Learner
+from fastai.torch_core import TensorBase, TensorImage
+from fastai.vision.core import TensorBBox
+from PIL import Image
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models import get_model, get_model_weights
+from torchvision.models._api import WeightsEnum
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d, box_iou
+from torchvision.transforms.v2.functional import pil_to_tensor
+from vision_tasks.data.annotation import vocab_of
+from vision_tasks.data.synthetic import draw_shapes
+from vision_tasks.learner import encoder_splitter
+from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
+                                           pad_dets, retinanet, ssdlite, torchvision_detector)
+from vision_tasks.models.detection.base import fit_anchors, lies_on
+from vision_tasks.models.detection.torchvision import SSDLiteBackbone
+from vision_tasks.models.encoders import create_encoder
+from vision_tasks.models.registry import arch_facts, get_arch, list_archs
+
+NETS  = list_archs('detection')
+OURS  = ['faster_rcnn', 'fcos', 'retinanet', 'ssdlite']
+NAMED = [n for n in NETS if n not in OURS]
+# fewer regions than torchvision looks at, which its nets for 800 pixels have to spare
+FEW   = dict(rpn_pre_nms_top_n_train=100, rpn_post_nms_top_n_train=40, rpn_pre_nms_top_n_test=60,
+             rpn_post_nms_top_n_test=20, box_batch_size_per_image=24)
+GT    = (torch.tensor([[[4, 6, 44, 50.], [30, 20, 49, 40]], [[10, 5, 41, 33], [0, 0, 0, 0]]]),
+         torch.tensor([[1, 3], [2, 0]]))
+
+class Facts:
+    size,min_bs,kw,like = (65, 97),1,{},None
+    def __init__(self, name):
+        self.__dict__ = arch_facts(name, 'detection')
+        if name.startswith('faster'): self.kw = {**self.kw, **FEW}
+
+@pytest.fixture(scope='module', params=[n for n in NETS if not Facts(n).like])
+def name(request): return request.param
+
+def make(name, seed=0, n_out=3, **kw):
+    torch.manual_seed(seed)
+    return get_arch(name, 'detection')(n_out, **{**Facts(name).kw, **kw})
+
+@lru_cache(1)
+def built(name):
+    "A net that is sure enough of what it sees to find something; tests leave it as it is"
+    net = make(name, min_score=.01)
+    for m in last_layers(net): m.weight.data *= 20
+    return net
+
+def last_layers(net):
+    head = net.net.roi_heads.box_predictor if net.two_stage else net.net.head.classification_head
+    return [m for k,m in head.named_modules() if k.endswith(('cls_score', 'cls_logits')) or
+            k.startswith('module_list.') and isinstance(m, nn.Conv2d) and m.groups == 1]
+
+def pictures(name, bs=2, n_in=3):
+    return torch.rand(bs, n_in, *Facts(name).size, generator=torch.Generator().manual_seed(0))
+
+def detect(net, *args):
+    with torch.no_grad(): return net.eval()(*args)
+
+def train(net, *args, seed=0):
+    torch.manual_seed(seed)
+    return net.train()(*args)
+
+def plain(name, net, resize=None):
+    "torchvision's own net with the weights of `net`; it resizes to the size that the pictures have"
+    h,w = resize or Facts(name).size
+    few = FEW if name.startswith('faster') else {}
+    theirs = get_model(name, weights=None, weights_backbone=None, num_classes=net.n_out+1, **few)
+    theirs.load_state_dict(net.net.state_dict())
+    t,last = theirs.transform,theirs.roi_heads if net.two_stage else theirs
+    t.min_size,t.max_size,t._skip_resize = (min(h, w),),max(h, w),True       # the last is for training
+    if t.fixed_size: t.fixed_size = w,h
+    last.detections_per_img,last.score_thresh = net.max_dets,.01
+    return theirs
+
+def rows(dets):
+    "Without what is padding"
+    return [d[d[:, 5] > 0] for d in dets]
+
+def targets(bboxes=GT[0], labels=GT[1]): return [dict(boxes=b[l > 0], labels=l[l > 0]) for b,l in zip(bboxes, labels)]
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for k in a: assert_close(a[k], b[k], msg=k)
+
+# --- of every net
+
+def test_detections_are_boxes_in_the_picture_with_falling_scores_and_labels_and_then_zeros(name):
+    net,f = built(name),Facts(name)
+    for n in (1, 2):
+        dets = detect(net, pictures(name, n))
+        assert dets.shape == (n, net.max_dets, 6) and dets.dtype == torch.float32
+        for d,r in zip(dets, rows(dets)):
+            assert len(r) > 0 and not d[len(r):].any()
+            assert (r[:, :2] >= 0).all() and (r[:, 2] <= f.size[1]).all() and (r[:, 3] <= f.size[0]).all()
+            assert (r[:, 2:4] >= r[:, :2]).all() and (r[:, 4].diff() <= 0).all() and (r[:, 4] > .01).all()
+            assert set(r[:, 5].tolist()) <= {1, 2, 3}
+
+def test_the_answer_depends_on_the_picture_alone_and_not_on_its_neighbours(name):
+    x = pictures(name)
+    assert_close(detect(built(name), x[1:])[0, 0], detect(built(name), x)[1, 0], rtol=1e-3, atol=1e-2)
+
+@pytest.mark.parametrize('name', NAMED)
+def test_detections_and_losses_are_those_of_torchvisions_own_net(name):
+    net,x = built(name),pictures(name)
+    theirs,dets = plain(name, net).eval(),detect(net, x)
+    for r,o in zip(rows(dets), theirs(list(x))):
+        found = torch.cat([o['boxes'], o['scores'][:, None], o['labels'][:, None]], 1)
+        assert len(r) > 0 and torch.equal(r, found[found[:, 5] > 0])    # RetinaNet and FCOS may find background
+    own = copy.deepcopy(net)                   # BatchNorm learns in training
+    for labels in (GT[1], *([] if name.startswith('ssd') else [torch.tensor([[2, 1], [0, 0]])])):
+        with torch.no_grad():
+            torch.manual_seed(1)
+            expected = theirs.train()(list(x), targets(labels=labels))
+            assert_same(train(own, x, GT[0], labels, seed=1), expected)
+
+@pytest.mark.parametrize('name', [*(n for n in NETS if not Facts(n).like), 'fasterrcnn_resnet50_fpn_v2'])
+def test_eval_with_targets_gives_detections_and_losses_from_one_pass_and_leaves_no_trace(name):
+    net,x = built(name).eval(),pictures(name)
+    before,dets = copy.deepcopy(net.state_dict()),detect(net, x)
+    torch.manual_seed(7)
+    state,calls = torch.get_rng_state(),[]
+    hook = net.net.backbone.register_forward_hook(lambda *_: calls.append(1))
+    parts,both = detect(net, x, *GT)
+    hook.remove()
+    assert len(calls) == 1
+    assert torch.equal(both, dets) and torch.equal(torch.get_rng_state(), state)
+    after = net.state_dict()
+    assert all(torch.equal(after[k], v) for k,v in before.items()) and list(after) == list(before)
+    assert not any(m.training for m in net.modules())
+    assert_same(detect(net, x, *GT)[0], parts)
+    for m in net.train().modules():            # in training mode, but for BatchNorm
+        if isinstance(m, nn.BatchNorm2d): m.eval()
+    torch.manual_seed(0)
+    assert_same(net(x, *GT), parts)
+
+def test_all_parameters_learn_from_the_smallest_batch_and_from_one_picture_less_only_where_there_is_batchnorm(name):
+    net,n = make(name),Facts(name).min_bs
+    parts = train(net, pictures(name, n), GT[0][:n], GT[1][:n])
+    assert all(o.ndim == 0 and o.isfinite() and o.requires_grad for o in parts.values())
+    sum(parts.values()).backward()
+    assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    if n > 1:
+        with pytest.raises(ValueError, match=f'{n} pictures or more; {n-1} came'):
+            train(net, pictures(name, n-1), GT[0][:n-1], GT[1][:n-1])
+
+@pytest.mark.parametrize('n', [0, 3])          # 0: a batch without a single row
+def test_pictures_without_objects_teach_what_background_is(name, n):
+    net = make(name)
+    parts = train(net, pictures(name), torch.zeros(2, n, 4), torch.zeros(2, n, dtype=torch.long))
+    sum(parts.values()).backward()
+    assert all(o.isfinite() for o in parts.values()) and sum(parts.values()) > 0
+    heads = [last_layers(net)] + ([[net.net.rpn.head.cls_logits]] if net.two_stage else [])
+    assert all(sum(m.weight.grad.abs().sum() for m in head) > 0 for head in heads)
+    assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+def test_padding_and_boxes_of_less_than_a_pixel_inside_the_picture_do_not_count(name):
+    net,x = built(name),pictures(name)
+    h,w = x.shape[-2:]
+    more = torch.tensor([[20, 20, 20.5, 30], [w-.5, 3, w+30, 20], [-9, -9, -3, -3], [9, 9, 20, 20]]).expand(2, 4, 4)
+    bboxes,labels = torch.cat([more, GT[0]], 1),torch.cat([torch.tensor([[1, 2, 3, 0]]*2), GT[1]], 1)
+    assert_same(detect(net, x, bboxes, labels)[0], detect(net, x, *GT)[0])
+    beyond = torch.where(GT[0] == 4, -30, GT[0])         # and what reaches out is clipped
+    assert_same(detect(net, x, beyond, GT[1])[0], detect(net, x, torch.where(GT[0] == 4, 0, GT[0]), GT[1])[0])
+
+class Seen:
+    "What passes through the parts of a net: anchors, logits with their gradients, regions that are classified"
+    def __init__(self, net):
+        head = net.net.rpn if net.two_stage else net.net
+        self.two_stage,self.logits = net.two_stage,None
+        head.anchor_generator.register_forward_hook(lambda m,a,out: setattr(self, 'anchors', out))
+        head.head.register_forward_hook(self.keep)
+        if self.two_stage:
+            net.net.roi_heads.box_roi_pool.register_forward_hook(lambda m,a,out: setattr(self, 'rois', a[1]))
+    def keep(self, m, args, out):
+        self.logits = out[0] if self.two_stage else [out['cls_logits']]
+        for o in self.logits:
+            if o.requires_grad: o.retain_grad()
+    def grads(self):
+        "(b, anchors) size of the gradient of each anchor's logits"
+        # of the RPN (b, a, h, w) by level, while anchors go by h, w, a
+        gs = [o.grad.permute(0, 2, 3, 1).flatten(1)[..., None] if self.two_stage else o.grad for o in self.logits]
+        return torch.cat(gs, 1).abs().sum(-1)
+
+def test_anchors_and_proposals_on_an_ignored_object_are_neither_objects_nor_background(name):
+    "A crowd over two thirds of the picture, in which one object is marked"
+    h,w = Facts(name).size
+    bboxes = torch.tensor([[[0, 0, w*.67, h], [4, 6, 44, 50]], [[0, 0, w*.67, h], [0, 0, 0, 0]]])
+    grads,parts = {},{}
+    for crowd in (-1, 0):                        # ignored, or not mentioned
+        net,x = make(name, box_batch_size_per_image=200) if name.startswith('faster') else make(name),pictures(name)
+        seen = Seen(net)
+        parts[crowd] = train(net, x, bboxes, torch.tensor([[crowd, 2], [crowd, 0]]))
+        sum(parts[crowd].values()).backward()
+        grads[crowd] = seen.grads()
+        on = torch.stack([lies_on(a, b[:1]) for a,b in zip(seen.anchors, bboxes)])
+        if net.two_stage:
+            covered = [lies_on(r, b[:1]) for r,b in zip(seen.rois, bboxes)]
+            true = box_iou(seen.rois[0][covered[0]], bboxes[0, 1:]).amax(1) >= .5
+            assert true.any() and true.all() == (crowd == -1) and covered[1].any() == (crowd == 0)
+            assert all((~o).any() for o in covered)
+    assert not grads[-1][1][on[1]].any() and grads[0][1][on[1]].any() and grads[-1][1][~on[1]].any()
+    assert grads[-1][0][on[0]].any()             # of the anchors on the object that is marked
+    for k in ('bbox_regression', 'bbox_ctrness'):
+        if k in parts[0]: assert_close(parts[-1][k], parts[0][k])
+
+def test_a_picture_that_is_one_crowd_gives_finite_losses_and_gradients(name):
+    net,x = make(name),pictures(name)
+    parts = train(net, x, torch.tensor([[[-9, -9, 999, 999.]]]*2), torch.tensor([[-1]]*2))
+    sum(parts.values()).backward()
+    assert all(o.isfinite() for o in parts.values())
+    assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+def test_under_autocast_losses_boxes_and_anchors_are_float32_and_the_losses_hardly_differ(name):
+    net,x = make(name),pictures(name)
+    exact = detect(net, x, *GT)[0]
+    seen  = Seen(net)
+    with torch.autocast('cpu', torch.bfloat16):
+        evals,dets = detect(net, x, *GT)
+        parts = train(net, x, *GT)
+    sum(parts.values()).backward()
+    for o in (*parts.values(), *evals.values(), dets): assert o.dtype == torch.float32 and o.isfinite().all()
+    assert seen.anchors[0].dtype == torch.float32
+    for k in evals: assert_close(evals[k], exact[k], rtol=.05, atol=.01, msg=k)
+
+def test_a_state_dict_a_pickle_and_a_copy_carry_the_whole_net(name):
+    net,x = built(name),pictures(name, 1)
+    other = make(name, seed=1, min_score=.01)
+    other.load_state_dict(net.state_dict())
+    dets = detect(net, x)
+    for o in (other, pickle.loads(pickle.dumps(net)), copy.deepcopy(net)): assert torch.equal(detect(o, x), dets)
+
+def test_the_encoder_is_one_group_of_parameters_and_the_rest_the_other_and_all_can_learn(name):
+    net = built(name)
+    groups = encoder_splitter(net)
+    assert len(groups) == 2 and all(len(g) for g in groups)
+    assert sorted(id(p) for g in groups for p in g) == sorted(map(id, net.parameters()))
+    assert all(p.requires_grad for p in net.parameters())
+    assert net.mean is None and net.std is None
+
+def test_a_learner_and_its_callbacks_keep_their_names(name):
+    own = set(dir(built(name))) - set(dir(nn.Module()))
+    theirs = {o for o in dir(Learner) if not o.startswith('__')}
+    theirs |= {'losses', 'preds', 'targets', 'inputs', 'values', 'iters', 'lrs', 'loss', 'pred', 'xb', 'yb', 'x', 'y'}
+    assert not {o for o in own if not o.startswith('__')} & theirs
+
+def test_pictures_may_have_other_channels(name):
+    for n_in in (1, 4): assert detect(make(name, n_in=n_in), pictures(name, 1, n_in)).shape == (1, 100, 6)
+
+def test_a_file_that_is_not_there_is_named(name, tmp_path):
+    with torch.device('meta'), pytest.raises(FileNotFoundError, match='no file .*gone.pth'):
+        get_arch(name, 'detection')(3, pretrained=tmp_path/'gone.pth')
+
+@pytest.mark.parametrize('name', NETS)
+def test_the_full_net_can_be_built_on_meta_and_has_the_parameters_that_it_is_known_to_have(name):
+    with torch.device('meta'): net = get_arch(name, 'detection')(20)
+    assert all(p.is_meta for p in net.parameters())
+    assert sum(p.numel() for p in net.parameters()) == Facts(name).n_params
+
+@pytest.mark.parametrize('name', [*NAMED, 'maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2'])
+def test_with_the_classes_of_coco_torchvisions_nets_have_the_parameters_that_torchvision_tells(name):
+    with torch.device('meta'): net = torchvision_detector(name, 90)
+    total = sum(p.numel() for p in net.parameters())
+    # there BatchNorm of the encoder is fixed where it was pretrained: these are no parameters
+    if not name.startswith('ssd') and not name.endswith('_v2'):
+        total -= sum(p.numel() for m in net.encoder.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    assert total == get_model_weights(name).DEFAULT.meta['num_params']
+
+# --- learning
+
+FIT = dict(fcos=(20, 3e-3), ssdlite=(40, 3e-3), retinanet=(90, 1e-3), faster_rcnn=(60, 3e-3)) # steps of Adam, its lr
+
+@pytest.mark.parametrize('name', FIT)
+def test_a_small_net_learns_two_drawn_pictures_by_heart(name, tmp_path):
+    anns = draw_shapes(tmp_path, 2, 64, seed=21, most=3)
+    vocab = vocab_of(anns)
+    x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/255
+    truth = [(torch.tensor(a.bboxes), torch.tensor([vocab.index(o)+1 for o in a.labels])) for a in anns]
+    bboxes,labels = (nn.utils.rnn.pad_sequence(o, batch_first=True) for o in zip(*truth))
+    net = make(name, n_out=len(vocab), min_score=.3)
+    steps,lr = FIT[name]
+    before,opt = detect(net, x),torch.optim.Adam(net.parameters(), lr)
+    for _ in range(steps):
+        loss = sum(net.train()(x, bboxes, labels).values())
+        opt.zero_grad(); loss.backward(); opt.step()
+    def hits(dets): return [(box_iou(b, r[:, :4])*(l[:, None] == r[:, 5])).amax(1) > .5 if len(r) else l < 0
+                            for (b,l),r in zip(truth, rows(dets))]
+    assert not torch.cat(hits(before)).all() and torch.cat(hits(detect(net, x))).all()
+
+# --- torchvision's weights and files
+
+def coco(name, seed=3):
+    "What a download gives: torchvision's net of 91 classes, of other weights than ours"
+    torch.manual_seed(seed)
+    return get_model(name, weights=None, weights_backbone=None).state_dict()
+
+def some_bn(sd):
+    "Statistics that are not those of a new net, so that one sees whether they are taken over"
+    return {k: v + .1 if k.endswith(('running_mean', 'bias')) else v*1.1 if v.is_floating_point() else v
+            for k,v in sd.items()}
+
+@pytest.mark.parametrize('name', ['fasterrcnn_mobilenet_v3_large_fpn', 'retinanet_resnet50_fpn', 'fcos_resnet50_fpn',
+                                  'retinanet_resnet50_fpn_v2', 'ssdlite320_mobilenet_v3_large'])
+@pytest.mark.parametrize('local', [False, True])
+def test_pretrained_takes_all_weights_but_those_of_the_classes_which_are_new(name, local, tmp_path, monkeypatch):
+    sd = some_bn(coco(name))
+    if local: torch.save(sd, pretrained := tmp_path/'detector.pth')
+    else:
+        pretrained = True
+        monkeypatch.setattr(WeightsEnum, 'get_state_dict', lambda self, *args, **kwargs: dict(sd))
+    net = make(name, pretrained=pretrained)
+    own = net.net.state_dict()
+    new = {k for k,v in sd.items() if k in own and v.shape != own[k].shape}
+    kept = [k for k in own if k not in new]
+    assert new and all(torch.equal(own[k], sd[k]) for k in kept)
+    assert {k.rsplit('.', 1)[0] for k in new} <= {n for n,m in net.net.named_modules() if not [*m.children()]}
+    assert detect(net, pictures(name, 1)).shape == (1, 100, 6)
+    norms = [m for m in net.encoder.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    frozen = not name.startswith('ssd') and not name.endswith('_v2')
+    assert norms and all(isinstance(m, FrozenBatchNorm2d) == frozen for m in norms)
+    if frozen: assert {m.eps for m in norms} == {0. if name == 'retinanet_resnet50_fpn' else 1e-5}
+    assert all(p.requires_grad for p in net.parameters())
+
+def test_with_as_many_classes_as_coco_these_are_new_too_but_a_file_of_ones_own_keeps_them(tmp_path, monkeypatch):
+    name,k = 'ssdlite320_mobilenet_v3_large','head.classification_head.module_list.0.1.weight'
+    sd = coco(name)
+    monkeypatch.setattr(WeightsEnum, 'get_state_dict', lambda self, *args, **kwargs: dict(sd))
+    assert not torch.equal(make(name, n_out=90, pretrained=True).net.state_dict()[k], sd[k])
+    own = make(name)
+    torch.save(own.state_dict(), tmp_path/'own.pth')
+    again,x = make(name, seed=5, pretrained=tmp_path/'own.pth'),pictures(name, 1)
+    assert torch.equal(detect(again, x), detect(own, x))
+
+@pytest.mark.parametrize('name', ['fasterrcnn_mobilenet_v3_large_fpn', 'fasterrcnn_resnet50_fpn'])
+def test_the_weights_of_an_encoder_come_by_download_or_file_and_fix_its_batchnorm(name, tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    sd = some_bn(get_model(name.split('_', 1)[1].removesuffix('_fpn'), weights=None).state_dict())
+    torch.save(sd, tmp_path/'encoder.pth')
+    monkeypatch.setattr(WeightsEnum, 'get_state_dict', lambda self, *args, **kwargs: dict(sd))
+    nets = [make(name, pretrained=o) for o in ('encoder', tmp_path/'encoder.pth')]
+    for net in nets:
+        own = {k: v for k,v in net.encoder.state_dict().items()}
+        named = {k.removeprefix('features.'): v for k,v in sd.items()}
+        assert own and all(torch.equal(v, named[k]) for k,v in own.items())
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+        assert all(p.requires_grad for p in net.parameters())
+    x = pictures(name, 1)
+    nets[1].load_state_dict(nets[0].state_dict())
+    assert torch.equal(detect(nets[1], x), detect(nets[0], x))
+    with torch.no_grad(): grey = make(name, n_in=1, pretrained=tmp_path/'encoder.pth').encoder(x[:, :1])
+    with torch.no_grad(): color = nets[0].encoder(x[:, :1].expand(-1, 3, -1, -1))
+    for k in color: assert_close(grey[k], color[k], rtol=.01, atol=.01)
+
+def test_ssd300_takes_the_layers_of_vgg16_in_their_order(tmp_path):
+    sd = {k: v for k,v in get_model('vgg16', weights=None).state_dict().items() if k.startswith('features.')}
+    torch.save(sd, tmp_path/'vgg16.pth')
+    net = make('ssd300_vgg16', pretrained=tmp_path/'vgg16.pth')
+    assert all(torch.equal(a, b) for a,b in zip(net.encoder.state_dict().values(), sd.values(), strict=True))
+
+def test_what_a_file_does_not_hold_is_told(tmp_path):
+    name = 'fasterrcnn_mobilenet_v3_large_fpn'
+    torch.save(get_model('mobilenet_v3_small', weights=None).state_dict(), tmp_path/'small.pth')
+    with pytest.raises(ValueError, match='small.pth does not hold the weights of mobilenet_v3_large'):
+        make(name, pretrained=tmp_path/'small.pth')
+    sd = coco(name)
+    torch.save({k.replace('rpn.head.bbox', 'rpn.head.box'): v for k,v in sd.items()}, tmp_path/'box.pth')
+    with pytest.raises(ValueError, match=f'box.pth does not hold the weights of {name}: 2 missing .* 2 unexpected'):
+        make(name, pretrained=tmp_path/'box.pth')
+    torch.save({**sd, 'backbone.body.0.0.weight': torch.zeros(8, 3, 3, 3)}, tmp_path/'thin.pth')
+    with pytest.raises(ValueError, match=f'thin.pth does not hold the weights of {name}: size mismatch'):
+        make(name, pretrained=tmp_path/'thin.pth')
+    torch.save(get_model('mobilenet_v3_large', weights=None).state_dict(), tmp_path/'large.pth')
+    with pytest.raises(ValueError, match="smaller last stage .* take `ssdlite` with encoder='mobilenet_v3_large'"):
+        make('ssdlite320_mobilenet_v3_large', pretrained=tmp_path/'large.pth')
+    ssdlite(3, pretrained=tmp_path/'large.pth')
+
+def test_without_a_network_one_is_told_what_file_to_give(monkeypatch):
+    def gone(self, *args, **kwargs): raise OSError('no route')
+    monkeypatch.setattr(WeightsEnum, 'get_state_dict', gone)
+    for pretrained in (True, 'encoder'):
+        with pytest.raises(OSError, match='did not come .no route.*state dict of fcos_resnet50_fpn or of resnet50'):
+            make('fcos_resnet50_fpn', pretrained=pretrained)
+
+# --- on any encoder
+
+def zipped(net, theirs):
+    "Give `theirs` the weights of `net`, whose encoder has other names; both are in the order of the layers"
+    own = [v for k,v in net.net.state_dict().items()]
+    sd  = theirs.state_dict()
+    assert [o.shape for o in own] == [o.shape for o in sd.values()]
+    theirs.load_state_dict(dict(zip(sd, own)))
+
+@pytest.mark.parametrize('name', ['faster_rcnn', 'retinanet', 'fcos'])
+def test_on_a_resnet50_our_builders_make_torchvisions_nets(name):
+    build = name.replace('_', '') + '_resnet50_fpn'
+    few = FEW if name == 'faster_rcnn' else {}
+    theirs = torchvision_detector(build, 3, min_score=.01, **few)
+    gen = theirs.net.rpn.anchor_generator if few else theirs.net.anchor_generator
+    torch.manual_seed(0)
+    net = get_arch(name, 'detection')(3, min_score=.01, **few, **({} if name == 'fcos' else dict(
+        anchors=(gen.sizes, gen.aspect_ratios[0]))))
+    zipped(net, theirs.net)
+    x = pictures(name)
+    (a,b),(c,d) = (detect(o, x, *GT) for o in (net, theirs))
+    assert_same(a, c)
+    assert torch.equal(b, d) and rows(b)[0].shape[0] > 0
+
+# no stride of 32; all strides, from 1 on; channels last inside; no stride of 2
+@pytest.mark.parametrize('encoder', ['squeezenet1_1', 'vgg11', 'swin_t', 'test_convnext'])
+def test_any_encoder_carries_a_pyramid_of_strides_4_to_64(encoder):
+    with torch.device('meta'):
+        net = faster_rcnn(3, encoder=encoder, width=.25).net.backbone.eval()
+        maps = net(torch.empty(1, 3, 96, 160))
+    assert [tuple(m.shape[1:]) for m in maps.values()] == [(64, -(-96//s), -(-160//s)) for s in (4, 8, 16, 32, 64)]
+
+@pytest.mark.parametrize('size,n', [(320, 6), (512, 6), (160, 5), (128, 5), (64, 5), ((240, 180), 5)])
+def test_ssdlite_has_five_maps_or_more_down_to_a_single_cell(size, n):
+    with torch.device('meta'): net = ssdlite(3, size=size, encoder='test_efficientnet').net
+    w,h = (size, size) if isinstance(size, int) else size
+    with torch.device('meta'): maps = [*net.backbone.eval()(torch.empty(1, 3, h, w)).values()]
+    assert len(maps) == n and maps[-1].shape[-2:] == (1, 1) and len(net.anchor_generator.scales) == n+1
+    assert max(w, h)/maps[0].shape[-1] <= 16
+
+def test_an_encoder_of_one_size_or_strides_that_are_none_are_refused():
+    with pytest.raises(ValueError, match='vit_tiny_patch16_224 takes pictures of 224 x 224 pixels only'):
+        retinanet(3, encoder='vit_tiny_patch16_224')
+    for strides in ((), (8, 4), (8, 12), (32, 64)):
+        with pytest.raises(ValueError, match=r'strides are powers of 2 up to 32 in rising order.*came'):
+            fcos(3, encoder='test_resnet', strides=strides)
+    with pytest.raises(ValueError, match=r'vit_tiny_patch16_224 takes pictures of'):
+        ssdlite(3, encoder='vit_tiny_patch16_224')
+
+def test_ssdlite_wants_a_map_between_its_first_stride_and_32():
+    body = nn.Identity()
+    body.strides,body.channels,body.name = [2, 4],[8, 8],'flat'
+    with pytest.raises(ValueError, match=r'maps at strides 16 to 32; flat gives \[2, 4\]: take another encoder'):
+        SSDLiteBackbone(body, 16, 320, 1., nn.BatchNorm2d)
+
+def test_the_batchnorm_of_a_pretrained_encoder_is_fixed_under_a_pyramid_whatever_its_kind(tmp_path):
+    for encoder in ('test_efficientnet', 'shufflenet_v2_x0_5'):       # timm's, with activations inside; torchvision's
+        torch.manual_seed(0)
+        source = create_encoder(encoder, False).eval()
+        source.load_state_dict(some_bn(source.state_dict()))
+        torch.save(source.body.state_dict(), tmp_path/'encoder.pth')
+        net = retinanet(3, encoder=encoder, pretrained=tmp_path/'encoder.pth', width=.25).train()
+        x   = torch.rand(1, 3, 64, 64)
+        norms = [m for m in source.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms and not any(isinstance(m, nn.BatchNorm2d) for m in net.encoder.modules())
+        for a,b in zip(net.encoder(x), source(x), strict=True): assert_close(a, b)
+
+def test_finer_maps_are_an_option_for_small_objects():
+    net = fcos(3, encoder='test_resnet', width=.25, strides=(4, 8))
+    assert net.net.anchor_generator.sizes == ((4,), (8,), (16,), (32,))
+    assert detect(net, torch.rand(1, 3, 48, 64)).shape == (1, 100, 6)
+
+# --- anchors
+
+def test_default_anchors_are_torchvisions_for_800_pixels_and_no_finer_than_two_cells():
+    sizes,ratios = default_anchors((4, 8, 16, 32, 64), 800)
+    assert ratios == (.5, 1., 2.)
+    assert_close(torch.tensor(sizes)[:, 0], torch.tensor([32., 64, 128, 256, 512]))
+    assert default_anchors((4, 8), (640, 400))[0] == ((16.,), (32.,))
+    assert default_anchors((4, 8), 64)[0] == ((8.,), (16.,))
+    assert_close(torch.tensor(default_anchors((8,), 800, 3)[0][0]), 32*2**torch.tensor([0, 1/3, 2/3]))
+
+def test_the_net_has_the_anchors_of_the_size_that_its_pictures_have():
+    for size in (128, 600):
+        net = faster_rcnn(3, encoder='test_resnet', width=.25, size=size)
+        assert net.net.rpn.anchor_generator.sizes == default_anchors((4, 8, 16, 32, 64), size)[0]
+
+def test_fitted_anchors_are_the_objects_own_sizes_and_shapes():
+    sides,ratios = torch.tensor([6., 12, 24, 48, 96]),torch.tensor([.25, 1., 3.])
+    whs = torch.stack([sides[:, None]/ratios.sqrt(), sides[:, None]*ratios.sqrt()], -1).view(-1, 2).repeat(3, 1)
+    got = fit_anchors(whs)
+    assert_close(torch.tensor(got[0])[:, 0], sides)
+    assert_close(torch.tensor(got[1]), ratios)
+    assert_close(anchor_iou(whs, got), torch.ones(len(whs)))
+    assert fit_anchors(whs.flip(0))[1] == pytest.approx(got[1])                 # in whatever order they come
+
+def test_fitted_anchors_cover_objects_better_than_the_defaults():
+    g = torch.Generator().manual_seed(0)
+    whs = torch.randn(500, 2, generator=g).mul(.5).add(torch.tensor([2.5, 3.5])).exp()      # about 12 x 33 pixels
+    for sizes in (1, 3):
+        fitted,default = fit_anchors(whs, sizes=sizes),default_anchors((8, 16, 32, 64, 128), 512, sizes)
+        assert [len(o) for o in fitted[0]] == [sizes]*5 and len(fitted[1]) == 3
+        assert torch.tensor(fitted[0]).flatten().diff().min() >= 0
+        assert anchor_iou(whs, fitted).mean() > anchor_iou(whs, default).mean() + .1
+
+def test_the_best_anchor_of_an_object_is_found_by_hand_too():
+    got = anchor_iou(torch.tensor([[10, 10], [20, 10], [5, 5]]), (((10,), (20,)), (1.,)))
+    assert_close(got, torch.tensor([1, .5, .25]))
+
+def test_one_object_is_enough_for_anchors_but_none_is_not():
+    assert fit_anchors([[8, 2]], 2) == (((pytest.approx(4),),)*2, (pytest.approx(.25),)*3)
+    for bad in (torch.zeros(0, 2), [[3, 0]], [[1, 2, 3]]):
+        with pytest.raises(ValueError, match=r'whs is \(n, 2\) widths and heights above 0 of at least one object'):
+            fit_anchors(bad)
+
+def test_anchors_can_be_set_where_their_number_fits():
+    whs = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))*60 + 4
+    net = make('fasterrcnn_resnet50_fpn', anchors=fit_anchors(whs))
+    assert net.net.rpn.anchor_generator.sizes == fit_anchors(whs)[0]
+    assert torchvision_detector('retinanet_resnet50_fpn', 3, anchors=fit_anchors(whs, sizes=3)).net.anchor_generator
+    sizes = (6,),(12,),(24,),(40,),(60,)
+    net = ssdlite(3, encoder='test_efficientnet', size=64, anchors=(sizes, (.5, 1., 2., 3.)))
+    assert net.net.anchor_generator.scales == [6/64, 12/64, 24/64, 40/64, 60/64, 1.]
+    assert net.net.anchor_generator.aspect_ratios == [[2., 3.]]*5
+    for name,n,anchors in (('fasterrcnn_resnet50_fpn', '5 levels with 3', fit_anchors(whs, 4)),
+                           ('retinanet_resnet50_fpn', '5 levels with 9', fit_anchors(whs)),
+                           ('faster_rcnn', '5 levels with equally many', (((8,), (9,), (9, 10), (9,), (9,)), (1.,)))):
+        with pytest.raises(ValueError, match=rf'\(sizes by level, ratios\) for {n} anchors on each; .* came'):
+            with torch.device('meta'): get_arch(name, 'detection')(3, anchors=anchors)
+    with pytest.raises(ValueError, match=r'one size on each of 5 levels; \[1, 1\] came'):
+        ssdlite(3, encoder='test_efficientnet', size=64, anchors=(((6,), (9,)), (1.,)))
+    for name,why in (('ssd300_vgg16', 'relative to the picture'), ('fcos_resnet50_fpn', 'FCOS has no anchors')):
+        with torch.device('meta'), pytest.raises(ValueError, match=why):
+            get_arch(name, 'detection')(3, anchors=(sizes, (1.,)))
+
+# --- what else is ours
+
+def test_the_hardest_negatives_of_pictures_without_objects_are_added_to_ssds_loss():
+    net,x = make('ssdlite'),pictures('ssdlite')
+    seen = Seen(net)
+    part = train(net, x, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.long))['classification']
+    nll = -seen.logits[0].log_softmax(-1)[..., 0]
+    assert_close(part, nll.sort(1, descending=True).values[:, :3].sum(1).mean())
+
+def test_a_batch_of_which_nothing_is_left_to_learn_from_gives_zeros():
+    net = make('faster_rcnn').train().net
+    labels = [torch.full((12,), -1.)]
+    a,b = net.rpn.compute_loss(torch.rand(12, 1, requires_grad=True), torch.rand(12, 4), labels, [torch.zeros(12, 4)])
+    assert a == b == 0 and a.requires_grad
+    t = dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), ignored=torch.tensor([[0, 0, 64, 64.]]))
+    maps = {str(i): torch.rand(1, 64, 16 >> i, 16 >> i) for i in range(4)}
+    for proposals in (torch.tensor([[3, 3, 40, 40.]]), torch.zeros(0, 4)):     # on an ignored object; none at all
+        found,parts = net.roi_heads(maps, [proposals], [(64, 64)], [t])
+        assert found == [] and parts.keys() == {'loss_classifier', 'loss_box_reg'}
+        assert all(o == 0 and o.requires_grad for o in parts.values())
+
+def test_boxes_lie_on_others_by_the_share_of_their_own_area():
+    on = torch.tensor([[0, 0, 10, 10.], [20, 0, 30, 10]])
+    boxes = torch.tensor([[5, 0, 15, 10.], [6, 0, 16, 10], [2, 2, 4, 4], [-50, -50, 50, 50], [8, 0, 22, 10]])
+    assert lies_on(boxes, on).tolist() == [True, False, True, False, False]
+    assert lies_on(boxes, on, .2).tolist() == [True, True, True, False, False]
+    assert lies_on(boxes, on[:0]).tolist() == [False]*5
+
+def test_detections_are_padded_clipped_and_cut():
+    found = [dict(boxes=torch.tensor([[-1, 2, 9, 99.], [1, 1, 2, 2], [3, 3, 4, 4]]), scores=torch.tensor([.9, .8, .7]),
+                  labels=torch.tensor([2, 0, 1])),
+             dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long))]
+    full = torch.tensor([[0, 2, 8, 6, .9, 2], [3, 3, 4, 4, .7, 1], [0]*6])
+    assert_close(pad_dets(found, (6, 8), 3), torch.stack([full, torch.zeros(3, 6)]))
+    assert_close(pad_dets(found, (6, 8), 1)[0], full[:1])
+
+def test_the_net_resizes_as_torchvision_does_when_it_is_told_to():
+    kw = dict(min_size=96, max_size=150, **FEW)
+    net = make('fasterrcnn_mobilenet_v3_large_fpn', resize=True, min_score=.01, **kw)
+    theirs = get_model('fasterrcnn_mobilenet_v3_large_fpn', weights=None, weights_backbone=None, num_classes=4,
+                       box_score_thresh=.01, **kw).eval()
+    theirs.load_state_dict(net.net.state_dict())
+    x = torch.rand(2, 3, 40, 60)
+    for r,o in zip(rows(detect(net, x)), theirs(list(x))):
+        assert_close(r, torch.cat([o['boxes'], o['scores'][:, None], o['labels'][:, None]], 1), atol=1e-4, rtol=1e-4)
+    crowd = torch.tensor([[[0, 0, 60, 40.], [3, 3, 20, 30]]]*2)
+    images,targs = net.net.transform(list(x), net.make_targets(x, crowd, torch.tensor([[-1, 2]]*2)))
+    assert images.tensors.shape[-2:] == (96, 160) and images.image_sizes[0] == (96, 144)
+    assert_close(targs[0]['ignored'], torch.tensor([[0, 0, 144, 96.]]))
+    assert_close(targs[0]['boxes'], torch.tensor([[3, 3, 20, 30.]])*2.4) and targs[0]['labels'].tolist() == [2]
+
+def test_ssd300_takes_pictures_of_300_pixels_or_resizes_them():
+    with pytest.raises(ValueError, match='takes pictures of 300 x 300 pixels, 65 x 97 came: .*size=300.*resize=True'):
+        ssd300(False).eval()(torch.rand(1, 3, 65, 97))
+    dets = detect(ssd300(True), torch.rand(1, 3, 65, 97))
+    assert len(rows(dets)[0]) and rows(dets)[0][:, 2].max() <= 97 and rows(dets)[0][:, 3].max() <= 65
+
+@lru_cache
+def ssd300(resize): return make('ssd300_vgg16', resize=resize)
+
+def test_mask_rcnn_learns_masks_through_the_same_wrapper():
+    torch.manual_seed(0)
+    net,x = torchvision_detector('maskrcnn_resnet50_fpn', 3, **FEW),torch.rand(2, 3, 65, 97)
+    masks = torch.zeros(2, 2, 65, 97, dtype=torch.bool)
+    masks[..., 10:30, 10:30] = True
+    labels = torch.tensor([[1, -1], [2, 0]])
+    parts = train(net, x, *GT[:1], labels, masks)
+    assert 'loss_mask' in parts and all(o.isfinite() and o.requires_grad for o in parts.values())
+    evals,dets = detect(net, x, GT[0], labels, masks)
+    assert evals.keys() == parts.keys() and dets.shape == (2, 100, 6)
+    assert not list_archs('instance') or 'maskrcnn_resnet50_fpn' in list_archs('instance')
+
+def test_a_net_of_ones_own_and_a_builder_are_taken_as_a_name_is():
+    torch.manual_seed(0)
+    net = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    sd,x = net.state_dict(),torch.rand(1, 3, 64, 64)
+    other = torchvision_detector(fasterrcnn_resnet50_fpn, 3)
+    other.load_state_dict({f'net.{k}': v for k,v in sd.items()})
+    assert isinstance(net, FasterRCNN) and torch.equal(detect(TorchvisionDetector(net, 3), x), detect(other, x))
+
+def test_what_is_no_detector_is_refused():
+    for arch in ('keypointrcnn_resnet50_fpn', keypointrcnn_resnet50_fpn):
+        with pytest.raises(ValueError, match="learns the key points of people .* the task 'keypoint'"):
+            torchvision_detector(arch, 3)
+    for arch in ('resnet50', 'fcn_resnet50', 3, Facts):
+        with pytest.raises(ValueError, match='is no builder of torchvision.models.detection; those are fasterrcnn'):
+            torchvision_detector(arch, 3)
+    with pytest.raises(ValueError, match="trainable_backbone_layers is not taken: .*`freeze` and `unfreeze`"):
+        torchvision_detector('fcos_resnet50_fpn', 3, trainable_backbone_layers=2)
+    with pytest.raises(ValueError, match="pretrained is True, False, 'encoder' or the path of a state dict, not 1"):
+        torchvision_detector('fcos_resnet50_fpn', 3, pretrained=1)
+    with torch.device('meta'): net = fcos(3).net
+    class Other(nn.Module): pass
+    net.transform = Other()
+    with pytest.raises(ValueError, match="transform is torchvision's GeneralizedRCNNTransform; a Other came"):
+        TorchvisionDetector(net, 3)
+    with pytest.raises(ValueError, match='net is a Faster or Mask R-CNN, .* not a Linear; .* write a `Detector`'):
+        TorchvisionDetector(nn.Linear(2, 2), 3)
+
+X = torch.rand(2, 3, 64, 64)
+
+@pytest.mark.parametrize('args,words', [
+    ((X*255).byte(), r'float.*torch.uint8 came: divide by 255'), (X[0], r'a batch of pictures.*\(3, 64, 64\)'),
+    ((X, GT[0]), r'labels of 2 pictures .* is \(2, 2\); None came'),
+    ((X, GT[0], GT[1][:, :1]), r'labels of 2 pictures .* is \(2, 2\); \(2, 1\) came'),
+    ((X, GT[0][:1], GT[1][:1]), r'bboxes of 2 pictures .* is \(2, 2, 4\); \(1, 2, 4\) came'),
+    ((X, GT[0], GT[1], torch.zeros(2, 2, 64, 65)), r'masks of 2 pictures .* is \(2, 2, 64, 64\); .*, 65\) came'),
+    ((X, GT[0], GT[1]+1), r'labels are 1..3, 0 for padding and -1 .* 4 came: was the net made for another vocab'),
+    ((X, GT[0], GT[1]-3), r'labels are 1..3, 0 for padding and -1 .* -2 came'),
+    ((X, None, None, None, GT[0]), 'RetinaNet finds its own proposals; do not pass any')])
+def test_input_that_makes_no_sense_is_refused(args, words):
+    net = small().eval()
+    with pytest.raises(ValueError, match=words): net(*args) if isinstance(args, tuple) else net(args)
+
+def test_training_wants_targets():
+    with pytest.raises(ValueError, match=r'bboxes and labels are needed for a loss in training mode; call `eval\(\)`'):
+        small().train()(X)
+
+@lru_cache
+def small(): return make('retinanet')
+
+def test_fastais_tensors_are_taken_as_they_come():
+    net = small()
+    assert_same(detect(net, TensorImage(X), TensorBBox(GT[0]), TensorBase(GT[1]))[0], detect(net, X, *GT)[0])
+    assert type(detect(net, TensorImage(X))) is torch.Tensor
+
+def test_a_failure_in_the_pass_leaves_the_net_as_it_was():
+    net = make('retinanet').eval()
+    modules,state = [type(m) for m in net.modules()],torch.get_rng_state()
+    def fail(*args): raise RuntimeError('broken')
+    net.net.head.compute_loss = fail
+    with pytest.raises(RuntimeError, match='broken'): detect(net, X, *GT)
+    assert [type(m) for m in net.modules()] == modules and not any(m.training for m in net.modules())
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,253 @@
+"Object detection: a box, a name and a score for every object of a picture"
+from __future__ import annotations
+from functools import partial
+from inspect import signature
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from fastcore.basics import PrettyString
+from fastai.callback.mixup import MixHandler
+from fastai.data.block import DataBlock
+from fastai.data.core import DataLoaders
+from fastai.learner import Metric
+from fastai.vision.augment import Resize
+from .data.annotation import Annotation
+from .data.blocks import AnnotationSplitter, FileImageBlock, ObjectBlock, annotation_of, object_bboxes, path_of
+from .data.transforms import FitView, JitterView, JointTransform, LightJitter
+from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
+from .learner import TaskLearner, check_data, check_vocab, clipped, make_learner, picture_of, task_dls
+from .losses import DetectionLoss, above
+from .models.detection import Detector, torchvision_detector
+from .models.detection.base import fit_anchors as fit_to_sizes
+from .models.registry import get_arch
+from .show import DetectionDL, plot_confusion
+
+__all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
+
+def detection_block(
+    vocab,            # list of names, without background
+    size=512,         # of the network's input in pixels: (w, h), or one number for both
+    splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
+    item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips; pads to the shape otherwise
+    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
+) -> DataBlock:
+    """Picture in; out (n, 4) boxes in pixels of the network's input and (n,) ids, 0 = padding, -1 = to be ignored. Its
+    source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
+    if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
+    return DataBlock((FileImageBlock, *ObjectBlock(vocab)), n_inp=1, get_x=path_of, get_y=[annotation_of]*2,
+                     dl_type=DetectionDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
+                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+
+def detection_dls(
+    annotations,          # list[Annotation] with `bboxes`, (0, 4) where there is nothing
+    vocab=None,           # list of names; None = all that occur, sorted
+    bs:int=8,             # pictures in a batch, at most as many as there are to train on
+    path='.',             # where the learner saves
+    valid_pct:float=.2,   # share of valid, where the annotations do not say
+    seed:int=42,          # of that split
+    num_workers:int=None, # processes that load; None = one per core
+    device=None,          # None = the GPU where there is one
+    **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `detection_block` takes them
+) -> DataLoaders:
+    """DataLoaders of pictures, boxes and ids. Boxes are clipped to the picture; what has no area in it goes, and one
+    warning says how many. Objects to be ignored take part neither in the loss nor in penalties. Raises
+    `AnnotationError` for missing files, pictures whose boxes are not annotated, unknown labels"""
+    annotations = check_data(annotations)
+    for a in annotations: object_bboxes(a)
+    annotations = clipped(annotations)
+    vocab = check_vocab(annotations, vocab)
+    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    block = detection_block(vocab, splitter=splitter, **block_kwargs)
+    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
+
+def detection_learner(
+    dls:DataLoaders,       # of `detection_dls`
+    arch=None,             # a name of `list_archs('detection')`, torchvision's builder, another `n_out -> Detector`, or
+                           # a `Detector`; None = 'fasterrcnn_resnet50_fpn_v2', with an `encoder` 'faster_rcnn'
+    encoder=None,          # torchvision's or timm's name, for archs that stand on any
+    pretrained=True,       # True: torchvision's weights of the whole net, or ImageNet's of `encoder`; 'encoder': those
+                           # of the encoder alone; the path of a local state dict of either; False: none
+    n_out:int=None,        # classes without background; None = those of `dls.vocab`
+    arch_kwargs=None,      # for the builder: `max_dets`, `anchors`, ...; `size` is that of the dls unless it is given
+    loss_func=None,        # None = `DetectionLoss()`, the sum of the detector's losses
+    metrics=None,          # None = COCO's mean AP, in pixels of the files
+    splitter=None,         # model -> parameter groups; None = encoder and the rest
+    cbs=None,
+    **learner_kwargs,      # of fastai's `Learner`
+) -> DetectionLearner:
+    "A `DetectionLearner`; the encoder is frozen at first where anything is pretrained"
+    model = _detector(arch, encoder, n_out or len(dls.vocab)-1, pretrained, dict(arch_kwargs or {}), dls)
+    metrics = [MeanAP()] if metrics is None else metrics
+    return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
+                        pretrained is not False, **learner_kwargs)
+
+def _detector(arch, encoder, n_out, pretrained, kw, dls):
+    if isinstance(arch, nn.Module): model = arch
+    else:
+        if encoder is not None: kw['encoder'] = encoder
+        arch = arch or ('fasterrcnn_resnet50_fpn_v2' if encoder is None else 'faster_rcnn')
+        name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
+        theirs = getattr(arch, '__module__', '').startswith('torchvision.')
+        known  = isinstance(arch, str) or theirs or getattr(arch, '__module__', '').startswith(__package__)
+        if not known and not callable(arch): raise TypeError(
+            f"arch is a name, a builder or a Detector, not {type(arch).__name__}; names: list_archs('detection')")
+        build = arch
+        if isinstance(arch, str) and 'keypointrcnn' not in arch: build = get_arch(arch, 'detection')
+        elif isinstance(arch, str) or theirs: build = partial(torchvision_detector, arch)   # or says why not
+        # anchors and maps are made for the size of the pictures
+        sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
+        if sizes and 'size' in signature(build).parameters: kw.setdefault('size', tuple(sizes[0]))
+        try: model = build(n_out, pretrained=pretrained, **kw) if known else build(n_out, **kw)
+        except TypeError as e:
+            if 'unexpected keyword' not in str(e): raise
+            raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
+    if isinstance(model, Detector): return model
+    raise TypeError(f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
+                    f"{type(model).__name__}; subclass vision_tasks.models.detection.Detector")
+
+class _Detections(Metric):
+    "Collects truth and answers in pixels of the files; detections of any score"
+    name = 'detections'
+    def reset(self): self.truth,self.said = [],[]
+    def accumulate(self, learn):
+        items = learn.items_of_batch(len(self.truth), len(learn.pred))
+        self.truth += items
+        self.said  += learn.to_annotations(learn.pred, [(a.path, a.size) for a in items], 0.)
+    @property
+    def value(self): return 0.
+
+class DetectionLearner(TaskLearner):
+    "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
+    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+
+    # --- one batch: the model sees the objects, for its losses are its own affair
+
+    def _do_fit(self, *args):
+        mixing = [type(cb).__name__ for cb in self.cbs if isinstance(cb, MixHandler)]
+        if mixing: raise ValueError(f"{mixing[0]} mixes pictures and one label each, which boxes cannot follow: leave "
+                                    "it out; JointTransform and `batch_tfms` augment detection")
+        return super()._do_fit(*args)
+
+    def _do_one_batch(self):
+        out = self.model(*self.xb, *self.yb)
+        if self.training or len(self.yb): parts = out if self.training else out[0]
+        # in training there are no detections: `pred` is then the losses, by the order of their names
+        if self.training: self.pred = torch.stack([parts[k].detach().float().mean() for k in sorted(parts)])
+        else:             self.pred = out[1] if len(self.yb) else out
+        self('after_pred')
+        if len(self.yb):
+            self.loss_grad = self.loss_func(parts, *self.yb)
+            self.loss = self.loss_grad.clone()
+        self('after_loss')
+        if not self.training or not len(self.yb): return
+        self._do_grad_opt()
+
+    def get_preds(self, ds_idx=1, dl=None, with_loss=False, **kwargs):
+        "fastai's `get_preds`: (n, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input, label 0 = none"
+        if with_loss:      # a detector's losses are means over a batch
+            dl = self.dls[ds_idx] if dl is None else dl
+            dl = dl.new(bs=1, shuffle=False, drop_last=False)
+        return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
+
+    # --- answers
+
+    def to_annotations(self, dets, pictures, thresh):
+        thresh = self.loss_func.thresh if thresh is None else thresh
+        dets = dets.as_subclass(Tensor).float().cpu()
+        on,vocab,res = above(dets, self._check_thresh(thresh)),list(self.dls.vocab),[]
+        for (path,size),d,keep in zip(pictures, dets, on):
+            d,hi = d[keep],torch.tensor([*size]*2)
+            b = self.valid_view(size).undo_bboxes(d[:,:4].double()).clamp(min=0).minimum(hi)
+            inside = (b[:,2:] > b[:,:2]).all(1)
+            b,d = b[inside],d[inside]
+            res.append(Annotation(path, size, [vocab[i] for i in d[:,5].int().tolist()], b.float().numpy(),
+                                  scores=d[:,4].numpy()))
+        return res
+
+    def _check_thresh(self, thresh) -> Tensor:
+        t,n = torch.as_tensor(np.asarray(thresh, dtype=np.float32)),len(self.dls.vocab)-1
+        if t.shape not in ((), (n,)) or not ((t >= 0) & (t <= 1)).all():
+            raise ValueError(f"thresh is a number in [0, 1], or one for each of the {n} classes, not {thresh!r:.80}")
+        return t
+
+    def predict(self, item, rm_type_tfms=0, with_input=False):
+        "The `Annotation`; the detections (k, 6) that count, in pixels of the network's input; and all (max_dets, 6)"
+        dl = self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
+        inp,dets,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
+        res = self.to_annotations(dets, [picture_of(item)], None)[0],dec[0][dec[0][:,5] > 0],dets[0]
+        return ((inp[0],) if with_input else ()) + res
+
+    def mirror_back(self, probs):
+        raise ValueError("boxes of a picture and of its mirror image have no average; leave tta out")
+
+    def tta(self, *args, **kwargs): self.mirror_back(None)
+
+    def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
+        "Draw the `k` pictures with the largest (or smallest) loss, that first"
+        super().plot_top_losses(k, ds_idx, dl, largest, **kwargs)
+
+    def summary(self):
+        "The parts of the detector, two levels deep, with their parameters; what is trained at present beside"
+        rows = [f"{'module':<34}{'kind':<30}{'parameters':>14}{'trained':>14}"]
+        def count(ps): return f'{sum(p.numel() for p in ps):,}'
+        for name,m in [('', self.model), *self.model.named_modules()]:
+            if name.count('.') > 2 or (m is self.model and rows[1:]) or not any(True for _ in m.parameters()): continue
+            trained = (p for p in m.parameters() if p.requires_grad)
+            rows.append(f"{name or 'all':<34}{type(m).__name__:<30}{count(m.parameters()):>14}{count(trained):>14}")
+        return PrettyString('\n'.join(rows))
+
+    # --- scores
+
+    def in_files(self, ds_idx:int=1, dl=None, metrics=()):
+        "Truth and answers, two lists of `Annotation` with every detection; the loss; the values of further `metrics`"
+        seen = _Detections()
+        with self.scored_by([seen, *metrics]):
+            loss,_,*rest = self.validate(dl=self.whole_dl(ds_idx, dl))
+        return seen.truth,seen.said,loss,*rest
+
+    def evaluate(self, ds_idx:int=1, dl=None) -> dict:
+        "The loss; then COCO's figures, in pixels of the files; then further metrics of the learner's own"
+        own = [m for m in self.metrics if not isinstance(m, MeanAP)]
+        truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
+        return {'valid_loss': loss, **coco_ap(truth, said, self.dls.vocab[1:]), **{m.name: v for m,v in zip(own, rest)}}
+
+    def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        "For each class: objects of it, AP, AP50, AP75 and AR, as COCO counts them"
+        truth,said,*_ = self.in_files(ds_idx, dl)
+        return coco_ap(truth, said, self.dls.vocab[1:], per_class=True)
+
+    def tune_threshold(self, score:str='fbeta', per_class:bool=False, ds_idx:int=1, dl=None, beta:float=1.,
+                       iou:float=.5):
+        """Set the threshold that `annotate`, `predict` and `show_results` use to the one with the best F-beta, at IoU
+        `iou`, on the `ds_idx`-th set; it is exported with the learner. (threshold(s), value(s))"""
+        if score not in ('f1', 'fbeta', None): raise ValueError(f"score is 'f1' or 'fbeta', not {score!r}")
+        truth,said,*_ = self.in_files(ds_idx, dl)
+        t,value = best_detection_threshold(truth, said, iou, beta, per_class, self.dls.vocab[1:])
+        self.loss_func.thresh = t
+        return t,value
+
+    def confusion(self, ds_idx:int=1, dl=None, iou:float=.5, thresh=None) -> pd.DataFrame:
+        "Objects by true class (rows) and answer (columns), with a row and a column for what is neither"
+        (truth,said,*_),thresh = self.in_files(ds_idx, dl),self.loss_func.thresh if thresh is None else thresh
+        return detection_confusion(truth, said, self.dls.vocab[1:], iou, thresh)
+
+    def plot_confusion(self, ds_idx:int=1, dl=None, iou:float=.5, thresh=None, normalize:bool=True, ax=None):
+        "The confusion matrix; `normalize`: as shares of the true class"
+        return plot_confusion(self.confusion(ds_idx, dl, iou, thresh), normalize, ax)
+
+def fit_anchors(
+    annotations,         # list[Annotation] with boxes, of the training set
+    size=512,            # of the network's input in pixels: (w, h), or one number for both
+    method='pad',        # how pictures are brought to it: 'pad', as `detection_block` does, or 'squish'
+    levels:int=5,        # maps of the net: 5 for two-stage nets, RetinaNet and FCOS
+    sizes:int=1,         # on each: 1 for `faster_rcnn`, 3 for `retinanet`
+    ratios:int=3,        # aspect ratios
+) -> tuple[tuple,tuple]: # sizes by level in pixels, height/width: `arch_kwargs=dict(anchors=fit_anchors(anns))`
+    "Anchors of the sizes and shapes that the objects have in the network's input, by k-means"
+    out,whs = (size, size) if isinstance(size, int) else tuple(size),[np.zeros((0, 2))]
+    for a in clipped(annotations):
+        (x1,y1,x2,y2),(u1,v1,u2,v2) = FitView(method)(*a.size, out)
+        b = object_bboxes(a)
+        whs.append((b[:,2:]-b[:,:2])*[(u2-u1)/(x2-x1), (v2-v1)/(y2-y1)])
+    return fit_to_sizes(torch.from_numpy(np.concatenate(whs)), levels, sizes, ratios)

@@ -1,0 +1,122 @@
+"What every detector is: targets in, losses and detections out, of fixed shapes; and anchors that fit the objects"
+from __future__ import annotations
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+__all__ = ['Detector', 'pad_dets', 'lies_on', 'fit_anchors', 'anchor_iou']
+
+class Detector(nn.Module):
+    """Losses by name when training; detections (b, max_dets, 6) in eval; both, (losses, detections), in eval with
+    targets. A subclass writes `losses_and_dets`, and has an `encoder`: the pretrained body, if there is one"""
+    mean,std = None,None   # of the `Normalize` that the dls must have; None: the net normalises, x is in [0, 1]
+    max_dets = 100         # detections a picture
+    n_out    = None        # classes without background
+
+    def forward(self,
+        x:Tensor,               # (b, n_in, h, w) float
+        bboxes:Tensor=None,     # (b, n, 4) x1 y1 x2 y2, pixels of x; what is less than 1 pixel wide or high inside the
+                                # picture does not count
+        labels:Tensor=None,     # (b, n) integers: 1..n_out; 0: padding; -1: an object to be ignored (crowd, difficult)
+        masks:Tensor=None,      # (b, n, h, w) bool or uint8, for nets that learn masks
+        proposals:Tensor=None,  # (b, k, 4) boxes without labels, for nets that do not find their own
+    ) -> dict[str,Tensor]|Tensor|tuple[dict[str,Tensor],Tensor]: # a detection is x1 y1 x2 y2 score label; label 0: none
+        x,bboxes,labels,masks,proposals = (None if o is None else o.as_subclass(Tensor)
+                                           for o in (x, bboxes, labels, masks, proposals))
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(f"x is a batch of pictures, (b, c, h, w) floats; {tuple(x.shape)} of {x.dtype} came"
+                             + ("" if x.is_floating_point() else ": divide by 255, as `IntToFloatTensor` does"))
+        if self.training and bboxes is None:
+            raise ValueError("bboxes and labels are needed for a loss in training mode; call `eval()` for detections")
+        targs = None if bboxes is None else self.make_targets(x, bboxes, labels, masks)
+        parts,dets = self.losses_and_dets(x, targs, proposals)
+        return parts if self.training else dets if targs is None else (parts, dets)
+
+    def losses_and_dets(self, x, targs, proposals):
+        """(losses by name, (b, max_dets, 6) detections) from one pass; either may be None where `forward` does not give
+        it. In eval no statistic and no state of a random generator changes, and the losses can be repeated"""
+        raise NotImplementedError
+
+    def make_targets(self, x, bboxes, labels, masks=None) -> list[dict[str,Tensor]]:
+        "`boxes`, `labels`, `masks` of each picture without the padding, clipped; ignored objects are still among them"
+        b,n = bboxes.shape[:2]
+        shapes = dict(bboxes=((b, n, 4), bboxes), labels=((b, n), labels))
+        if masks is not None: shapes['masks'] = (b, n, *x.shape[-2:]),masks
+        for k,(want,o) in shapes.items():
+            if o is None or tuple(o.shape) != want or b != len(x):
+                raise ValueError(f"{k} of {len(x)} pictures with up to {n} objects of "
+                                 f"{x.shape[-2]} x {x.shape[-1]} pixels is {(len(x), *want[1:])}; "
+                                 f"{'None' if o is None else tuple(o.shape)} came")
+        bad = labels[(labels < -1) | (labels > self.n_out)].tolist()
+        if bad:
+            raise ValueError(f"labels are 1..{self.n_out}, 0 for padding and -1 for objects to be ignored; {bad[0]} "
+                             "came: was the net made for another vocab?")
+        bboxes = clip_boxes_to_image(bboxes.to(x), x.shape[-2:])
+        labels = labels.to(x.device, torch.long)
+        keep   = (labels != 0) & ((bboxes[...,2:] - bboxes[...,:2]).amin(-1) >= 1)
+        parts  = dict(boxes=bboxes, labels=labels)
+        if masks is not None: parts['masks'] = masks.to(x.device, torch.uint8)
+        return [{name: o[i][k] for name,o in parts.items()} for i,k in enumerate(keep)]
+
+def pad_dets(
+    found:list[dict],      # a picture: `boxes` (n, 4), `scores` (n,), `labels` (n,), 0 = none; the best first
+    size:tuple[int,int],   # (h, w) pixels, to which boxes are clipped
+    max_dets:int,
+) -> Tensor:               # (b, max_dets, 6) float32: x1 y1 x2 y2 score label, zeros behind the last
+    "Detections as one tensor, whose shape does not depend on how many there are"
+    out = torch.zeros(len(found), max_dets, 6, device=found[0]['boxes'].device)
+    for o,d in zip(out, found):
+        rows = torch.cat([clip_boxes_to_image(d['boxes'], size), d['scores'][:,None], d['labels'][:,None]], 1)
+        rows = rows[d['labels'] > 0][:max_dets]
+        o[:len(rows)] = rows
+    return out
+
+def lies_on(
+    bboxes:Tensor,   # (n, 4)
+    on:Tensor,       # (m, 4)
+    share:float=.5,  # in (0, 1]
+) -> Tensor:         # (n,) bool
+    "Whether at least `share` of a box's own area is inside one of the boxes `on`"
+    inter = (torch.minimum(bboxes[:,None,2:], on[:,2:]) - torch.maximum(bboxes[:,None,:2], on[:,:2])).clamp(min=0)
+    return (inter.prod(-1) >= share*(bboxes[:,2:] - bboxes[:,:2]).prod(-1)[:,None]).any(1)
+
+# --- anchors
+
+def _means(x, k) -> Tensor:
+    "The k means of numbers, sorted; they begin at quantiles, so that nothing is left to chance"
+    x = x.double()
+    means = x.quantile((torch.arange(k).double() + .5)/k)
+    for _ in range(100):
+        near = (x[:,None] - means).abs().argmin(1)
+        n    = torch.bincount(near, minlength=k)
+        new  = torch.where(n > 0, torch.bincount(near, x, k)/n.clamp(min=1), means).sort().values
+        if torch.equal(new, means): break
+        means = new
+    return means
+
+def fit_anchors(
+    whs:Tensor,     # (n, 2) widths and heights of objects, pixels of the net's input
+    levels:int=5,   # maps of the net; each gets `sizes` sizes, small ones the first
+    sizes:int=1,    # 1 as in Faster R-CNN, 3 as in RetinaNet
+    ratios:int=3,   # aspect ratios, of all levels
+) -> tuple[tuple,tuple]:   # sizes by level (square root of the area, pixels), height/width: what `anchors=` takes
+    "Anchors by k-means of the objects' sizes and aspect ratios, of their logarithms: errors count as factors"
+    whs = torch.as_tensor(whs)
+    if whs.ndim != 2 or whs.shape[1] != 2 or not len(whs) or not (whs > 0).all():
+        raise ValueError(f"whs is (n, 2) widths and heights above 0 of at least one object; {tuple(whs.shape)} came"
+                         + (f", the smallest value {whs.min():g}" if whs.numel() else ""))
+    w,h = whs.double().log().T
+    all_sizes = _means((w + h)/2, levels*sizes).exp().tolist()
+    return (tuple(tuple(all_sizes[i*sizes:(i+1)*sizes]) for i in range(levels)),
+            tuple(_means(h - w, ratios).exp().tolist()))
+
+def anchor_iou(
+    whs:Tensor,            # (n, 2) widths and heights of objects, pixels
+    anchors:tuple,         # sizes by level, aspect ratios, as `fit_anchors` gives them
+) -> Tensor:               # (n,) in [0, 1]
+    "How well the best anchor covers each object, the two centred on each other: the higher, the better the anchors fit"
+    s = torch.tensor([o for level in anchors[0] for o in level])[:,None]
+    r = torch.tensor(anchors[1]).sqrt()
+    corner = lambda w,h: torch.stack([-w, -h, w, h], -1)/2
+    whs = torch.as_tensor(whs, dtype=s.dtype)
+    return box_iou(corner(*whs.T), corner((s/r).flatten(), (s*r).flatten())).amax(1)
