@@ -9,9 +9,11 @@ from fastai.vision.all import Adam, Callback, DataLoaders, OptimWrapper, get_ima
 from torch import Tensor, nn
 from loading import CAMVID, camvid
 from machine import describe, interleaved
+from multilabel_real import facemask_xml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.image import image_size
+from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
@@ -29,7 +31,12 @@ class NoValid(Callback):
     "Training alone"
     def before_validate(self): raise CancelValidException
 
-class Multilabel:
+class Task:
+    bs,tiny = BS,True          # whether `Tiny` can stand for the net
+    @classmethod
+    def loss(cls, model, x, *y): return cls.loss_func(model(x), *y)
+
+class Multilabel(Task):
     learner,net,what = staticmethod(multilabel_learner),dict(arch='mobilenet_v2'),'mobilenet_v2, 224 px'
     loss_func = nn.BCEWithLogitsLoss()
     @staticmethod
@@ -38,26 +45,36 @@ class Multilabel:
         anns  = [Annotation(f, image_size(f), [VOCAB[i%len(VOCAB)]]) for i,f in enumerate(files)]
         return multilabel_dls(anns, VOCAB, size=224, **kwargs)
 
-class Segmentation:
+class Segmentation(Task):
     learner,net = staticmethod(segmentation_learner),dict(arch='lraspp', encoder='mobilenet_v2')
     what,loss_func = 'lraspp on mobilenet_v2, 240x180 px',nn.CrossEntropyLoss(ignore_index=255)
     @staticmethod
     def dls(data, n, **kwargs):
         return segmentation_dls(camvid(data, 'train', 'train')[:n], CAMVID, size=(240, 180), **kwargs)
 
-TASKS = dict(multilabel=Multilabel, segmentation=Segmentation)
+class Detection(Task):
+    learner,net,bs,tiny = staticmethod(detection_learner),dict(arch='ssdlite', encoder='mobilenet_v2'),8,False
+    what = 'ssdlite on mobilenet_v2, 224 px'
+    @staticmethod
+    def dls(data, n, **kwargs): return detection_dls(facemask_xml(data)[:n], size=224, **kwargs)
+    @staticmethod
+    def loss(model, x, bboxes, labels):
+        "torchvision's net as its reference trains it"
+        return sum(model.net(list(x), [dict(boxes=b[l > 0], labels=l[l > 0]) for b,l in zip(bboxes, labels)]).values())
+
+TASKS = dict(multilabel=Multilabel, segmentation=Segmentation, detection=Detection)
 
 class Bare:
     "The loop that one would write: every parameter and BatchNorm is trained, the loss is read at every step"
     def __init__(self, task, model, batches, opt, epochs):
-        self.loss_func,self.model = task.loss_func,copy.deepcopy(model)
+        self.loss,self.model = task.loss,copy.deepcopy(model)
         self.batches,self.opt,self.epochs = batches,opt,epochs
     def __call__(self):
-        model,loss_func,total = self.model.train(),self.loss_func,0.
+        model,total = self.model.train(),0.
         opt = self.opt(list(model.parameters()), lr=LR)
         for _ in range(self.epochs):
-            for x,y in self.batches:
-                loss = loss_func(model(x.as_subclass(Tensor)), y.as_subclass(Tensor))
+            for b in self.batches:
+                loss = self.loss(model, *(o.as_subclass(Tensor) for o in b))
                 loss.backward()
                 opt.step()
                 opt.zero_grad()
@@ -102,9 +119,10 @@ def parts(task, dls, model, batches, rounds):
     step = lambda o: Timed(lambda: [o.step() for _ in range(steps)])
     fns  = {f'{k}, {len(ps)} tensors, a step': (step(o), steps) for k,o in opts.items()}
     y = batches[0][1]
-    tiny = Tiny(len(dls.vocab), None if y.ndim == 2 else y.shape[-2:]).to(dls.device)
-    fns |= {'bare loop on a tiny net, a step': (Timed(Bare(task, tiny, many, adamw, 1)), len(many)),
-            'Learner on a tiny net, a step':   (Timed(Ours(task, tiny, dls, many, wrapped, 1)), len(many))}
+    if task.tiny:
+        tiny = Tiny(len(dls.vocab), None if y.ndim == 2 else y.shape[-2:]).to(dls.device)
+        fns |= {'bare loop on a tiny net, a step': (Timed(Bare(task, tiny, many, adamw, 1)), len(many)),
+                'Learner on a tiny net, a step':   (Timed(Ours(task, tiny, dls, many, wrapped, 1)), len(many))}
     interleaved({k: f for k,(f,_) in fns.items()}, rounds)
     print('\n| part | ms, process time: median (min..max) |\n|---|---:|')
     for k,(f,n) in fns.items():
@@ -123,13 +141,13 @@ def main():
     ap.add_argument('--device',  default='cpu')
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128 and camvid in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, camvid and facemask in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     set_seed(0)
     task  = TASKS[args.task]
-    dls   = task.dls(Path(os.environ['VISION_TASKS_DATA']), BS*args.batches, bs=BS, splitter=all_train, num_workers=0,
-                     device=args.device)
+    dls   = task.dls(Path(os.environ['VISION_TASKS_DATA']), task.bs*args.batches, bs=task.bs, splitter=all_train,
+                     num_workers=0, device=args.device)
     model = task.learner(dls, **task.net, pretrained=False).model.to(args.device)
     memory = Memory(dls.train)                   # normalised, on the device
     n  = args.epochs*args.batches
@@ -142,7 +160,7 @@ def main():
     for k,f in fns.items(): f.f.epochs = 1; f.f(); f.f.epochs = args.epochs   # warms up
     interleaved(fns, args.rounds)
     print(describe(('torch', 'torchvision', 'fastai')),
-          f"\n\n{task.what}, bs {BS}, {n} steps a run on {args.device}, {args.threads} thread(s); "
+          f"\n\n{task.what}, bs {task.bs}, {n} steps a run on {args.device}, {args.threads} thread(s); "
           f"mean ± sd (min..max) of {args.rounds} runs, interleaved; "
            "overhead over the bare loop with AdamW, mean (range)\n")
     print('| batches | training | ms a step, process time | overhead | ms a step, wall | overhead |\n'
