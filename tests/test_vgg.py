@@ -83,7 +83,7 @@ def test_a_net_without_a_use_for_the_classifier_takes_a_file_of_features_alone_a
     net = VGG16(bn=bn).load(tmp_path/'w.pth')
     for a,b in zip(net.stages.state_dict().values(), some.values(), strict=True): assert torch.equal(a, b)
     with pytest.raises(ValueError, match=r"w.pth does not hold .*4 tensors of 119,545,856 numbers are expected under "
-                                         r"'classifier.', 0 of 0 came; save"):
+                                         r"'classifier.', 0 of 0 came; give the file of"):
         with torch.device('meta'): with_top(bn=bn).load(tmp_path/'w.pth', fc=True)
 
 @pytest.mark.parametrize('other', ['vgg11', 'resnet18', 'vgg16', 'vgg16_bn'])
