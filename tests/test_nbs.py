@@ -11,6 +11,7 @@ NBS  = sorted((ROOT/'nbs').glob('*.ipynb'))
 
 class ThisInterpreter(AsyncKernelManager):
     "The interpreter that runs the tests as the kernel, whatever kernels are installed"
+    shutdown_wait_time = 60.   # seconds until it is killed: temporary folders go when it ends, slowly on a busy machine
     @property
     def kernel_spec(self):
         argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
