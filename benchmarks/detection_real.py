@@ -1,0 +1,123 @@
+"""Detection of face masks: `detection_learner` beside a plain loop with torchvision's own recipe for SSDlite (its
+crops, SGD with momentum, a cosine), the same net, encoder weights, pictures, epochs, batch size; one scorer for both"""
+import argparse, sys, warnings
+from pathlib import Path
+import pandas as pd, torch
+from fastai.vision.all import set_seed
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors as tv
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+from keypoint_real import spread
+from machine import describe
+from multilabel_real import WEIGHTS, facemask_xml, folder
+from segmentation_real import NoValid, clock
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.blocks import clip_objects
+from vision_tasks.data.image import read_image
+from vision_tasks.detection import detection_dls, detection_learner
+from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.models.registry import get_arch
+
+def detector(args, weights, vocab, resize):
+    kw = dict(encoder=args.encoder) if args.arch in ('ssdlite', 'faster_rcnn', 'retinanet', 'fcos') else {}
+    return get_arch(args.arch, 'detection')(len(vocab), pretrained=weights if kw else False, size=args.size,
+                                            resize=resize, **kw)
+
+# --- the two systems: train on `anns`, then answer for their valid ones; -> annotations, seconds of training
+
+def ours(anns, vocab, args, weights):
+    dls = detection_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
+    learn = detection_learner(dls, detector(args, weights, vocab, False), metrics=[])
+    t = clock(args.device)
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
+        if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
+        else:
+            learn.unfreeze()
+            learn.fit_one_cycle(args.epochs, slice(args.lr/learn.lr_mult, args.lr))
+    secs = clock(args.device)-t
+    with learn.no_bar(): return learn.annotate([a for a in anns if a.split == 'valid'], thresh=0.),secs
+
+class Pictures(Dataset):
+    "What torchvision's reference gives its loop: a uint8 picture, boxes and labels, cut and mirrored"
+    tfms = v2.Compose([v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.SanitizeBoundingBoxes(),
+                       v2.ToDtype(torch.float32, scale=True)])
+    def __init__(self, anns, vocab): self.anns,self.o2i = anns,{o: i+1 for i,o in enumerate(vocab)}
+    def __len__(self): return len(self.anns)
+    def __getitem__(self, i):
+        a = self.anns[i]
+        w,h = a.size
+        return self.tfms(tv.Image(pil_to_tensor(read_image(a.path))), dict(
+            boxes=tv.BoundingBoxes(torch.from_numpy(a.bboxes), format='XYXY', canvas_size=(h, w)),
+            labels=torch.tensor([self.o2i[o] for o in a.labels], dtype=torch.int64)))
+
+def pairs(batch): return tuple(zip(*batch))
+
+def stock(anns, vocab, args, weights):
+    net = detector(args, weights, vocab, True).net.to(args.device)      # which resizes pictures itself
+    train,valid = ([a for a in anns if a.split == o] for o in ('train', 'valid'))
+    dl  = DataLoader(Pictures(train, vocab), args.bs, shuffle=True, drop_last=True, collate_fn=pairs,
+                     num_workers=args.workers)
+    opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=4e-5)
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, args.epochs*len(dl))
+    t = clock(args.device)
+    net.train()
+    for _ in range(args.epochs):
+        for x,y in dl:
+            x,y = [o.to(args.device) for o in x],[{k: v.to(args.device) for k,v in o.items()} for o in y]
+            loss = sum(net(x, y).values())
+            opt.zero_grad(); loss.backward(); opt.step(); sched.step()
+    secs,said = clock(args.device)-t,[]
+    net.eval()
+    with torch.no_grad():
+        for a in valid:
+            o, = net([(pil_to_tensor(read_image(a.path))/255.).to(args.device)])
+            o = {k: v.cpu() for k,v in o.items()}
+            said.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
+                                   scores=o['scores'].numpy()))
+    return said,secs
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--arch', default='ssdlite')
+    ap.add_argument('--encoder', default='mobilenet_v2', help='of ssdlite, faster_rcnn, retinanet, fcos')
+    ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    ap.add_argument('--size', type=int, default=320)
+    ap.add_argument('--bs', type=int, default=16)
+    ap.add_argument('--epochs', type=int, default=5, help='of either')
+    ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
+    ap.add_argument('--lr', type=float, default=2e-3, help='of ours')
+    ap.add_argument('--stock-lr', type=float, default=.0125, help="of SGD: torchvision's .15 for 192 pictures a step")
+    ap.add_argument('--limit', type=int, help='so many pictures to train on')
+    ap.add_argument('--workers', type=int, default=0)
+    ap.add_argument('--device', default='cpu')
+    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
+    args = ap.parse_args()
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(args.threads)
+    anns = [clip_objects(a) for a in facemask_xml(folder('VISION_TASKS_DATA'))]
+    weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    if args.limit: anns = [a for a in anns if a.split == 'train'][:args.limit] + [a for a in anns if a.split == 'valid']
+    vocab,valid = vocab_of(anns),[a for a in anns if a.split == 'valid']
+    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', args.device, sep=', ',
+          flush=True)
+    rows = []
+    for seed in args.seeds:
+        for name,f in list({'ours': ours, "torchvision's recipe": stock}.items())[::1 if seed%2 == 0 else -1]:
+            set_seed(seed)
+            said,secs = f(anns, vocab, args, weights)
+            per = coco_ap(valid, said, vocab, per_class=True).set_index('label')
+            all_ = coco_ap(valid, said, vocab)
+            rows.append(dict(system=name, AP=all_['map'], AP50=all_['map50'],
+                             **{f'AP50 {o}': per.ap50[o] for o in vocab}, seconds=secs))
+            print(*(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
+    df = pd.DataFrame(rows)
+    cols = list(df.columns[1:])
+    print(f"\n**facemask**: {len(anns)-len(valid)} + {len(valid)} pictures; {args.arch} on {args.encoder}, {args.size} "
+          f"px, bs {args.bs}, {args.epochs} epochs, seeds {args.seeds}; mean ± sd\n\n| system | {' | '.join(cols)} |\n"
+          '|---|' + '---:|'*len(cols))
+    for name,d in df.groupby('system', sort=False):
+        print(f'| {name} |', *(f"{spread(d[c], 3) if c != 'seconds' else f'{d[c].mean():.0f}'} |" for c in cols))
+
+if __name__ == '__main__': main()
