@@ -1,32 +1,35 @@
 """The whole training pipeline on one core, files to normalised batches: ours against fastai's stock parts, for labels
-of a picture, for points, for class masks and for boxes"""
+of a picture, for points, for class masks, for boxes and for boxes with masks"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, torch
 from fastai.vision.all import (BBoxBlock, BBoxLblBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock,
-                               Normalize, PointBlock, RandomResizedCrop, Resize, TensorPoint, aug_transforms,
-                               get_image_files, imagenet_stats, set_seed)
+                               Normalize, PILMask, PointBlock, RandomResizedCrop, Resize, TensorMask, TensorPoint,
+                               TransformBlock, aug_transforms, bb_pad, fastuple, get_image_files, imagenet_stats,
+                               set_seed)
 from PIL import Image
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.blocks import label_set, path_of
 from vision_tasks.data.image import image_size
-from vision_tasks.data.masks import read_masks
+from vision_tasks.data.masks import read_instance_masks, read_masks
 from vision_tasks.data.table import read_df
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.data.voc import read_voc
 from vision_tasks.data.yolo import read_yolo
 from vision_tasks.detection import detection_dls
+from vision_tasks.instance import instance_dls
 from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.learner import one_normalize
 from vision_tasks.multilabel import multilabel_dls
+from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls
 
 SIZE,BS,VOCAB = 224,16,['a', 'b']
-TARGETS = ['labels', 'points', 'masks', 'boxes']
+TARGETS = ['labels', 'points', 'masks', 'boxes', 'instances']
 LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves flip, brightness and contrast
 
 def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
@@ -99,6 +102,29 @@ def box_loaders(anns):
             'fastai, flip and lighting only': stock(anns, block, [bboxes_of, names_of], pad, tfms(**LIGHT)),
             "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
 
+def pil_masks(a):
+    "Every mask at the size of its picture, as fastai's transforms of items know them; a tuple, which they go through"
+    return fastuple(PILMask(Image.fromarray(decode_mask(m, a.size).astype(np.uint8))) for m in a.masks)
+
+def pad_masks(samples):
+    "`bb_pad` for samples with masks, which then are (n, h, w)"
+    n = max(len(o[3]) for o in samples)
+    boxed = bb_pad([o[:3] for o in samples])
+    assert all(len(o[3]) == len(o[2]) for o in samples)   # padded to size, no box is lost, and so no mask
+    stacks = [torch.stack([*o[3], *[torch.zeros_like(o[3][0])]*(n - len(o[3]))]) for o in samples]
+    return [(*b, TensorMask(m)) for b,m in zip(boxed, stacks)]
+
+def instance_loaders(anns):
+    "Pipelines of pictures, boxes, their labels and masks"
+    masks,pad = TransformBlock(dls_kwargs=dict(before_batch=pad_masks)),Resize(SIZE, method='pad', pad_mode='zeros')
+    block,get = (BBoxBlock, BBoxLblBlock, masks),[bboxes_of, names_of, pil_masks]
+    plain = JointTransform(SIZE, FitView('pad'), valid='pad', flip=0.)
+    tfms  = lambda **kw: aug_transforms(pad_mode='zeros', **kw)
+    mine  = lambda **kw: ours(instance_dls, anns, **kw)
+    return {'fastai': stock(anns, block, get, pad, tfms()),
+            'fastai, flip and lighting only': stock(anns, block, get, pad, tfms(**LIGHT)),
+            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
+
 class Pass:
     "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
     def __init__(self, dl): self.dl,self.secs = dl,[]
@@ -142,8 +168,8 @@ def main():
     ap.add_argument('--targets', nargs='+', choices=TARGETS, default=TARGETS)
     args = ap.parse_args()
     if not os.environ.get('VISION_TASKS_DATA'):
-        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints, camvid "
-                 "and facemask in it")
+        sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints, camvid, "
+                 "facemask and pennfudan in it")
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
@@ -174,5 +200,14 @@ def main():
         compare('coco128', [a.path for a in anns], box_loaders(anns), args.rounds)
         anns = [a for a in read_voc(data/'facemask', images='images', annotations='annotations')[:256] if a.labels]
         compare('facemask, PNG', [a.path for a in anns], box_loaders(anns), args.rounds)
+    if 'instances' in args.targets:
+        print("\n# Boxes and masks. fastai: pad, flip, turn, zoom, warp, lighting; ours: zoom, flip, lighting; "
+              "normalise")
+        anns = read_yolo(data/'coco128', split='train', labels='labels_seg', on_error='drop')
+        anns = [a for a in anns if a.labels]
+        compare('coco128', [a.path for a in anns], instance_loaders(anns), args.rounds)
+        folk = data/'pennfudan'
+        anns = read_instance_masks(folk/'images', folk/'masks', 'person', mask_of=lambda p: f'{p.stem}_mask.png')
+        compare('pennfudan', [a.path for a in anns], instance_loaders(anns), args.rounds)
 
 if __name__ == '__main__': main()

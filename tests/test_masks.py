@@ -1,5 +1,8 @@
-import numpy as np, pytest
-from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox, rle_counts
+import numpy as np, pytest, torch
+from scipy import ndimage
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from vision_tasks.ops.masks import (decode_mask, encode_instances, encode_rle, join_polygons, mask_bbox, mask_polygons,
+                                    paste_rle, rle_counts)
 
 TRIANGLE = [1., 1., 8., 1., 1., 8.]
 
@@ -136,3 +139,134 @@ def test_a_mask_without_meaning_is_refused_with_what_came_and_what_was_expected(
                                         ([[1, 1]], r"\[\[1, 1\]\]")])
 def test_only_bool_arrays_are_taken_for_pixels(f, mask, what):
     with pytest.raises(ValueError, match=rf"expected an \(h, w\) bool array, got {what}; write mask > 0"): f(mask)
+
+# --- probabilities in boxes
+
+def _objects(rng, n, m, w, h):
+    "Probabilities, and boxes that may reach outside or have no area, but touch the picture"
+    middle,half = rng.uniform(0, 1, (n, 2))*[w, h],np.exp(rng.uniform(-1, 5, (n, 2)))
+    half[::7] = 0
+    return rng.random((n, m, m)).astype(np.float32),np.concatenate([middle - half, middle + half], 1).astype(np.float32)
+
+def _pasted(probs, bboxes, size, thresh=.5):
+    masks = paste_masks_in_image(torch.tensor(probs)[:,None], torch.tensor(bboxes), size[::-1])
+    return (masks[:,0] > thresh).numpy()
+
+@pytest.mark.parametrize('m, thresh', [(28, .5), (14, .5), (7, .2), (1, .1)])
+def test_paste_rle_gives_the_pixels_that_torchvision_pastes(m, thresh):
+    # float32 rounds alike but for the order of sums: a pixel may differ that lies at the threshold to the last bits
+    coco,rng,wrong,full = _coco(),np.random.default_rng(m),0,0
+    for _ in range(40):
+        size = w,h = tuple(rng.integers(1, 120, 2).tolist())
+        probs,bboxes = _objects(rng, 8, m, w, h)
+        ours,theirs = paste_rle(probs, bboxes, size, thresh),_pasted(probs, bboxes, size, thresh)
+        for a,b in zip(ours, theirs, strict=True):
+            wrong += (coco.decode(a).astype(bool) != b).sum()
+            full  += b.sum()
+            assert a == encode_rle(decode_mask(a, size))   # the one and only RLE of these pixels
+    assert full > 50_000 and wrong <= full*1e-5
+
+def test_a_pasted_mask_may_fill_the_picture_a_column_or_a_row():
+    one = np.ones((1, 28, 28), np.float32)
+    for box in ([-50, -50, 90, 90], [4, -50, 9, 90], [-50, 2, 90, 5], [6, -9, 30, 30], [-30, -30, 3, 3]):
+        rle, = paste_rle(one, np.array([box], np.float32), (12, 8))
+        theirs = _pasted(one, np.array([box], np.float32), (12, 8))[0]
+        assert theirs.any()
+        np.testing.assert_array_equal(decode_mask(rle, (12, 8)), theirs)
+
+def test_a_box_outside_the_picture_has_no_pixels_and_no_objects_are_no_masks():
+    one = np.ones((2, 28, 28), np.float32)
+    for rle in paste_rle(one, [[50, 2, 60, 5], [-20, -30, -9, -8]], (12, 8)):
+        assert rle == encode_rle(np.zeros((8, 12), bool))
+    assert paste_rle(np.zeros((0, 28, 28)), np.zeros((0, 4)), (12, 8)) == []
+
+@pytest.mark.parametrize('shape, bboxes, thresh, message', [
+    ((2, 28, 28), [[0, 0, 5, 5]], .5,             r"expected probs \(n, m, m\) and bboxes \(n, 4\), got \(2, 28, 28\)"),
+    ((1, 1, 28, 28), [[0, 0, 5, 5]], .5,          r"expected probs \(n, m, m\)"),
+    ((1, 28, 28), [[0, 0, 5, float('nan')]], .5,  "bboxes: expected finite pixels below a million"),
+    ((1, 28, 28), [[0, 0, 5, 1e9]], .5,           "bboxes: expected finite pixels below a million"),
+    ((1, 28, 28), [[0, 0, 5, 5]], 50,             r"thresh: expected a probability in \[0, 1\], got 50"),
+])
+def test_paste_rle_refuses_what_has_no_meaning(shape, bboxes, thresh, message):
+    with pytest.raises(ValueError, match=message): paste_rle(np.zeros(shape), bboxes, (12, 8), thresh)
+
+# --- outlines
+
+def _no_holes(mask): return ndimage.binary_fill_holes(mask, np.ones((3, 3)))   # outside goes on through corners
+
+@pytest.mark.parametrize('seed', range(4))
+def test_outlines_hold_exactly_the_pixels_of_a_mask_without_holes(seed):
+    coco,rng,n = _coco(),np.random.default_rng(seed),0
+    for k in range(300):
+        w,h = rng.integers(1, 26, 2).tolist()
+        m = rng.random((h, w)) < rng.choice([.05, .3, .5, .8, .97])
+        if k%3 == 0: m = ndimage.binary_closing(m)
+        m = _no_holes(m)
+        polygons = mask_polygons(m)
+        np.testing.assert_array_equal(decode_mask(polygons, (w, h)), m)
+        if not polygons: assert not m.any(); continue
+        # the oracle: in pycocotools' hands they are the same pixels
+        flat = [p.astype(float).ravel().tolist() for p in polygons]
+        np.testing.assert_array_equal(coco.decode(coco.merge(coco.frPyObjects(flat, h, w))).astype(bool), m)
+        np.testing.assert_array_equal(decode_mask([join_polygons(polygons)], (w, h)), m)
+        assert len(polygons) == ndimage.label(m)[1]
+        n += 1
+    assert n > 150
+
+def test_an_outline_runs_along_the_edges_of_pixels():
+    m = np.zeros((6, 9), bool)
+    m[2:4,3:8] = True
+    p, = mask_polygons(m)
+    assert p.dtype == np.float32 and p.tolist() == [[3, 2], [8, 2], [8, 4], [3, 4]]
+    np.testing.assert_array_equal(mask_polygons(np.ones((4, 5), bool))[0], [[0, 0], [5, 0], [5, 4], [0, 4]])
+
+def test_pieces_that_touch_at_a_corner_are_apart_and_what_they_surround_is_no_hole():
+    m = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+    assert len(mask_polygons(m)) == 4 and len(mask_polygons(np.eye(30, dtype=bool))) == 30
+    for o in (m, np.eye(30, dtype=bool)): np.testing.assert_array_equal(decode_mask(mask_polygons(o), o.shape[::-1]), o)
+
+def test_a_hole_is_an_error_unless_it_is_to_be_filled():
+    m = np.zeros((8, 9), bool)
+    m[1:7,2:8] = True
+    full = m.copy()
+    m[3,4:6] = False
+    with pytest.raises(ValueError, match=r"it has 1, one at x, y = \[4, 3\]; fill them by holes='fill', or keep"):
+        mask_polygons(m)
+    np.testing.assert_array_equal(decode_mask(mask_polygons(m, 'fill'), (9, 8)), full)
+    assert mask_polygons(np.zeros((3, 4), bool)) == []
+    with pytest.raises(ValueError, match="holes is 'raise' or 'fill', not 'keep'"): mask_polygons(m, 'keep')
+    with pytest.raises(ValueError, match=r"expected an \(h, w\) bool array"): mask_polygons(m.astype(int))
+
+@pytest.mark.parametrize('seed', range(3))
+def test_filled_holes_are_what_scipy_fills(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        m = rng.random(rng.integers(3, 30, 2)) < .7
+        np.testing.assert_array_equal(decode_mask(mask_polygons(m, 'fill'), m.shape[::-1]), _no_holes(m))
+
+def test_joined_polygons_are_one_whose_lines_have_no_area():
+    rng = np.random.default_rng(0)
+    for _ in range(50):   # far apart, at any fraction of a pixel
+        parts = [rng.uniform(0, 20, (rng.integers(3, 7), 2)) + [25*i, 25*j] for i,j in ((0, 0), (1, 1), (2, 0))]
+        np.testing.assert_array_equal(decode_mask([join_polygons(parts)], (80, 50)), decode_mask(parts, (80, 50)))
+    np.testing.assert_array_equal(join_polygons([TRIANGLE]), np.reshape(TRIANGLE, (-1, 2)))
+
+# --- id masks
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32])
+def test_every_id_is_an_object_with_its_pixels_and_a_tight_box(dtype):
+    rng = np.random.default_rng(0)
+    masks = [rng.integers(0, 5, (7, 9)), np.zeros((4, 5)), np.full((4, 5), 3), [[9]], rng.integers(0, 2, (1, 30)),
+             rng.integers(0, 2, (30, 1)), np.kron(rng.integers(0, 200, (5, 6)), np.ones((4, 3))),
+             (rng.random((40, 30)) < .05)*rng.integers(1, 255, (40, 30))]
+    for ids in (np.array(o).astype(dtype) for o in masks):
+        values,rles,bboxes = encode_instances(ids)
+        assert values.tolist() == sorted({*ids.ravel().tolist()} - {0})
+        assert len(rles) == len(values) and bboxes.shape == (len(values), 4) and bboxes.dtype == np.float32
+        for v,rle,box in zip(values, rles, bboxes):
+            assert rle == encode_rle(ids == v)
+            np.testing.assert_array_equal(box, mask_bbox(ids == v))
+
+@pytest.mark.parametrize('ids', [np.ones((3, 4), bool), np.ones((3, 4)), np.ones(4, int), np.full((3, 4), -1)])
+def test_an_id_mask_is_whole_numbers_from_zero(ids):
+    with pytest.raises(ValueError, match=r"ids: expected \(h, w\) whole numbers, 0 or more"): encode_instances(ids)

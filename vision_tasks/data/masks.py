@@ -1,4 +1,5 @@
-"Class masks for semantic segmentation: one file a picture, whose pixels are class indices, other values, or colours"
+"""Masks in files, one a picture: for semantic segmentation, whose pixels are class indices, other values, or colours;
+and for instances, whose pixels are the ids of objects"""
 from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
 from .image import orientation
+from ..ops.masks import decode_mask, encode_instances
 
-__all__ = ['read_masks', 'write_masks', 'read_codes', 'decode_class_mask', 'MaskFile', 'VOID']
+__all__ = ['read_masks', 'read_instance_masks', 'write_masks', 'write_instance_masks', 'read_codes',
+           'decode_class_mask', 'MaskFile', 'VOID']
 
 VOID = 255   # the class index of what is not classified; no class has it
 
@@ -47,6 +50,23 @@ def read_masks(
                               "and the value 255, which is void unless said otherwise; write colors=[0, 255] where "
                               "0 and 255 are the two classes, void=255 where 255 is void indeed")
     return anns
+
+def read_instance_masks(
+    images,               # as of `read_masks`
+    masks,                # as of `read_masks`
+    label:str,            # the name of all objects, for the files say nothing of classes
+    mask_of=None,         # as of `read_masks`
+    void=(),              # value(s) that are no object, beside 0: 255 is the borders in PASCAL VOC's SegmentationObject
+    split:str=None,       # as of `read_masks`
+    on_error:str='raise', # as of `read_masks`
+) -> list[Annotation]:    # as of `read_masks`
+    """Pictures with the objects of their id masks: a value of the file is the id of one object, in however many pieces;
+    ids may leave numbers out, and 0 is none. The objects are in the order of their ids, with tight boxes and RLE masks.
+    A picture whose mask is 0 throughout has no objects. A palette file's values are its indices"""
+    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
+    if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {label!r:.80}")
+    void = [void] if isinstance(void, Integral) else list(void)
+    return read_all(lambda o: _read_instances(*o, label, void, split), _pairs(images, masks, mask_of), on_error)
 
 def read_codes(
     fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
@@ -119,23 +139,40 @@ def _files(o, arg):
     raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
 
 def _read(pictures, masks, paired, table, split, seen):
+    picture,file = _pair(pictures, masks, paired)
+    file = MaskFile(file, table)
+    m,size = _fitting(decode_class_mask, file, file.path, picture)
+    seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
+    return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
+
+def _read_instances(pictures, masks, paired, label, void, split):
+    picture,file = _pair(pictures, masks, paired)
+    if file.suffix.lower() in ('.jpg', '.jpeg'):
+        raise AnnotationError(f"mask {file} is a JPEG, which blurs the ids of objects into others; save masks as png")
+    ids,size = _fitting(lambda o: _values(o, todo="expected the ids of objects; `read_masks` reads classes by colours"),
+                        file, file, picture)
+    if ids.min() < 0: raise AnnotationError(f"mask {file}: expected ids of objects, 0 or more, got {ids.min()}")
+    _,rles,bboxes = encode_instances(np.where(np.isin(ids, void), 0, ids) if void else ids)
+    return Annotation(picture, size, [label]*len(rles), bboxes, masks=rles, split=split)
+
+def _pair(pictures, masks, paired):   # -> picture, mask
     if not pictures:
         raise AnnotationError(f"mask {masks[0]} has no picture {paired}; "
                               "bring the picture back, or give a list of pictures")
-    picture = pictures[0]
     if len(pictures) > 1 or len(masks) > 1:
         raise AnnotationError(f"{' and '.join(map(str, pictures))}: not clear which mask is whose; {paired} there is "
                               f"{' and '.join(m.name for m in masks) or 'none'}; pair them by mask_of= or two lists")
-    if not masks:
-        raise AnnotationError(f"{picture} has no mask {paired}; name it with mask_of=, or leave the picture out")
-    size,file = size_of(picture),MaskFile(masks[0], table)
-    try: m = decode_class_mask(file)
+    if masks: return pictures[0],masks[0]
+    raise AnnotationError(f"{pictures[0]} has no mask {paired}; name it with mask_of=, or leave the picture out")
+
+def _fitting(decode, mask, file, picture):   # -> (h, w), as `decode` gives it; (w, h)
+    "The mask of `picture`, which must have its size"
+    size = size_of(picture)
+    try: m = decode(mask)
     except OSError as e: raise AnnotationError(f"{e} (mask of {picture})") from e
-    if m.shape != size[::-1]:
-        raise AnnotationError(f"mask {file.path} is {wh(m.shape[::-1])}, but its picture {picture} is {wh(size)}"
-                              f"{unturned(picture, m.shape[::-1])}; bring both to one size, or pair them anew")
-    seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
-    return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
+    if m.shape == size[::-1]: return m,size
+    raise AnnotationError(f"mask {file} is {wh(m.shape[::-1])}, but its picture {picture} is {wh(size)}"
+                          f"{unturned(picture, m.shape[::-1])}; bring both to one size, or pair them anew")
 
 # --- what a pixel stands for
 
@@ -204,8 +241,8 @@ def decode_class_mask(
 _SPREAD = {'L;2': 85, 'L;4': 17}   # what Pillow multiplies the values of a grey png of 2 or 4 bits by, to fill 0..255
 _COLOURS = '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'   # the modes that become RGBA without loss
 
-def _values(path, colours=False):   # -> (h, w) uint8, uint16 or int32
-    "The values of a mask's file, or its colours as numbers"
+def _values(path, colours=False, todo="say in colors={(r, g, b): name} which colour is what"):
+    "The values of a mask's file, or its colours as numbers; (h, w) uint8, uint16 or int32"
     try:
         with Image.open(path) as im:
             packing = im.tile[0][3] if im.format == 'PNG' and im.tile else None   # gone once the pixels are loaded
@@ -223,8 +260,7 @@ def _values(path, colours=False):   # -> (h, w) uint8, uint16 or int32
     if mode == '1': return v.astype(np.uint8)
     if mode == 'L' and packing in _SPREAD: return v//np.uint8(_SPREAD[packing])
     if mode in ('L', 'P', 'I') or mode.startswith('I;16'): return v
-    raise AnnotationError(f"mask {path} holds colours (mode {mode}), not one whole number a pixel; "
-                          "say in colors={(r, g, b): name} which colour is what")
+    raise AnnotationError(f"mask {path} holds colours (mode {mode}), not one whole number a pixel; {todo}")
 
 def _mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
     names = list(codes.values())
@@ -273,6 +309,8 @@ def write_masks(
     dest,annotations,codes = Path(dest),list(annotations),_values_of(codes)
     values = _written(codes)
     files = _targets(annotations, dest)
+    for a in annotations:
+        if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); leave it out")
     dest.mkdir(parents=True, exist_ok=True)
     def write(a, file):
         m = decode_class_mask(a.mask, a.size)
@@ -285,6 +323,49 @@ def write_masks(
         im.save(file)
         return file
     with ThreadPoolExecutor() as ex: return list(ex.map(write, annotations, files))
+
+def write_instance_masks(
+    annotations,     # list[Annotation] with boxes and a mask for each; one name throughout
+    dest,            # folder, made if not there; no picture of `annotations` may be written over, but pngs of the same
+                     # stems are replaced (an RLE does not know the file that it came from)
+) -> list[Path]:     # the files, in the order of `annotations`
+    """Write what `read_instance_masks(images, dest, label)` reads: a grey png for every picture, named by its stem,
+    whose objects are 1, 2, ... in their order; of 16 bits where they are more than 255. A pixel has one object: masks
+    that overlap are errors, and so are empty ones, objects to ignore, and names of several classes.
+
+    Read back, boxes are tight around the masks. Scores, points, `mask`, `group` and `split` have no place"""
+    dest,annotations = Path(dest),list(annotations)
+    files,names = _targets(annotations, dest),{}
+    for a in annotations:
+        for o in a.labels: names.setdefault(o, a.path)
+    if len(names) > 1:
+        (x,p),(y,q) = list(names.items())[:2]
+        raise AnnotationError(f"id masks say nothing of classes, and there are {x!r} ({p}) and {y!r} ({q}); "
+                              "write a folder for each (`select_objects`), or use `write_coco`")
+    dest.mkdir(parents=True, exist_ok=True)
+    def write(a, file): Image.fromarray(_id_mask(a)).save(file)
+    with ThreadPoolExecutor() as ex: list(ex.map(write, annotations, files))
+    return files
+
+def _id_mask(a):   # -> (h, w) ids, from 1; 0 = none
+    def fail(what, todo): raise AnnotationError(f"{a.path}{what}; {todo}")
+    if a.bboxes is None or a.masks is None and a.labels:
+        fail(f" has no {'boxes' if a.bboxes is None else 'masks'}", "leave it out")
+    if a.ignore is not None and a.ignore.any():
+        fail(": id masks have no objects to ignore, and others would train on them",
+             "leave them out (`select_objects`)")
+    ids = np.zeros(a.size[::-1], np.uint8 if len(a.labels) < 256 else np.uint16)
+    for i,m in enumerate(a.masks or [], 1):
+        try: m = decode_mask(m, a.size)
+        except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i - 1}: {e}") from None
+        there = ids[m]
+        if not m.any(): fail(f", masks, row {i - 1}: no pixels, so that the object would be lost", "leave it out")
+        if there.any():
+            j = there.max()
+            fail(f", masks, rows {j - 1} and {i - 1}: {(there == j).sum()} pixels are of both, and an id mask holds "
+                 "one object a pixel", "give them to the one or the other, or use `write_coco`")
+        ids[m] = i
+    return ids
 
 def _written(codes):   # {value: name} -> (256 or more,) the value of each class index, -1 where there is no class
     values = np.full(max(len(codes), VOID + 1), -1)
@@ -300,7 +381,6 @@ def _targets(annotations, dest):
     sources,files = set(),{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask by; set `path`")
-        if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); leave it out")
         file = dest/f'{a.path.stem}.png'
         if file in files: raise AnnotationError(f"{a.path} and {files[file]} would both become {file}; rename one")
         files[file] = a.path

@@ -2,7 +2,7 @@
 from __future__ import annotations
 import numpy as np
 
-__all__ = ['decode_mask', 'encode_rle', 'rle_counts', 'mask_bbox']
+__all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox']
 
 def decode_mask(
     mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
@@ -26,9 +26,74 @@ def encode_rle(
     mask:np.ndarray, # (h, w) bool
 ) -> dict:           # size [h, w] and counts, COCO's compressed string
     "`mask` as COCO's run lengths, ready for json"
-    flat = _bool(mask).T.ravel()   # column by column
-    starts = np.flatnonzero(np.diff(flat, prepend=False))
-    return dict(size=list(mask.shape), counts=_compress(np.diff(starts, prepend=0, append=flat.size)))
+    return _rles([_turns(_bool(mask).T.ravel())], mask.shape)[0]   # column by column
+
+def encode_instances(
+    ids:np.ndarray, # (h, w) whole numbers: each pixel's object, 0 = none
+):                  # (n,) ids that occur, ascending; n RLE; tight boxes (n, 4), float32 x1 y1 x2 y2 in pixels
+    "The objects of an id mask, all of them in one pass"
+    if ids.ndim != 2 or ids.dtype.kind not in 'ui' or ids.min() < 0:
+        raise ValueError(f"ids: expected (h, w) whole numbers, 0 or more, got {_what(ids)}, smallest {ids.min()}")
+    h,w = ids.shape
+    flat = ids.T.ravel()   # column by column
+    turns = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    runs = np.stack([turns, np.append(turns[1:], flat.size)], 1)
+    runs = runs[np.argsort(flat[turns], kind='stable')]
+    runs = runs[flat[runs[:,0]] > 0]
+    values,first = np.unique(flat[runs[:,0]], return_index=True)
+    (x1,y1),(x2,y2) = (np.divmod(o, h) for o in (runs[:,0], runs[:,1] - 1))
+    y1,y2 = np.where(x1 == x2, [y1, y2], [[0], [h - 1]])   # a run that goes on in the next column touches both edges
+    bboxes = np.concatenate([np.minimum.reduceat(np.stack([x1, y1], 1), first),
+                             np.maximum.reduceat(np.stack([x2, y2], 1), first) + 1], 1).astype(np.float32)
+    turns = [runs[i:j].ravel() for i,j in zip(first, [*first[1:], len(runs)])]
+    return values,_rles([o[o < flat.size] for o in turns], (h, w)),bboxes
+
+def paste_rle(
+    probs:np.ndarray,    # (n, m, m) in [0, 1]: each object's mask, spread over its box, as mask heads predict it
+    bboxes:np.ndarray,   # (n, 4) x1 y1 x2 y2, pixels; what is outside the picture is cut off
+    size:tuple[int,int], # (w, h) in pixels of the picture
+    thresh:float=.5,     # in [0, 1]: a pixel is the object's where its probability is above
+) -> list[dict]:         # n RLE as of `encode_rle`
+    "The pixels of each object, those of torchvision's `paste_masks_in_image`, without ever making a picture of them"
+    probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float32)
+    n,m = len(bboxes),probs.shape[-1]
+    if probs.shape != (n, m, m) or bboxes.shape != (n, 4):
+        raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
+    if not (np.abs(bboxes) < 1e6).all(): raise ValueError("bboxes: expected finite pixels below a million; clip them")
+    if not 0 <= thresh <= 1: raise ValueError(f"thresh: expected a probability in [0, 1], got {thresh}")
+    # a border of zeros lets the mask fade out, and the box grows with it; then its edges are cut to whole pixels
+    probs = np.pad(probs, ((0, 0), (1, 1), (1, 1)))
+    middle,half = (bboxes[:,2:] + bboxes[:,:2])*.5,(bboxes[:,2:] - bboxes[:,:2])*.5*((m + 2)/m)
+    boxes = np.concatenate([middle - half, middle + half], 1).astype(np.int64).tolist()
+    return _rles([_paste(p, b, size, thresh) for p,b in zip(probs, boxes)], size[::-1])
+
+def mask_polygons(
+    mask:np.ndarray,   # (h, w) bool
+    holes:str='raise', # polygons cannot leave out a hole: 'raise' `ValueError`, or 'fill' it
+) -> list[np.ndarray]: # each (k, 2) float32 x y in pixels; from the top down, and none for an empty mask
+    """The outlines of `mask` along the edges of its pixels: `decode_mask` gives the same pixels back. Pixels that only
+    touch at a corner are apart, so that what they surround is no hole"""
+    if holes not in ('raise', 'fill'): raise ValueError(f"holes is 'raise' or 'fill', not {holes!r}")
+    x,y,x2,y2 = mask_bbox(mask).astype(int).tolist()
+    if x == x2: return []
+    edges,starts = _loops(np.pad(mask[y:y2,x:x2], 1).astype(np.int8))
+    # twice the shoelace formula of right angles: below zero where the pixels are inside, above for a hole
+    inner = np.add.reduceat((edges[:,1,0] - edges[:,0,0])*edges[:,0,1], starts) > 0
+    outlines = np.split((edges + [x, y]).astype(np.float32).reshape(-1, 2), 2*starts[1:])
+    if holes == 'raise' and inner.any():
+        at = outlines[inner.argmax()].min(0).astype(int).tolist()
+        raise ValueError(f"mask: polygons cannot leave out a hole, and it has {inner.sum()}, one at x, y = {at}; "
+                         "fill them by holes='fill', or keep the mask as it is, or as an RLE (`encode_rle`)")
+    return [o for o,i in zip(outlines, inner) if not i]
+
+def join_polygons(
+    polygons,      # as of `decode_mask`
+) -> np.ndarray:   # (k, 2) float64 x y in pixels
+    "One polygon in place of several, joined by lines without area; what an even number of them share is left out"
+    first,*rest = [_polygon(p, i) for i,p in enumerate(polygons)]
+    # from the first point out to each further part, around it, and back on the same line
+    ways = [o for p in rest for o in (first[:1], p, p[:1])]
+    return np.concatenate([first, *ways, *([first[:1]] if rest else [])])
 
 def rle_counts(
     rle:dict,        # size [h, w]; counts: str or bytes as COCO compresses them, or a list of whole numbers
@@ -80,8 +145,8 @@ def _fill(p, w, h):   # (m, 2) -> (h, w) bool
     column = np.where(u[1:] < u[:-1], u[1:], u[1:]-1)
     x,y = column//_FINE,(np.minimum(v[1:], v[:-1]) + _FINE//2)//_FINE
     cross = (u[1:] != u[:-1]) & (column%_FINE == _FINE//2) & (x >= 0) & (x < w)
-    turns = x[cross]*h + y[cross].clip(0, h)   # `h` is the top of the next column, which starts outside
-    return _inside(np.bincount(turns, minlength=w*h + 1)[:-1].cumsum()%2, w, h)
+    turns = np.sort(x[cross]*h + y[cross].clip(0, h))   # `h` is the top of the next column, which starts outside
+    return _runs_to_mask(np.diff(turns, prepend=0, append=w*h), (h, w))
 
 def _outline(p):      # (m, 2) -> (k, 2), whole numbers
     "The grid points of the closed outline through `p`: one a step along each edge's longer side, both ends included"
@@ -99,7 +164,66 @@ def _outline(p):      # (m, 2) -> (k, 2), whole numbers
     uv    = np.stack([start[:,0] + t, (start[:,1] + slope[edge]*t + .5).astype(np.int64)], 1)
     return np.where(steep[edge,None], uv[:,::-1], uv)
 
+# --- outlines
+
+def _loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) level edges, start and end x y; where each loop begins
+    "The outlines of the ones in `p`, which are to the right of each edge; loop after loop, upright edges left out"
+    (y,x1,x2,right),(x,y1,y2,up) = _edges(p),_edges(p.T)
+    x1,x2 = np.where(right, [x1, x2], [x2, x1])
+    y1,y2 = np.where(up, [y2, y1], [y1, y2])
+    n = p.shape[1]
+    # where two pixels touch at a corner, two edges go on from there: the one to the right keeps to its own pixel
+    after = _follow(y2*n + x, up, y*n + x1, right)[_follow(y*n + x2, ~right, y1*n + x, up)].tolist()
+    order,starts,seen = [],[],bytearray(len(after))
+    for i in range(len(after)):
+        if not seen[i]: starts.append(len(order))
+        while not seen[i]:
+            seen[i] = True
+            order.append(i)
+            i = after[i]
+    return np.stack([x1, y, x2, y], 1)[order].reshape(-1, 2, 2),np.array(starts)
+
+def _edges(p):   # -> (k,) line, first and last place on it, and whether the ones are behind it, of each level edge
+    d = np.diff(p, axis=0).ravel()
+    at = np.flatnonzero(d[1:] != d[:-1]) + 1
+    edge = d[at[:-1]] != 0
+    a,b = at[:-1][edge],at[1:][edge]
+    return a//p.shape[1],a%p.shape[1] - 1,b%p.shape[1] - 1,d[a] > 0
+
+def _follow(ends, kind, starts, kinds):
+    "For each end the index of the start at the same place: the one of its kind where there are two"
+    order = np.argsort(2*starts + kinds)
+    keys,wish = (2*starts + kinds)[order],2*ends + kind
+    i = np.searchsorted(keys, wish).clip(max=len(keys) - 1)
+    return order[np.where(keys[i] == wish, i, np.searchsorted(keys, wish^1).clip(max=len(keys) - 1))]
+
+# --- probabilities
+
+def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2, whole numbers, inclusive -> turns, as of `_turns`
+    (x,across),(y,down) = (_taps(*box[i::2], size[i], len(p)) for i in (0, 1))
+    (w,h),(ww,wh) = size,(len(across), len(down))
+    # the window only; zeros end each of its columns, unless that is the picture's and runs go on in the next one
+    columns = np.zeros((ww + 1, wh + (wh < h)), bool)
+    np.greater(across@p.T@down.T, thresh, out=columns[:ww,:wh])
+    column,row = np.divmod(_turns(columns.ravel()), columns.shape[1])
+    turns = (x + column)*h + y + row
+    return turns[turns < w*h]
+
+def _taps(a, b, end, m):   # -> first pixel; (pixels, m) float32, rows sum to 1
+    "The weights of `m` samples, spread over the pixels `a` to `b`, in each of those pixels that is in 0..`end` - 1"
+    pixels = np.arange(max(a, 0), min(b + 1, end)).astype(np.float32)
+    at = ((pixels - a + .5)*np.float32(m/max(b - a + 1, 1)) - .5).clip(0, m - 1)
+    return max(a, 0),np.maximum(1 - np.abs(at[:,None] - np.arange(m, dtype=np.float32)), 0)
+
 # --- run lengths
+
+def _turns(flat):         # (k,) bool -> where runs begin, of ones and of zeros in turn
+    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return np.append(0, turns) if flat[:1].any() else turns
+
+def _rles(turns, size):   # turns: list of (k,); size: (h, w)
+    counts = _compress([np.diff(o, prepend=0, append=size[0]*size[1]) for o in turns])
+    return [dict(size=list(size), counts=o) for o in counts]
 
 def _rle_size(rle, expected=None):
     try: (h,w),_ = map(int, rle['size']),rle['counts']
@@ -108,23 +232,27 @@ def _rle_size(rle, expected=None):
     if expected in (None, (h, w)): return h,w
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
 
-def _runs_to_mask(counts, size): return _inside(np.repeat(np.arange(len(counts))%2, counts), *size[::-1])
-
-def _inside(flat, w, h): return np.ascontiguousarray(flat.reshape(w, h).T == 1)
+def _runs_to_mask(counts, size):   # (k,), column by column, zeros first; (h, w) -> (h, w) bool
+    flat = np.repeat(np.arange(len(counts))%2 == 1, counts)
+    return np.ascontiguousarray(flat.reshape(size[::-1]).T)
 
 # COCO's string: from the fourth on, each number is the difference to the last but one; then five bits a character,
 # lowest first, with 32 for "more follow", counted from '0'; the highest bit of a number's last character is its sign
 _BITS,_MORE,_ZERO,_LONGEST = 5,32,48,7   # seven characters hold every whole number of 32 bits
 
-def _compress(n):     # (k,) -> str
-    x = n.copy()
-    x[3:] -= n[1:-2]
-    k = np.arange(_LONGEST)*_BITS
+def _compress(runs):  # list of (k,) -> list of str, all at once, for most masks are short
+    if not runs: return []
+    n = np.array([len(o) for o in runs])
+    ends,x = n.cumsum(),np.concatenate(runs)
+    place = np.arange(len(x)) - np.repeat(ends - n, n)
+    x[2:] -= np.where(place[2:] > 2, x[:-2], 0)
+    k = np.arange(0, int(np.abs(x).max()).bit_length() + 1, _BITS)   # one more bit, for the sign
     rest = x[:,None] >> k + _BITS - 1   # the last sign and all above it: only copies of the sign when nothing is left
     more = (rest != 0) & (rest != -1)
     chars = (x[:,None] >> k & _MORE - 1) + more*_MORE + _ZERO
     keep = np.pad(more, ((0, 0), (1, 0)), constant_values=True)[:,:-1]
-    return chars[keep].astype(np.uint8).tobytes().decode('ascii')
+    text,ends = chars[keep].astype(np.uint8).tobytes().decode('ascii'),keep.sum(1).cumsum()[ends - 1].tolist()
+    return [text[a:b] for a,b in zip([0, *ends], ends)]
 
 def _decompress(s):   # str or bytes -> (k,)
     c = np.frombuffer(s.encode() if isinstance(s, str) else s, np.uint8).astype(np.int64) - _ZERO
