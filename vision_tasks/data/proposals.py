@@ -1,0 +1,130 @@
+"Proposals of picture files, found once and kept: boxes without labels, for nets that do not find their own"
+from __future__ import annotations
+from hashlib import blake2b
+from inspect import signature
+from io import BytesIO
+import os
+from pathlib import Path
+from uuid import uuid4
+import warnings
+from zipfile import BadZipFile
+import zlib
+import numpy as np
+from fastcore.basics import defaults
+from fastcore.parallel import parallel
+from PIL import Image
+from ..ops.proposals import grid_proposals, random_proposals, selective_search
+from .annotation import Annotation
+from .image import decode_image, open_image, to_rgb
+
+__all__ = ['Proposals']
+
+VERSION = 1   # of the boxes that the methods below give: one more makes them anew wherever they are kept
+
+def _random(image, n=2000, seed=0): return random_proposals(image.shape[1::-1], n, seed)
+def _grid(image, n=2000, aspects=(.5, 1, 2), levels=5): return grid_proposals(image.shape[1::-1], n, aspects, levels)
+
+METHODS = dict(selective_search=selective_search, random=_random, grid=_grid)
+BROKEN  = OSError, EOFError, ValueError, KeyError, NotImplementedError, BadZipFile, zlib.error   # of a bad .npz
+
+class Proposals:
+    """The proposals of a picture, found at the first call and read from then on. What is kept goes by the bytes of the
+    picture's file, the method and all of its parameters: where one of them changes, the boxes are found anew. A file
+    that is renamed within its folder is still known. What was kept before a change stays until somebody deletes it"""
+    def __init__(self,
+        method='selective_search', # that, 'random', 'grid', or a function of (image (h, w, 3) uint8, n=..., **kwargs)
+                                   # that gives (k, 4) boxes x1 y1 x2 y2 in pixels, the most promising first
+        n:int=2000,                # boxes of a picture at most
+        cache=None,                # folder of what is kept; None: `.proposals` beside each picture
+        workers:int=None,          # processes of `prepare`; None: one a core; 0: this one
+        name:str=None,             # of a function of your own; give another one when what it does changes
+        **kwargs,                  # of the method, as of `selective_search`
+    ):
+        if callable(method):
+            if name is None: raise ValueError("a function as method needs a name, by which its boxes are kept; "
+                                              "pass name='...', and another one when the function changes")
+            self.method = method
+        elif method in METHODS: self.method,name = METHODS[method],f'{method} {VERSION}'
+        else: raise ValueError(f"method is one of {list(METHODS)} or a function, not {method!r}")
+        if n < 1: raise ValueError(f"n is {n}; expected one box or more")
+        self.n,self.workers,self.kwargs = n,workers,kwargs
+        self.cache = None if cache is None else Path(cache)
+        # with the defaults, so that it is one whether they are written out or not; a wrong name is a TypeError now
+        bound = signature(self.method).bind(None, n=n, **kwargs)
+        bound.apply_defaults()
+        self.key = f"{name} {sorted(bound.arguments.items(), key=lambda o: o[0])!r}".encode()
+
+    def __call__(self, item) -> np.ndarray:   # (k, 4) float32 x1 y1 x2 y2, pixels of the picture as shown; k <= n
+        "The proposals of `item`: a path, an `Annotation`, or a picture (PIL, array), which is kept only with `cache`"
+        bboxes,_,broken = self._get(item)
+        if broken: self._warn([broken])
+        return bboxes
+
+    def prepare(self, items, progress:bool=True) -> int:   # how many were found now, and not before
+        "Find and keep the proposals of all `items`, paths or Annotations, in parallel processes"
+        items = list(items)
+        todo = parallel(self._keep, items, n_workers=defaults.cpus if self.workers is None else self.workers,
+                        progress=progress)
+        if broken := [b for _,b in todo if b]: self._warn(broken)
+        return sum(new for new,_ in todo)
+
+    def _keep(self, item): return self._get(item)[1:]
+
+    def _get(self, item):
+        "(boxes, whether they were found now, the file that should have held them and is broken or None)"
+        path = item.path if isinstance(item, Annotation) else item
+        if path is None: raise ValueError("an Annotation without a file has no pixels here; pass the picture itself")
+        if isinstance(path, (str, Path)):
+            data = Path(path).read_bytes()
+            image = lambda: _decode(data, path)
+            file = self._file(self.cache or Path(path).parent/'.proposals', data)
+        else:
+            pixels = np.asarray(to_rgb(path) if isinstance(path, Image.Image) else path)
+            image = lambda: pixels
+            file = self.cache and self._file(self.cache, f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes())
+        broken = None
+        if file:
+            try: return _read(file),False,None
+            except FileNotFoundError: pass
+            except BROKEN: broken = file
+        bboxes = self._find(image(), path)
+        if file: _write(file, bboxes)
+        return bboxes,True,broken
+
+    def _file(self, folder, data):
+        return folder/f"{blake2b(self.key + blake2b(data).digest(), digest_size=16).hexdigest()}.npz"
+
+    def _find(self, image, path):
+        b = np.asarray(self.method(image, n=self.n, **self.kwargs), np.float32)
+        if b.size == 0: b = b.reshape(0, 4)
+        if b.ndim != 2 or b.shape[1] != 4 or not np.isfinite(b).all() or (b[:,:2] > b[:,2:]).any():
+            what = path if isinstance(path, (str, Path)) else "a picture without a file"
+            raise ValueError(f"{what}: expected of the method (k, 4) finite x1 y1 x2 y2 with x1 <= x2, y1 <= y2, "
+                             f"got shape {b.shape}{f', {b[:2].tolist()} ...' if b.size else ''}; mend the method")
+        return b[:self.n]
+
+    def _warn(self, files):
+        more = f", and {len(files)-1} more" if len(files) > 1 else ''
+        warnings.warn(f"proposals are found anew, because the file that held them is broken: {files[0]}{more}",
+                      stacklevel=3)
+
+def _decode(data, path):   # -> (h, w, 3) uint8
+    with open_image(BytesIO(data), path) as im: return np.asarray(decode_image(im, path))
+
+def _read(file):
+    # the bytes first: numpy leaves a broken file open
+    with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as z: b = z['bboxes']   # zip checks its sum
+    if b.ndim != 2 or b.shape[1] != 4 or b.dtype != np.float32: raise ValueError(f"{b.dtype} {b.shape}")
+    return b
+
+def _write(file, bboxes):
+    "All or nothing, so that two processes may write the same file, and one that is killed leaves none that is cut"
+    part = file.with_name(f'{uuid4().hex}.part')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('xb') as f: np.savez_compressed(f, bboxes=bboxes)
+        os.replace(part, file)
+    except OSError as e:
+        if part.exists(): part.unlink()
+        raise OSError(f"proposals cannot be kept in {file.parent} ({e}); "
+                      "pass cache=<a folder that can be written>") from e

@@ -1,0 +1,206 @@
+"""Boxes that may hold an object, found without a net: selective search (Uijlings et al., 2013,
+doi:10.1007/s11263-013-0620-5), and random and grid boxes to compare it with"""
+from __future__ import annotations
+from heapq import heapify, heappop, heappush
+import numpy as np
+from PIL import Image
+from scipy.ndimage import find_objects, gaussian_filter1d
+
+__all__ = ['selective_search', 'random_proposals', 'grid_proposals', 'proposal_recall']
+
+COLOURS = 25    # §3.2: bins of a channel
+SLOPES  = 20    # of the derivative in one of four directions: the paper's 10 bins in each of eight, two by two
+STEEP   = .4    # derivative of a step of 1 that is smoothed by a Gaussian of 1 pixel, 1/sqrt(2 pi): there is no more
+
+def selective_search(
+    image,             # (h, w, 3) RGB or (h, w) grey uint8 array or PIL image, or (3, h, w) uint8 tensor
+    n:int=2000,        # boxes at most
+    width:int=500,     # pixels: a wider picture is scaled down to this, as R-CNN does; None: never
+    scales=(50, 100),  # of the graph segmentation: k, and the fewest pixels of a region; larger ones, fewer regions
+    sigma:float=.8,    # pixels: standard deviation of the smoothing before it
+    seed:int=0,        # of the chance in the order
+) -> np.ndarray:       # (k, 4) float32 x1 y1 x2 y2, pixels, right and bottom edge exclusive; k <= n, none twice
+    """Boxes of regions that grow together, the most promising first: the paper's 'fast' mode, which is HSV and Lab, two
+    `scales`, and two similarities. The same picture gives the same boxes; one of one colour gives its frame alone"""
+    im = _rgb(image)
+    _check_n(n)
+    h,w = im.shape[:2]
+    if width is not None and w > width:
+        im = np.asarray(Image.fromarray(im).resize((width, max(1, round(h*width/w))), Image.BOX))
+    boxes,places = [],[]
+    for labels,colour,texture in _segmentations(im, scales, sigma):
+        sizes,first,near = _sizes(labels),_frames(labels),_neighbours(labels)
+        colour,texture = (_histograms(labels, sizes, *o) for o in ((colour, COLOURS), (texture, SLOPES)))
+        # size and fill, which cost nothing, take part in both
+        for hists in (np.concatenate([colour, texture], 1), texture):
+            boxes.append(_group(sizes, first, hists, near)[0])
+            # the last union has the first place; no first region is better than another
+            places.append(np.arange(2*len(first)-1, 0, -1).clip(max=len(first)))
+    # §3.3: chance, or the large regions would all come before the small
+    order = np.argsort(np.concatenate(places)*np.random.default_rng(seed).random(sum(map(len, places))))
+    boxes = _distinct(np.concatenate(boxes)[order])[:n]
+    # the minimum, because a product of floats may step over the edge
+    return np.minimum(boxes*np.tile([w/im.shape[1], h/im.shape[0]], 2), [w, h, w, h]).astype(np.float32)
+
+def _rgb(image):
+    "(h, w, 3) uint8 array of any picture that `selective_search` takes"
+    # not isinstance, for which the processes that search would have to import torch
+    chw = hasattr(image, 'permute')
+    im = np.asarray(image.permute(1, 2, 0).cpu() if chw and image.ndim == 3 else image)
+    came = f"got a picture of type {im.dtype}, shape {im.shape}" + (" (h, w, c)" if chw else "")
+    if im.dtype != np.uint8:
+        raise ValueError(f"{came}; expected uint8 in 0..255: divide 16 bits by 257, multiply floats in 0..1 by 255")
+    if im.ndim == 2: im = im[...,None].repeat(3, 2)
+    if im.ndim != 3 or im.shape[2] != 3 or not im.size:
+        raise ValueError(f"{came}; expected an array (h, w, 3) or (h, w), or a tensor (3, h, w), of a pixel or more")
+    return im
+
+def _check_n(n):
+    if n < 1: raise ValueError(f"n is {n}; expected one box or more")
+
+def _segmentations(im, scales, sigma):   # im (h, w, 3) uint8
+    "For each colour space and scale: regions (h, w) 0..r-1, bins of colour (3, h, w), bins of texture (12, h, w)"
+    try:
+        from skimage.color import rgb2hsv, rgb2lab
+        from skimage.segmentation import felzenszwalb
+    except ImportError as e:
+        raise ImportError("selective search begins with scikit-image's graph segmentation; "
+                          "pip install scikit-image, or vision_tasks[rcnn]") from e
+    im = im.astype(np.float32)/255
+    for chans in (rgb2hsv(im), rgb2lab(im)/np.float32([100, 255, 255]) + np.float32([0, .5, .5])):
+        bins = _bins(chans, COLOURS),_bins((_slopes(chans)/STEEP + 1)/2, SLOPES)
+        for k in scales: yield felzenszwalb(chans, scale=k, sigma=sigma, min_size=k),*bins
+
+def _slopes(im):   # (h, w, c) -> (h, w, 4c)
+    "Derivatives along x, y and both diagonals, after a Gaussian of 1 pixel"
+    dx,dy = (gaussian_filter1d(gaussian_filter1d(im, 1, axis=1-a, mode='nearest'), 1, axis=a, order=1, mode='nearest')
+             for a in (1, 0))
+    return np.concatenate([dx, dy, (dx+dy)*.5**.5, (dx-dy)*.5**.5], 2)
+
+def _bins(x, n): return (x*n).astype(np.int64).clip(0, n-1).transpose(2, 0, 1)   # x (h, w, c) in [0, 1] -> (c, h, w)
+
+# --- regions
+
+def _sizes(labels): return np.bincount(labels.ravel())
+
+def _frames(labels):   # (h, w) -> (r, 4)
+    return np.array([[x.start, y.start, x.stop, y.stop] for y,x in find_objects(labels + 1)])
+
+def _neighbours(labels):   # (h, w) -> two arrays (e,), each pair once, the smaller number first
+    r = labels.max() + 1
+    a = np.concatenate([labels[:-1].ravel(), labels[:,:-1].ravel()])
+    b = np.concatenate([labels[1:].ravel(), labels[:,1:].ravel()])
+    a,b = a[a != b],b[a != b]
+    return np.divmod(np.unique(np.minimum(a, b)*r + np.maximum(a, b)), r)
+
+def _histograms(labels, sizes, bins, n):   # bins (c, h, w) in 0..n-1 -> (r, c*n) float32, each row 1 in sum
+    r = len(sizes)
+    counts = [np.bincount((labels*n + b).ravel(), minlength=r*n).reshape(r, n) for b in bins]
+    return (np.concatenate(counts, 1)/(sizes[:,None]*len(bins))).astype(np.float32)
+
+def _group(
+    sizes,    # (r,) pixels
+    frames,   # (r, 4) x1 y1 x2 y2
+    hists,    # (r, d)
+    near,     # pairs of neighbours, two arrays (e,)
+):            # (2r-1, 4) frames of all regions, the unions after the first; [(a, b)] what each union is made of
+    "§3.1: join the two neighbours that are most alike, until one region is left"
+    r,area,sizes = len(sizes),sizes.sum(),sizes.tolist()
+    h,f = np.empty((2*r-1, hists.shape[1]), np.float32),np.empty((2*r-1, 4), np.float32)
+    h[:r],f[:r] = hists,frames*[1, 1, -1, -1]   # so that one minimum is the frame of two
+    def unlike(i, j):
+        # §3.2: size 1 - (|a| + |b|)/area and fill 1 - (frame - |a| - |b|)/area are 2 - frame/area together
+        o = np.minimum(f[i], f[j])
+        return ((o[:,0] + o[:,2])*(o[:,1] + o[:,3])/area - np.minimum(h[i], h[j]).sum(1)).tolist()
+    heap = list(zip(unlike(*near), *(o.tolist() for o in near)))
+    around,alive,unions = [set() for _ in range(r)],set(range(r)),[]
+    for _,a,b in heap: around[a].add(b); around[b].add(a)
+    heapify(heap)
+    for t in range(r, 2*r-1):
+        while True:
+            _,a,b = heappop(heap)
+            if a in alive and b in alive: break
+        unions.append((a, b))
+        sizes.append(sizes[a] + sizes[b])
+        f[t] = np.minimum(f[a], f[b])
+        h[t] = (h[a]*sizes[a] + h[b]*sizes[b])/sizes[t]
+        alive -= {a, b}
+        alive.add(t)
+        around.append((around[a] | around[b]) - {a, b})
+        for o in around[t]: around[o] -= {a, b}; around[o].add(t)
+        if others := sorted(around[t]):
+            for d,o in zip(unlike(others, [t]), others): heappush(heap, (d, o, t))
+    return f.astype(np.int64)*[1, 1, -1, -1],unions
+
+def _distinct(boxes): return boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
+
+# --- baselines
+
+def random_proposals(
+    size:tuple[int,int], # (w, h) in pixels
+    n:int=2000,          # boxes at most
+    seed:int=0,
+) -> np.ndarray:         # (k, 4) float32 as of `selective_search`; k < n where some fell together
+    "Boxes whose middle, square root of area and logarithm of w/h (1/4 to 4) are uniform, cut at the picture's edge"
+    _check_n(n)
+    rng = np.random.default_rng(seed)
+    middle,side,aspect = rng.random((n, 2))*size,rng.random((n, 1))*np.prod(size)**.5,4**rng.uniform(-.5, .5, (n, 1))
+    return _whole(middle, side*np.concatenate([aspect, 1/aspect], 1), size)
+
+def grid_proposals(
+    size:tuple[int,int],  # (w, h) in pixels
+    n:int=2000,           # boxes at most
+    aspects=(.5, 1, 2),   # w/h
+    levels:int=5,         # of size: the square root of the area is that of the picture, half of it, ...
+) -> np.ndarray:          # (k, 4) float32 as of `selective_search`, the large ones first
+    "Windows at equal distances, as near to each other, as a part of their side, as `n` allows"
+    _check_n(n)
+    size = np.asarray(size)
+    shape = np.array([[a**.5, a**-.5] for a in aspects])
+    wh = np.concatenate([np.prod(size)**.5/2**i*shape for i in range(levels)]).clip(1, size)
+    steps = lambda part: np.ceil((size - wh)/(part*wh)).astype(int) + 1   # (windows, 2)
+    low,high = 1e-3,1e3
+    for _ in range(50):
+        part = (low*high)**.5
+        low,high = (low, part) if steps(part).prod(1).sum() <= n else (part, high)
+    corners = [np.stack(np.meshgrid(*(np.linspace(0, e, m) for e,m in zip(size - o, k))), -1).reshape(-1, 2)
+               for o,k in zip(wh, steps(high))]
+    wh = wh.repeat([len(o) for o in corners], 0)
+    return _whole(np.concatenate(corners) + wh/2, wh, size)[:n]
+
+def _whole(middle, wh, size):   # both (n, 2)
+    "Distinct boxes of whole pixels around and inside `size`, never empty"
+    lo,hi = (np.floor(middle - wh/2 + 1e-6),np.ceil(middle + wh/2 - 1e-6))
+    lo = lo.clip(0, np.asarray(size) - 1)
+    return _distinct(np.concatenate([lo, np.maximum(hi.clip(max=size), lo + 1)], 1).astype(np.float32))
+
+# --- how good they are
+
+def proposal_recall(
+    proposals,          # for each picture (k, 4) pixels, the most promising first
+    bboxes,             # for each picture (m, 4) pixels: the truth
+    iou=(.5, .7, .9),   # in (0, 1]: found where the best overlap is at least this
+    n:int=None,         # only the first `n` proposals of each picture; None: all
+) -> dict:              # recall50, recall70, recall90, mean_best_overlap, in [0, 1]; nan without a box
+    "Share of the boxes of all pictures that a proposal overlaps well, and the mean of the best overlap (IoU)"
+    proposals,bboxes = list(proposals),list(bboxes)
+    if len(proposals) != len(bboxes):
+        raise ValueError(f"got proposals of {len(proposals)} pictures, boxes of {len(bboxes)}; expected as many")
+    best = np.concatenate([np.empty(0), *(_best(_four(p, i)[:n], _four(b, i))
+                                          for i,(p,b) in enumerate(zip(proposals, bboxes)))])
+    mean = lambda o: float(o.mean()) if len(o) else float('nan')
+    return {**{f'recall{100*t:g}': mean(best >= t) for t in iou}, 'mean_best_overlap': mean(best)}
+
+def _four(o, i):
+    o = np.asarray(o, np.float64)
+    if o.size == 0: return o.reshape(0, 4)
+    if o.ndim == 2 and o.shape[1] == 4: return o
+    raise ValueError(f"picture {i}: expected boxes (k, 4), got shape {o.shape}")
+
+def _best(p, b):   # (k, 4), (m, 4) -> (m,)
+    "The highest IoU of each of `b` with any of `p`; 0 where there is none"
+    p,b = p[None],b[:,None]
+    area  = lambda o: (o[...,2:] - o[...,:2]).clip(min=0).prod(-1)
+    inter = area(np.concatenate([np.maximum(p[...,:2], b[...,:2]), np.minimum(p[...,2:], b[...,2:])], -1))
+    union = area(p) + area(b) - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0).max(1, initial=0)
