@@ -1,5 +1,5 @@
 """What the sliding window costs window by window, against one convolutional pass with the same weights and the same
-logits: time, and multiply-adds as torch counts them"""
+logits: time, and for segmentation multiply-adds as torch counts them"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread each, before numpy is there
 import argparse, statistics, sys, time, warnings
@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from vision_tasks.models.detection import sliding_window as detector
 from vision_tasks.models.segmentation import sliding_window
 
 class Timed:
@@ -45,13 +46,43 @@ def row(size, stride, rounds):
           f"{secs['windows']/secs['conv']:.0f} ({min(ratio):.0f}..{max(ratio):.0f}) | {macs['windows']/1e9:.1f} | "
           f"{macs['conv']/1e9:.3f} | {macs['windows']/macs['conv']:.0f} |", flush=True)
 
+def detection_row(size, stride, rounds):
+    nets = {}
+    for dense in (False, True):
+        torch.manual_seed(0)
+        nets[dense] = detector(20, size=size, stride=stride, dense=dense).eval()
+    x = torch.randn(1, 3, size, size)
+    levels = nets[True].levels(x.shape[-2:])
+    def logits(net):
+        with torch.no_grad(): return [net.logits(x, l) for l in levels]
+    n = sum(o.shape[1] for o in logits(nets[True]))
+    torch.testing.assert_close(logits(nets[False]), logits(nets[True]), rtol=1e-3, atol=1e-4)
+    fns = {o: Timed(lambda net=net: logits(net)) for o,net in nets.items()}
+    interleaved(fns, rounds)
+    one,by_one = fns[True].secs,fns[False].secs
+    ratio = [w/c for w,c in zip(by_one, one)]
+    print(f"| {size} x {size} | {stride} | {len(levels)} | {n:,} | {statistics.median(by_one):.2f} | "
+          f"{statistics.median(one):.3f} | {statistics.median(by_one)/statistics.median(one):.1f} "
+          f"({min(ratio):.1f}..{max(ratio):.1f}) |", flush=True)
+
+def detection(sizes, rounds):
+    print(f"`sliding_window(20)` of detection: windows of 7 sizes and 3 shapes, the net sees 32 x 32 pixels of each; "
+          f"one picture, one thread; seconds of process time for all logits, median of {rounds}, interleaved\n\n"
+          "| picture | stride | resized pictures | windows | one by one, s | one pass, s | factor |\n"
+          "|---|---:|---:|---:|---:|---:|---:|")
+    for size in sizes:
+        for stride in (4, 8): detection_row(size, stride, rounds)
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--task', choices=['segmentation', 'detection'], default='segmentation')
     ap.add_argument('--rounds', type=int, default=5)
     ap.add_argument('--sizes',  type=int, nargs='+', default=[32, 64, 128], help='heights and widths in pixels')
     args = ap.parse_args()
     torch.set_num_threads(1)
-    print(describe(('torch',)), f"\n\n`sliding_window(21)`, patch 33, one picture, one thread; seconds of process "
+    print(describe(('torch',)), '\n')
+    if args.task == 'detection': return detection(args.sizes, args.rounds)
+    print(f"`sliding_window(21)`, patch 33, one picture, one thread; seconds of process "
           f"time, median of {args.rounds}, interleaved; factor: of the medians (range over the rounds)\n")
     print('| picture | stride | windows, s | conv, s | factor | windows, G multiply-adds | conv | factor |\n'
           '|---|---:|---:|---:|---:|---:|---:|---:|')

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from torchvision.models import get_model, get_model_weights
 from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn
-from torchvision.ops import FrozenBatchNorm2d, box_iou
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
@@ -24,12 +25,13 @@ from vision_tasks.learner import encoder_splitter
 from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
                                            pad_dets, retinanet, ssdlite, torchvision_detector)
 from vision_tasks.models.detection.base import fit_anchors, lies_on
-from vision_tasks.models.detection.torchvision import SSDLiteBackbone
+from vision_tasks.models.detection.torchvision import MultiScaleRoIPool, SSDLiteBackbone, mask_rcnn
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 
 NETS  = list_archs('detection')
-OURS  = ['faster_rcnn', 'fcos', 'retinanet', 'ssdlite']
+OURS  = ['fast_rcnn', 'faster_rcnn', 'faster_rcnn_vgg16', 'fcos', 'rcnn', 'retinanet', 'sliding_window', 'ssdlite',
+         'yolo_v1']
 NAMED = [n for n in NETS if n not in OURS]
 # fewer regions than torchvision looks at, which its nets for 800 pixels have to spare
 FEW   = dict(rpn_pre_nms_top_n_train=100, rpn_post_nms_top_n_train=40, rpn_pre_nms_top_n_test=60,
@@ -57,7 +59,11 @@ def built(name):
     for m in last_layers(net): m.weight.data *= 20
     return net
 
+def two_stage(net): return getattr(net, 'two_stage', False)
+
 def last_layers(net):
+    if not isinstance(net, TorchvisionDetector):
+        return [m for k,m in net.named_modules() if isinstance(m, nn.Linear) and not k.endswith('bbox_pred')][-1:]
     head = net.net.roi_heads.box_predictor if net.two_stage else net.net.head.classification_head
     return [m for k,m in head.named_modules() if k.endswith(('cls_score', 'cls_logits')) or
             k.startswith('module_list.') and isinstance(m, nn.Conv2d) and m.groups == 1]
@@ -65,12 +71,21 @@ def last_layers(net):
 def pictures(name, bs=2, n_in=3):
     return torch.rand(bs, n_in, *Facts(name).size, generator=torch.Generator().manual_seed(0))
 
+def regions(n):
+    "The same proposals for each of `n` pictures: near the objects of all of them, and anywhere"
+    g = torch.Generator().manual_seed(0)
+    near = GT[0].view(-1, 4)[:3].repeat(10, 1) + torch.randn(30, 4, generator=g)*4
+    some = (torch.rand(40, 2, 2, generator=g)*torch.tensor([97, 65])).sort(1).values.flatten(1)
+    return torch.cat([near, some]).expand(n, 70, 4)
+
+def call(net, *args): return net(*args, **dict(proposals=regions(len(args[0]))) if net.needs_proposals else {})
+
 def detect(net, *args):
-    with torch.no_grad(): return net.eval()(*args)
+    with torch.no_grad(): return call(net.eval(), *args)
 
 def train(net, *args, seed=0):
     torch.manual_seed(seed)
-    return net.train()(*args)
+    return call(net.train(), *args)
 
 def plain(name, net, resize=None):
     "torchvision's own net with the weights of `net`; it resizes to the size that the pictures have"
@@ -131,19 +146,21 @@ def test_eval_with_targets_gives_detections_and_losses_from_one_pass_and_leaves_
     before,dets = copy.deepcopy(net.state_dict()),detect(net, x)
     torch.manual_seed(7)
     state,calls = torch.get_rng_state(),[]
-    hook = net.net.backbone.register_forward_hook(lambda *_: calls.append(1))
+    body = net.net.backbone if isinstance(net, TorchvisionDetector) else net.encoder
+    body = body or nn.Identity()               # a sliding window looks at what it learns from by itself
+    hook = body.register_forward_hook(lambda *_: calls.append(1))
     parts,both = detect(net, x, *GT)
     hook.remove()
-    assert len(calls) == 1
+    assert len(calls) == dict(rcnn=2, sliding_window=0).get(name, 1)       # R-CNN: for each picture's windows
     assert torch.equal(both, dets) and torch.equal(torch.get_rng_state(), state)
     after = net.state_dict()
     assert all(torch.equal(after[k], v) for k,v in before.items()) and list(after) == list(before)
     assert not any(m.training for m in net.modules())
     assert_same(detect(net, x, *GT)[0], parts)
-    for m in net.train().modules():            # in training mode, but for BatchNorm
-        if isinstance(m, nn.BatchNorm2d): m.eval()
+    for m in net.train().modules():            # in training mode, but for BatchNorm and dropout
+        if isinstance(m, (nn.BatchNorm2d, nn.Dropout)): m.eval()
     torch.manual_seed(0)
-    assert_same(net(x, *GT), parts)
+    assert_same(call(net, x, *GT), parts)
 
 def test_all_parameters_learn_from_the_smallest_batch_and_from_one_picture_less_only_where_there_is_batchnorm(name):
     net,n = make(name),Facts(name).min_bs
@@ -161,7 +178,7 @@ def test_pictures_without_objects_teach_what_background_is(name, n):
     parts = train(net, pictures(name), torch.zeros(2, n, 4), torch.zeros(2, n, dtype=torch.long))
     sum(parts.values()).backward()
     assert all(o.isfinite() for o in parts.values()) and sum(parts.values()) > 0
-    heads = [last_layers(net)] + ([[net.net.rpn.head.cls_logits]] if net.two_stage else [])
+    heads = [last_layers(net)] + ([[net.net.rpn.head.cls_logits]] if two_stage(net) else [])
     assert all(sum(m.weight.grad.abs().sum() for m in head) > 0 for head in heads)
     assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
@@ -195,6 +212,7 @@ class Seen:
 
 def test_anchors_and_proposals_on_an_ignored_object_are_neither_objects_nor_background(name):
     "A crowd over two thirds of the picture, in which one object is marked"
+    if not isinstance(built(name), TorchvisionDetector): pytest.skip(f'{name} has no anchors; see its own tests')
     h,w = Facts(name).size
     bboxes = torch.tensor([[[0, 0, w*.67, h], [4, 6, 44, 50]], [[0, 0, w*.67, h], [0, 0, 0, 0]]])
     grads,parts = {},{}
@@ -225,13 +243,13 @@ def test_a_picture_that_is_one_crowd_gives_finite_losses_and_gradients(name):
 def test_under_autocast_losses_boxes_and_anchors_are_float32_and_the_losses_hardly_differ(name):
     net,x = make(name),pictures(name)
     exact = detect(net, x, *GT)[0]
-    seen  = Seen(net)
+    seen  = Seen(net) if isinstance(net, TorchvisionDetector) else None
     with torch.autocast('cpu', torch.bfloat16):
         evals,dets = detect(net, x, *GT)
         parts = train(net, x, *GT)
     sum(parts.values()).backward()
     for o in (*parts.values(), *evals.values(), dets): assert o.dtype == torch.float32 and o.isfinite().all()
-    assert seen.anchors[0].dtype == torch.float32
+    assert seen is None or seen.anchors[0].dtype == torch.float32
     for k in evals: assert_close(evals[k], exact[k], rtol=.05, atol=.01, msg=k)
 
 def test_a_state_dict_a_pickle_and_a_copy_carry_the_whole_net(name):
@@ -244,10 +262,10 @@ def test_a_state_dict_a_pickle_and_a_copy_carry_the_whole_net(name):
 def test_the_encoder_is_one_group_of_parameters_and_the_rest_the_other_and_all_can_learn(name):
     net = built(name)
     groups = encoder_splitter(net)
-    assert len(groups) == 2 and all(len(g) for g in groups)
+    assert len(groups) == 2 - (net.encoder is None) and all(len(g) for g in groups)
     assert sorted(id(p) for g in groups for p in g) == sorted(map(id, net.parameters()))
     assert all(p.requires_grad for p in net.parameters())
-    assert net.mean is None and net.std is None
+    assert net.mean is None and net.std is None or not isinstance(net, TorchvisionDetector)
 
 def test_a_learner_and_its_callbacks_keep_their_names(name):
     own = set(dir(built(name))) - set(dir(nn.Module()))
@@ -259,8 +277,9 @@ def test_pictures_may_have_other_channels(name):
     for n_in in (1, 4): assert detect(make(name, n_in=n_in), pictures(name, 1, n_in)).shape == (1, 100, 6)
 
 def test_a_file_that_is_not_there_is_named(name, tmp_path):
+    kw = dict(encoder='resnet18') if name == 'sliding_window' else {}       # its own net has no weights
     with torch.device('meta'), pytest.raises(FileNotFoundError, match='no file .*gone.pth'):
-        get_arch(name, 'detection')(3, pretrained=tmp_path/'gone.pth')
+        get_arch(name, 'detection')(3, pretrained=tmp_path/'gone.pth', **kw)
 
 @pytest.mark.parametrize('name', NETS)
 def test_the_full_net_can_be_built_on_meta_and_has_the_parameters_that_it_is_known_to_have(name):
@@ -279,7 +298,8 @@ def test_with_the_classes_of_coco_torchvisions_nets_have_the_parameters_that_tor
 
 # --- learning
 
-FIT = dict(fcos=(20, 3e-3), ssdlite=(40, 3e-3), retinanet=(90, 1e-3), faster_rcnn=(60, 3e-3)) # steps of Adam, its lr
+FIT = dict(fcos=(20, 3e-3), ssdlite=(40, 3e-3), retinanet=(90, 1e-3), faster_rcnn=(60, 3e-3), # steps of Adam, its lr
+           faster_rcnn_vgg16=(80, 2e-3))
 
 @pytest.mark.parametrize('name', FIT)
 def test_a_small_net_learns_two_drawn_pictures_by_heart(name, tmp_path):
@@ -587,17 +607,100 @@ def test_ssd300_takes_pictures_of_300_pixels_or_resizes_them():
 @lru_cache
 def ssd300(resize): return make('ssd300_vgg16', resize=resize)
 
-def test_mask_rcnn_learns_masks_through_the_same_wrapper():
+# --- masks
+
+MASK_NETS = list_archs('instance')
+
+def make_instance(name, **kw):
     torch.manual_seed(0)
-    net,x = torchvision_detector('maskrcnn_resnet50_fpn', 3, **FEW),torch.rand(2, 3, 65, 97)
-    masks = torch.zeros(2, 2, 65, 97, dtype=torch.bool)
-    masks[..., 10:30, 10:30] = True
+    net = get_arch(name, 'instance')(3, **{**arch_facts(name, 'instance').get('kw', {}), **FEW, 'min_score': .01, **kw})
+    net.net.roi_heads.box_predictor.cls_score.weight.data *= 20     # sure enough to find something
+    return net
+
+def drawn_masks(h=65, w=97):
+    masks = torch.zeros(2, 2, h, w, dtype=torch.uint8)
+    for m,(x1,y1,x2,y2) in zip(masks.flatten(0, 1), GT[0].flatten(0, 1).int().tolist()): m[y1:y2, x1:(x1+x2)//2] = 1
+    return masks
+
+@pytest.mark.parametrize('name', MASK_NETS)
+def test_a_net_that_has_masks_learns_them_and_answers_with_probabilities_from_one_pass(name):
+    net,x,masks = make_instance(name),torch.rand(2, 3, 65, 97),drawn_masks()
     labels = torch.tensor([[1, -1], [2, 0]])
-    parts = train(net, x, *GT[:1], labels, masks)
+    parts = train(net, x, GT[0], labels, masks)
     assert 'loss_mask' in parts and all(o.isfinite() and o.requires_grad for o in parts.values())
-    evals,dets = detect(net, x, GT[0], labels, masks)
-    assert evals.keys() == parts.keys() and dets.shape == (2, 100, 6)
-    assert not list_archs('instance') or 'maskrcnn_resnet50_fpn' in list_archs('instance')
+    sum(parts.values()).backward()
+    assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    before,(dets,probs),calls = copy.deepcopy(net.eval().state_dict()),detect(net, x),[]
+    hook = net.net.backbone.register_forward_hook(lambda *_: calls.append(1))
+    evals,(both,both_probs) = detect(net, x, GT[0], labels, masks)
+    hook.remove()
+    assert len(calls) == 1 and net.has_masks and evals.keys() == parts.keys()
+    assert dets.shape == (2, 100, 6) and probs.shape == (2, 100, 28, 28) and probs.dtype == torch.float32
+    assert torch.equal(both, dets) and torch.equal(both_probs, probs)
+    on = dets[..., 5] > 0
+    assert on.any() and probs[on].flatten(1).amax(1).gt(0).all() and probs.max() <= 1 and not probs[~on].any()
+    assert all(torch.equal(before[k], v) for k,v in net.state_dict().items())
+    none = detect(net, x, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, 65, 97))[0]
+    assert none['loss_mask'] == 0 and all(o.isfinite() for o in none.values())
+    with pytest.raises(ValueError, match='this net learns masks, and bboxes came without'): net(x, GT[0], labels)
+
+@pytest.mark.parametrize('name', MASK_NETS)
+def test_the_full_net_with_masks_has_the_parameters_that_it_is_known_to_have(name):
+    with torch.device('meta'): net = get_arch(name, 'instance')(20)
+    assert sum(p.numel() for p in net.parameters()) == arch_facts(name, 'instance')['n_params']
+
+def test_boxes_masks_and_losses_are_those_of_torchvisions_mask_rcnn_which_pastes_them():
+    net,x = make_instance('maskrcnn_resnet50_fpn'),torch.rand(2, 3, 65, 97)
+    theirs = get_model('maskrcnn_resnet50_fpn', weights=None, weights_backbone=None, num_classes=4, **FEW)
+    theirs.load_state_dict(net.net.state_dict())
+    t = theirs.transform
+    t.min_size,t.max_size,t._skip_resize,theirs.roi_heads.score_thresh = (65,),97,True,.01
+    (dets,probs),found = detect(net, x),theirs.eval()(list(x))
+    for d,p,o in zip(dets, probs, found):
+        n = int((d[:, 5] > 0).sum())
+        assert n and torch.equal(d[:n, :4], o['boxes']) and torch.equal(d[:n, 5].long(), o['labels'])
+        assert_close(paste_masks_in_image(p[:n, None], d[:n, :4], (65, 97)), o['masks'])
+    targs = [{**t, 'masks': m[l > 0]} for t,m,l in zip(targets(), drawn_masks(), GT[1])]
+    torch.manual_seed(1)
+    expected = theirs.train()(list(x), targs)
+    assert_same(train(net, x, *GT, drawn_masks(), seed=1), expected)
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_mask_rcnn_pools_by_rounding_when_it_is_told_to_and_on_the_same_level_of_the_pyramid(autocast):
+    boxes = [torch.tensor([[3., 3, 19, 20], [2, 1, 60, 61], [0, 0, 2, 2]]), torch.tensor([[8., 8, 16, 16]])]
+    # maps that hold the number of their level: any pooling gives it back
+    maps = {str(i): torch.full((2, 1, 64 >> i, 64 >> i), float(i)) for i in range(4)}
+    kinds = MultiScaleRoIAlign,MultiScaleRoIPool
+    pools = [o(['0', '1', '2', '3'], 7, 2, canonical_scale=28, canonical_level=4) for o in kinds]
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast): a,b = (o(maps, boxes, [(256, 256)]*2) for o in pools)
+    assert_close(a, b.to(a.dtype))
+    assert len(a.unique()) > 1
+    # and on one map it is RoIPool, by hand: a box of 4 x 4 cells in 2 x 2 bins, the maximum of each
+    ramp = torch.arange(64.).view(1, 1, 8, 8)
+    one  = MultiScaleRoIPool(['0'], 2, 2)({'0': ramp}, [torch.tensor([[4., 4, 16, 16]])], [(32, 32)])
+    assert one.flatten().tolist() == [18, 20, 34, 36]
+    for pool,cls in zip(('align', 'pool'), kinds):
+        heads = mask_rcnn(3, encoder='test_resnet', width=.125, size=64, pool=pool).net.roi_heads
+        assert type(heads.box_roi_pool) is type(heads.mask_roi_pool) is cls
+    with pytest.raises(ValueError, match=r"pool is 'align' \(RoIAlign\) or 'pool' \(RoIPool\), not 'max'"):
+        mask_rcnn(3, encoder='test_resnet', pool='max')
+
+@pytest.mark.parametrize('pool', ['align', 'pool'])
+def test_mask_rcnn_that_finds_nothing_answers_with_zeros(pool):
+    net = make_instance('mask_rcnn', pool=pool, min_score=1.)
+    dets,probs = detect(net, torch.rand(2, 3, 65, 97))
+    assert dets.shape == (2, 100, 6) and probs.shape == (2, 100, 28, 28) and not dets.any() and not probs.any()
+
+def test_on_a_resnet50_our_mask_rcnn_is_torchvisions():
+    theirs = make_instance('maskrcnn_resnet50_fpn')
+    gen = theirs.net.rpn.anchor_generator
+    net = mask_rcnn(3, min_score=.01, anchors=(gen.sizes, gen.aspect_ratios[0]), **FEW)
+    net.net.roi_heads.box_predictor.cls_score.weight.data *= 20
+    zipped(net, theirs.net)
+    x = torch.rand(2, 3, 65, 97)
+    (a,(b,m)),(c,(d,n)) = (detect(o, x, *GT, drawn_masks()) for o in (net, theirs))
+    assert_same(a, c)
+    assert torch.equal(b, d) and torch.equal(m, n)
 
 def test_a_net_of_ones_own_and_a_builder_are_taken_as_a_name_is():
     torch.manual_seed(0)

@@ -34,7 +34,7 @@ class VGG16(nn.Module):
     def load(self,
         pretrained:bool|str|Path,   # True: torchvision's ImageNet weights; path of a local state dict of its vgg16
                                     # (vgg16_bn with `bn`); False: leave everything as it is
-        fc:bool=False,              # the classifier's two hidden layers go into the two convolutions of `top`
+        fc:bool=False,              # the classifier's two hidden layers go into those of `top`, convolutions or linear
     ):
         "Take over ImageNet's weights; `ValueError` for a file of another net"
         if pretrained is False: return self
@@ -44,8 +44,8 @@ class VGG16(nn.Module):
         sd,source = self._weights(name, pretrained)
         self._fill([*self.stages.state_dict().values()], sd, 'features.', name, source)
         if fc:
-            convs = [m for m in self.top if isinstance(m, nn.Conv2d)]
-            self._fill([t for m in convs for t in (m.weight.data, m.bias.data)], sd, 'classifier.', name, source)
+            layers = [m for m in self.top if isinstance(m, (nn.Conv2d, nn.Linear))]
+            self._fill([t for m in layers for t in (m.weight.data, m.bias.data)], sd, 'classifier.', name, source)
         return self
 
     def _weights(self, name, pretrained):
@@ -65,5 +65,5 @@ class VGG16(nn.Module):
             raise ValueError(f"{source} does not hold the weights of torchvision's {name}: {len(own)} tensors of "
                              f"{sum(o.numel() for o in own):,} numbers are expected under {prefix!r}, {len(came)} of "
                              f"{sum(o.numel() for o in came):,} came; give the file of that net's state dict")
-        # fc6 is a layer of 512*7*7 inputs there, a convolution of 7x7 here: the same numbers in the same order
+        # fc6 is a layer of 512*7*7 inputs there, maybe a convolution of 7x7 here: the same numbers in the same order
         for a,b in zip(came, own): b.copy_(a.view_as(b))

@@ -1,17 +1,23 @@
-"What every detector is: targets in, losses and detections out, of fixed shapes; and anchors that fit the objects"
+"""What every detector is: targets in, losses and detections out, of fixed shapes; what those on proposals share; and
+anchors that fit the objects"""
 from __future__ import annotations
+import math
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
-__all__ = ['Detector', 'pad_dets', 'lies_on', 'fit_anchors', 'anchor_iou']
+__all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
+           'fit_anchors', 'anchor_iou']
 
 class Detector(nn.Module):
-    """Losses by name when training; detections (b, max_dets, 6) in eval; both, (losses, detections), in eval with
-    targets. A subclass writes `losses_and_dets`, and has an `encoder`: the pretrained body, if there is one"""
+    """Losses by name when training; detections (b, max_dets, 6) in eval, of a net that `has_masks` (detections, masks
+    (b, max_dets, m, m)); both, (losses, detections), in eval with targets. A subclass writes `losses_and_dets`, and has
+    an `encoder`: the pretrained body, if there is one"""
     mean,std = None,None   # of the `Normalize` that the dls must have; None: the net normalises, x is in [0, 1]
     max_dets = 100         # detections a picture
     n_out    = None        # classes without background
+    has_masks = False      # whether it finds an object's pixels too: probabilities in [0, 1], spread over its box
+    needs_proposals = False   # whether `proposals` must be given
 
     def forward(self,
         x:Tensor,               # (b, n_in, h, w) float
@@ -19,8 +25,9 @@ class Detector(nn.Module):
                                 # picture does not count
         labels:Tensor=None,     # (b, n) integers: 1..n_out; 0: padding; -1: an object to be ignored (crowd, difficult)
         masks:Tensor=None,      # (b, n, h, w) bool or uint8, for nets that learn masks
-        proposals:Tensor=None,  # (b, k, 4) boxes without labels, for nets that do not find their own
-    ) -> dict[str,Tensor]|Tensor|tuple[dict[str,Tensor],Tensor]: # a detection is x1 y1 x2 y2 score label; label 0: none
+        proposals:Tensor=None,  # (b, k, 4) boxes without labels, for nets that do not find their own; what has no area
+                                # inside the picture, as padding has, does not count
+    ) -> dict[str,Tensor]|Tensor|tuple: # a detection is x1 y1 x2 y2 score label; label 0: none
         x,bboxes,labels,masks,proposals = (None if o is None else o.as_subclass(Tensor)
                                            for o in (x, bboxes, labels, masks, proposals))
         if x.ndim != 4 or not x.is_floating_point():
@@ -33,7 +40,7 @@ class Detector(nn.Module):
         return parts if self.training else dets if targs is None else (parts, dets)
 
     def losses_and_dets(self, x, targs, proposals):
-        """(losses by name, (b, max_dets, 6) detections) from one pass; either may be None where `forward` does not give
+        """(losses by name, detections) from one pass; either may be None where `forward` does not give
         it. In eval no statistic and no state of a random generator changes, and the losses can be repeated"""
         raise NotImplementedError
 
@@ -65,10 +72,10 @@ def pad_dets(
 ) -> Tensor:               # (b, max_dets, 6) float32: x1 y1 x2 y2 score label, zeros behind the last
     "Detections as one tensor, whose shape does not depend on how many there are"
     out = torch.zeros(len(found), max_dets, 6, device=found[0]['boxes'].device)
-    for o,d in zip(out, found):
+    for i,d in enumerate(found):
         rows = torch.cat([clip_boxes_to_image(d['boxes'], size), d['scores'][:,None], d['labels'][:,None]], 1)
         rows = rows[d['labels'] > 0][:max_dets]
-        o[:len(rows)] = rows
+        out[i, :len(rows)] = rows
     return out
 
 def lies_on(
@@ -79,6 +86,59 @@ def lies_on(
     "Whether at least `share` of a box's own area is inside one of the boxes `on`"
     inter = (torch.minimum(bboxes[:,None,2:], on[:,2:]) - torch.maximum(bboxes[:,None,:2], on[:,:2])).clamp(min=0)
     return (inter.prod(-1) >= share*(bboxes[:,2:] - bboxes[:,:2]).prod(-1)[:,None]).any(1)
+
+def nms_dets(
+    bboxes:Tensor,         # (n, c, 4) pixels: the box of each region, were it an object of that class
+    scores:Tensor,         # (n, c)
+    size:tuple[int,int],   # (h, w) pixels, to which boxes are clipped; those without an area are left out
+    min_score:float=.05,   # what scores that or less is left out
+    nms:float=.3,          # a box goes whose IoU with a better one of its class is above
+    max_dets:int=100,
+) -> dict[str,Tensor]:     # `boxes`, `scores`, `labels` from 1 on, the best first: what `pad_dets` takes
+    "Non-maximum suppression, class by class"
+    bboxes = clip_boxes_to_image(bboxes, size)
+    keep   = (scores > min_score) & (bboxes[...,2:] > bboxes[...,:2]).all(-1)
+    bboxes,scores,labels = bboxes[keep],scores[keep],keep.nonzero()[:,1]
+    best = batched_nms(bboxes, scores, labels, nms)[:max_dets]
+    return dict(boxes=bboxes[best], scores=scores[best], labels=labels[best]+1)
+
+# --- proposals
+
+def check_proposals(
+    x:Tensor,          # (b, c, h, w)
+    proposals:Tensor,  # (b, k, 4) pixels of x
+) -> list[Tensor]:     # (n, 4) float32 of each picture
+    "Proposals clipped to the picture, without those that have no area in it; `ValueError` where there are none at all"
+    if proposals is None:
+        raise ValueError("this net does not find its own proposals: make the DataLoaders with "
+                         "`detection_dls(..., proposals='selective_search')`, or pass (b, k, 4) boxes as `proposals`")
+    if proposals.ndim != 3 or len(proposals) != len(x) or proposals.shape[-1] != 4:
+        raise ValueError(f"proposals of {len(x)} pictures is {(len(x), 'k', 4)} boxes, padded with zeros; "
+                         f"{tuple(proposals.shape)} came")
+    proposals = clip_boxes_to_image(proposals.to(x.device, torch.float32), x.shape[-2:])
+    return [p[(p[:,2:] > p[:,:2]).all(1)] for p in proposals]
+
+MAX_LOG = math.log(1000/16)   # as Detectron and torchvision: a box is at most 62.5 times as wide and high as its region
+
+def _centre_size(bboxes) -> tuple[Tensor,Tensor]:
+    return (bboxes[...,:2] + bboxes[...,2:])/2,bboxes[...,2:] - bboxes[...,:2]
+
+def encode_bboxes(
+    bboxes:Tensor,    # (..., 4) the true boxes
+    regions:Tensor,   # (..., 4) where each is looked for; both have an area
+) -> Tensor:          # (..., 4): centre's dx/w, dy/h; log of the width's and the height's ratio
+    "What must be done to `regions` to get `bboxes` (R-CNN, arXiv:1311.2524, appendix C)"
+    (c,wh),(rc,rwh) = _centre_size(bboxes),_centre_size(regions)
+    return torch.cat([(c - rc)/rwh, (wh/rwh).log()], -1)
+
+def decode_bboxes(
+    deltas:Tensor,    # (..., 4) as `encode_bboxes` gives them; logarithms count as `MAX_LOG` at most: exp stays finite
+    regions:Tensor,   # (..., 4)
+) -> Tensor:          # (..., 4) boxes
+    "The boxes that `deltas` make of `regions`"
+    rc,rwh = _centre_size(regions)
+    c,wh = rc + deltas[...,:2]*rwh,rwh*deltas[...,2:].clamp(max=MAX_LOG).exp()
+    return torch.cat([c - wh/2, c + wh/2], -1)
 
 # --- anchors
 

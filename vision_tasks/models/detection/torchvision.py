@@ -1,11 +1,12 @@
 """torchvision's detectors: Faster R-CNN (Ren et al., 2015, arXiv:1506.01497), SSD (Liu et al., 2015, arXiv:1512.02325),
 RetinaNet (Lin et al., 2017, arXiv:1708.02002), FCOS (Tian et al., 2019, arXiv:1904.01355), SSDlite (Sandler et al.,
-2018, arXiv:1801.04381), by name and on any encoder; Mask R-CNN's builders are wrapped the same way. They compute what
+2018, arXiv:1801.04381), Mask R-CNN (He et al., 2017, arXiv:1703.06870), by name and on any encoder. They compute what
 torchvision computes, but for this:
 - Pictures come at the size that the DataLoaders give them and are not resized again, unless `resize=True`.
 - An anchor or proposal that lies by half of its area on an ignored object, and matches no true one, is no background.
 - A picture without objects teaches SSD background too: torchvision's loss of it is exactly 0.
 - A batch without anything to learn from has a loss of 0, not nan.
+- Masks stay as the net gives them, 28 x 28 probabilities to a box: whoever draws or writes them pastes them.
 - All parameters can learn; which do is up to the learner (`freeze`, `unfreeze`), not to `trainable_backbone_layers`.
   BatchNorm is as torchvision has it: fixed in pretrained encoders, but for _v2 and SSDlite.
 - Under autocast features, logits and all about boxes are float32: coordinates above 256 are not integers in bfloat16"""
@@ -26,21 +27,23 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from ..encoders import _read_weights, _set_n_in, create_encoder
 from ..layers import scaled
 from ..registry import register
 from .base import Detector, lies_on, pad_dets
 
-__all__ = ['TorchvisionDetector', 'torchvision_detector', 'default_anchors', 'faster_rcnn', 'retinanet', 'fcos',
-           'ssdlite']
+__all__ = ['TorchvisionDetector', 'torchvision_detector', 'default_anchors', 'faster_rcnn', 'mask_rcnn', 'retinanet',
+           'fcos', 'ssdlite', 'MultiScaleRoIPool']
 
 # --- torchvision's parts, with what they lack. The net's own parts become these, with their weights and settings
 
@@ -55,6 +58,11 @@ class _Transform(GeneralizedRCNNTransform):
         images,targets = super().forward(images, targets)
         return images,targets and [
             {**{k: v[t['labels'] > 0] for k,v in t.items()}, 'ignored': t['boxes'][t['labels'] < 0]} for t in targets]
+
+    def postprocess(self, result, image_shapes, original_image_sizes):
+        masks = [r.pop('masks', None) for r in result]        # that super would paste
+        result = super().postprocess(result, image_shapes, original_image_sizes)
+        return [r if m is None else {**r, 'masks': m} for r,m in zip(result, masks)]
 
 class _RPN(RegionProposalNetwork):
     def assign_targets_to_anchors(self, anchors, targets):
@@ -200,6 +208,9 @@ class TorchvisionDetector(Detector):
     def two_stage(self): return isinstance(self.net, GeneralizedRCNN)
 
     @property
+    def has_masks(self): return self.two_stage and self.net.roi_heads.has_mask()
+
+    @property
     def encoder(self):
         body = self.net.backbone
         if hasattr(body, 'body'): return body.body                                      # under a pyramid
@@ -211,6 +222,9 @@ class TorchvisionDetector(Detector):
     def losses_and_dets(self, x, targs, proposals):
         if proposals is not None:
             raise ValueError(f"{type(self.net).__name__} finds its own proposals; do not pass any")
+        if self.has_masks and targs and 'masks' not in targs[0]:
+            raise ValueError("this net learns masks, and bboxes came without: pass masks (b, n, h, w), or take a net "
+                             "of `list_archs('detection')`")
         self._check_size(x)
         net,x = self.net,list(x)
         if self.training: return self._train(x, targs),None
@@ -228,7 +242,9 @@ class TorchvisionDetector(Detector):
             raise ValueError("this net normalises maps of 1 x 1 over the batch, so that it trains on batches of 2 "
                              f"pictures or more; {len(x)} came: raise bs, or drop the last batch") from e
 
-    def _pad(self, found, x): return pad_dets(found, x[0].shape[-2:], self.max_dets)
+    def _pad(self, found, x):
+        dets = pad_dets(found, x[0].shape[-2:], self.max_dets)
+        return (dets, _pad_masks(found, self.max_dets)) if self.has_masks else dets
 
     def _check_size(self, x):
         "SSD300's default boxes have fixed steps, which make sense for one size only"
@@ -237,6 +253,11 @@ class TorchvisionDetector(Detector):
         w,h = t.fixed_size
         raise ValueError(f"this SSD takes pictures of {h} x {w} pixels, {x.shape[-2]} x {x.shape[-1]} came: make the "
                          f"DataLoaders with size={w}, or let the net resize them (`resize=True`)")
+
+def _pad_masks(found, max_dets) -> Tensor:   # (b, max_dets, m, m), zeros behind the last
+    "The masks of what `pad_dets` gives, in its order"
+    masks = [d['masks'][d['labels'] > 0, 0][:max_dets] for d in found]
+    return torch.stack([F.pad(m, (0, 0, 0, 0, 0, max_dets-len(m))) for m in masks])
 
 # --- by name
 
@@ -433,6 +454,51 @@ def faster_rcnn(
         **{**stats, **kwargs})
     return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
 
+class MultiScaleRoIPool(MultiScaleRoIAlign):
+    """RoIPool (Girshick, 2015, arXiv:1504.08083) on the level of the pyramid that `MultiScaleRoIAlign` takes: box and
+    bins are rounded to cells of the map, and each bin is its maximum. `sampling_ratio` has no meaning here"""
+    def forward(self, x:dict[str,Tensor], boxes:list[Tensor], image_shapes:list[tuple[int,int]]) -> Tensor:
+        maps = [x[k] for k in self.featmap_names]
+        if self.scales is None:
+            self.scales,self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
+        rois,levels = _convert_to_roi_format(boxes),self.map_levels(boxes)
+        out = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
+        for i,(m,scale) in enumerate(zip(maps, self.scales)):
+            on = torch.where(levels == i)[0]
+            out[on] = roi_pool(m, rois[on], self.output_size, scale)
+        return out
+
+_POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
+
+@register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773)
+def mask_rcnn(
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,           # True, or the path of a local state dict: of the encoder, whose BatchNorm is then fixed
+    encoder='resnet50',         # what `create_encoder` takes
+    size:int|tuple=512,         # of the pictures in pixels, shorter side or (w, h), for `default_anchors`
+    anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None: `default_anchors`
+    width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32) and the mask head, 1024 in the other
+    strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
+    pool:str='align',           # how both heads see a box: 'align' (RoIAlign), or 'pool' (RoIPool), which rounds it
+    min_score:float=None,       # None: torchvision's, .05
+    max_dets:int=100,           # a picture
+    resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
+    **kwargs,                   # of torchvision's `MaskRCNN`
+) -> TorchvisionDetector:
+    "Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' maskrcnn_resnet50_fpn, but for the anchors"
+    if pool not in _POOLS: raise ValueError(f"pool is 'align' (RoIAlign) or 'pool' (RoIPool), not {pool!r}")
+    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
+    hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
+    _check_kwargs(kwargs, MaskRCNN)
+    net = MaskRCNN(
+        body, rpn_anchor_generator=_anchor_generator(anchors or default_anchors(levels, size), len(levels)),
+        box_roi_pool=_POOLS[pool](maps, 7, 2), mask_roi_pool=_POOLS[pool](maps, 14, 2),
+        box_head=TwoMLPHead(c*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
+        mask_head=MaskRCNNHeads(c, (wide,)*4, 1), mask_predictor=MaskRCNNPredictor(wide, wide, n_out+1),
+        **{**stats, **kwargs})
+    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+
 @register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969)
 def retinanet(
     n_out:int,
@@ -545,3 +611,6 @@ for _name,_facts in dict(
     ssd300_vgg16                          = dict(n_params=26_285_486, size=(300, 300), like='ssdlite'),
     ssdlite320_mobilenet_v3_large         = dict(n_params=2_469_860, min_bs=2)).items():
     register('detection', _name, **_facts)(partial(torchvision_detector, _name))
+
+for _name,_n in dict(maskrcnn_resnet50_fpn=44_077_773, maskrcnn_resnet50_fpn_v2=45_982_669).items():
+    register('instance', _name, n_params=_n, like='mask_rcnn')(partial(torchvision_detector, _name))

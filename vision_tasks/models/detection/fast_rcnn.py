@@ -1,0 +1,183 @@
+"""Fast R-CNN: an encoder sees the picture once, and of each proposed region a piece of its map, pooled to 7x7, tells
+class and box (Girshick, 2015, arXiv:1504.08083). The proposals come from outside. As in the released code:
+- The true boxes are among the regions to learn from, so that a picture without proposals teaches too.
+- The four numbers of a box are learnt in units of .1, .1, .2, .2, their usual spread (the paper: mean 0, variance 1
+  over the training set; the code of Faster R-CNN: these).
+What differs:
+- Background is what overlaps with an object by an IoU in [.1, .5). Where there is too little of that, as in a picture
+  without objects, regions that overlap less fill its share; there these count as background too.
+- A region that lies by half of its area on an ignored object, and matches no true one, is no background.
+- All layers learn once the learner is unfrozen (the paper: from conv3_1 on)."""
+from __future__ import annotations
+import math
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.ops import RoIAlign, RoIPool, box_iou
+from ..encoders import _drop
+from ..layers import init_he, scaled
+from ..registry import register
+from ..vgg import VGG16
+from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .torchvision import _encoder, _freeze_norms, _seeded
+
+__all__ = ['FastRCNN', 'fast_rcnn']
+
+# --- what Faster R-CNN on a single map has too
+
+class VGG16Map(VGG16):
+    "(b, n_in, h, w) -> (b, out_channels, h/16, w/16): conv5_3, without the pool behind it"
+    stride = 16
+    @property
+    def out_channels(self): return self.channels[-1]
+
+    def forward(self, x:Tensor) -> Tensor:
+        for i,stage in enumerate(self.stages): x = stage(F.max_pool2d(x, 2, ceil_mode=True) if i else x)
+        return x
+
+class EncoderMap(nn.Module):
+    "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): one map of an encoder, without the layers behind it"
+    def __init__(self, body, stride):
+        super().__init__()
+        i = min(range(len(body.strides)), key=lambda i: abs(math.log2(body.strides[i]/stride)))
+        body.taps,body.channels,body.strides = [body.taps[i]],[body.channels[i]],[body.strides[i]]
+        _drop(body, body._probe()[1])
+        self.body,self.stride,self.out_channels = body,body.strides[0],body.channels[0]
+
+    def forward(self, x:Tensor) -> Tensor: return self.body(x)[0]
+
+class RoICells(nn.Module):
+    "The 7x7 cells of each region: (b, c, h, w) and b times (n, 4) pixels of the picture -> (all n, c, 7, 7)"
+    def __init__(self,
+        pool:str,     # 'pool': the maximum over whole pixels of the map (Fast R-CNN); 'align': the mean of 2x2 points
+                      # between them, without rounding (Mask R-CNN, arXiv:1703.06870)
+        stride:int,   # of the map
+    ):
+        super().__init__()
+        if pool not in ('pool', 'align'): raise ValueError(f"pool is 'pool' or 'align', not {pool!r}")
+        self.pool = RoIPool(7, 1/stride) if pool == 'pool' else RoIAlign(7, 1/stride, 2, aligned=True)
+
+    def forward(self, maps, regions, sizes=None) -> Tensor:   # torchvision's `RoIHeads` gives {'0': the map} and sizes
+        x = maps if isinstance(maps, Tensor) else maps['0']
+        return self.pool(x.float(), list(regions))
+
+def map_and_head(encoder, pretrained, n_in, width, stride, ps) -> tuple[nn.Module,nn.Sequential,dict]:
+    "A single map, the two layers that look at its cells (fc6, fc7), and mean and standard deviation of the input"
+    if pretrained == 'encoder': pretrained = True
+    hidden = scaled(4096 if encoder is None else 1024, width)
+    def fc(c):
+        layers = [nn.Linear(c*49, hidden), nn.Linear(hidden, hidden)]
+        for m in layers:
+            nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
+            nn.init.zeros_(m.bias)
+        return nn.Sequential(nn.Flatten(), *[o for m in layers for o in (m, nn.ReLU(inplace=True), nn.Dropout(ps))])
+    if encoder is not None:
+        enc,stats = _encoder(encoder, pretrained, n_in)
+        if pretrained: _freeze_norms(enc)
+        body = EncoderMap(enc, stride)
+        return body,fc(body.out_channels),stats
+    if stride != 16: raise ValueError(f"the map of VGG16 has a stride of 16; {stride} came: leave it out, or name an "
+                                      "`encoder`")
+    body = VGG16Map(n_in, width)
+    init_he(body)
+    body.top = head = fc(body.out_channels)
+    body.load(pretrained, fc=True)
+    body.top = nn.Sequential()               # of the head now, which is no part of the encoder
+    to_n_in = lambda o: list(o) if n_in == 3 else [sum(o)/3]*n_in
+    return body,head,dict(image_mean=to_n_in(body.mean), image_std=to_n_in(body.std))
+
+def predictor(hidden, n_out) -> FastRCNNPredictor:
+    "torchvision's two layers for classes and boxes, initialised as in §3.1"
+    res = FastRCNNPredictor(hidden, n_out+1)
+    for m,std in ((res.cls_score, .01), (res.bbox_pred, .001)):
+        nn.init.normal_(m.weight, std=std)
+        nn.init.zeros_(m.bias)
+    return res
+
+# --- the net
+
+class FastRCNN(Detector):
+    "A map, a head on its cells, and torchvision's layers for classes and boxes; they need `proposals`"
+    needs_proposals = True
+    def __init__(self,
+        encoder:nn.Module,     # (b, c, h, w) -> one map; with `stride`
+        head:nn.Module,        # (n, c, 7, 7) cells -> (n, hidden)
+        hidden:int,
+        n_out:int,             # classes without background
+        pool:str='pool',       # or 'align', as `RoICells` takes it
+        min_score:float=.05,   # detections that score less do not count
+        max_dets:int=100,      # a picture
+        nms:float=.3,          # IoU above which the worse of two boxes of a class goes
+        n_regions:int=64,      # of a picture to learn from
+        foreground:float=.25,  # at most that share of them are objects: regions with an IoU of .5 or more
+        bg_iou:tuple=(.1, .5), # IoU with the nearest object from .. to below .. of the others, see above
+    ):
+        super().__init__()
+        self.encoder,self.head,self.cells = encoder,head,RoICells(pool, encoder.stride)
+        self.box_predictor = predictor(hidden, n_out)
+        self.n_out,self.min_score,self.max_dets,self.nms = n_out,min_score,max_dets,nms
+        self.n_regions,self.foreground,self.bg_iou = n_regions,foreground,bg_iou
+        self.register_buffer('units', torch.tensor([.1, .1, .2, .2]), persistent=False)
+
+    def losses_and_dets(self, x, targs, proposals):
+        proposals,size = check_proposals(x, proposals),x.shape[-2:]
+        maps = self.encoder(x)
+        if self.training: return self.loss_parts(maps, proposals, targs),None
+        dets = pad_dets([self.detect(m, p, size) for m,p in zip(maps, proposals)], size, self.max_dets)
+        if targs is None: return None,dets
+        with _seeded(x.device): return self.loss_parts(maps, proposals, targs),dets
+
+    def classify(self, maps, regions) -> tuple[Tensor,Tensor]:
+        "(n, n_out+1) logits and (n, n_out+1, 4) numbers of boxes, class 0 being background, of all regions"
+        logits,deltas = self.box_predictor(self.head(self.cells(maps, regions)))
+        return logits.float(),deltas.float().unflatten(1, (self.n_out+1, 4))
+
+    def detect(self, m, regions, size) -> dict[str,Tensor]:
+        "Of one picture, so that 2000 regions of each need no memory at once"
+        logits,deltas = self.classify(m[None], [regions])
+        bboxes = decode_bboxes(deltas[:,1:]*self.units, regions[:,None])
+        return nms_dets(bboxes, logits.softmax(1)[:,1:], size, self.min_score, self.nms, self.max_dets)
+
+    def loss_parts(self, maps, proposals, targs) -> dict[str,Tensor]:
+        regions,labels,truth = zip(*[self.sample_regions(p, t) for p,t in zip(proposals, targs)])
+        logits,deltas = self.classify(maps, regions)
+        regions,labels,truth = (torch.cat(o) for o in (regions, labels, truth))
+        fg,n = labels > 0,max(len(labels), 1)
+        want = encode_bboxes(truth[fg], regions[fg])/self.units
+        # both are means over all regions, as in eq. 1
+        return dict(loss_classifier=F.cross_entropy(logits, labels, reduction='sum')/n,
+                    loss_box_reg=F.smooth_l1_loss(deltas[fg, labels[fg]], want, reduction='sum')/n)
+
+    def sample_regions(self, proposals, targ) -> tuple[Tensor,Tensor,Tensor]:
+        "Regions (n, 4) of a picture to learn from, their labels (n,), 0 = background, and the true box (n, 4) of each"
+        on = targ['labels'] > 0
+        regions = torch.cat([proposals, targ['boxes'][on]])
+        truth,labels = F.pad(targ['boxes'][on], (0, 0, 0, 1)),F.pad(targ['labels'][on], (0, 1))  # one without area last
+        iou,nearest  = box_iou(regions, truth).max(1)
+        fg = iou >= .5
+        bg = ~fg & (iou < self.bg_iou[1]) & ~lies_on(regions, targ['boxes'][~on])
+        n_fg = min(round(self.n_regions*self.foreground), int(fg.sum()))
+        n_bg = min(self.n_regions - n_fg, int(bg.sum()))
+        lot  = torch.rand(len(regions), device=regions.device)
+        easy = iou < self.bg_iou[0]                                        # come after all others
+        at   = torch.cat([lot.masked_fill(~fg, 9).argsort()[:n_fg], (lot + easy).masked_fill(~bg, 9).argsort()[:n_bg]])
+        return regions[at],labels[nearest[at]]*fg[at],truth[nearest[at]]
+
+@register('detection', kw=dict(encoder='test_resnet', width=.06), n_params=134_690_729)
+def fast_rcnn(
+    n_out:int,
+    n_in:int=3,
+    width:float=1.,      # 1 = 64 to 512 channels in VGG16, 4096 in fc6 and fc7; with another `encoder` 1024 in these
+    pretrained=False,    # True: torchvision's VGG16, its classifier's layers as fc6 and fc7, or the weights of
+                         # `encoder`, whose BatchNorm is then fixed; or the path of a local state dict of either
+    encoder=None,        # None = VGG16, or what `create_encoder` takes
+    stride:int=16,       # of the map of `encoder`; 32: its last; 8 for small pictures
+    ps:float=.5,         # dropout after fc6 and fc7
+    **kwargs,            # of `FastRCNN`: `pool`, `min_score`, `max_dets`, `nms`, ...
+) -> FastRCNN:
+    "The Fast R-CNN of the paper (model L), on VGG16 or any encoder; it has as many parameters as the released net"
+    body,head,stats = map_and_head(encoder, pretrained, n_in, width, stride, ps)
+    net = FastRCNN(body, head, head[-3].out_features, n_out, **kwargs)
+    net.mean,net.std = stats['image_mean'],stats['image_std']
+    return net

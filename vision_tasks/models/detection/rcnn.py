@@ -1,0 +1,377 @@
+"""R-CNN: every proposed region is cut out, warped to one size and classified by a net of its own pass; linear SVMs tell
+the classes apart and ridge regression mends the boxes (Girshick et al., 2013, arXiv:1311.2524). Three stages: `forward`
+in training mode fine-tunes the net with a softmax; then `fit_stages` fits SVMs and boxes to its features. As in the
+released code:
+- The true boxes are among the regions, so that a picture without proposals teaches too.
+- Features are scaled to a mean norm of 20 for SVMs and boxes; the SVMs' bias counts 10, a positive 2.
+What differs:
+- AlexNet is torchvision's, without groups and local response normalisation.
+- Boxes are regressed from the features that the SVMs see, fc7; the paper's from pool5.
+- The second fit of the SVMs takes the hard negatives of all pictures at once; the released code adds them as they come.
+- The intercept of the box regression is free: features and targets are centred in its stead.
+- A score is the sigmoid of an SVM's margin, so that it lies in [0, 1]; their order, and AP, are those of the margins.
+- A region that lies by half of its area on an ignored object, and matches no true one, is no background."""
+from __future__ import annotations
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.ops import box_iou, roi_align
+from ..encoders import _read_weights, create_encoder
+from ..layers import conv_relu, scaled
+from ..registry import register
+from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .torchvision import _seeded
+
+__all__ = ['RCNN', 'rcnn', 'warp_regions', 'ridge_regression']
+
+# --- regions as pictures
+
+def warp_regions(
+    x:Tensor,        # (b, c, h, w)
+    rois:Tensor,     # (n, 5): index of the picture, x1 y1 x2 y2 in its pixels
+    crop:int,        # side in pixels of what comes out
+    context:int=0,   # pixels of that, on each side, that show what is around the region
+) -> Tensor:         # (n, c, crop, crop)
+    """The regions as pictures of one size, whatever their shape (appendix A). Enlarging interpolates; shrinking takes
+    means, so that nothing is aliased. What is half a pixel or more outside of the picture is 0: the mean colour, where
+    pictures are normalised"""
+    grow = context/(crop - 2*context)
+    wh   = rois[:,3:] - rois[:,1:3]
+    return roi_align(x, torch.cat([rois[:,:1], rois[:,1:3] - wh*grow, rois[:,3:] + wh*grow], 1), crop, aligned=True)
+
+def as_rois(regions:list[Tensor]) -> Tensor: # b times (n, 4) -> (all n, 5), the index of the picture in front
+    return torch.cat([F.pad(r, (1, 0), value=float(i)) for i,r in enumerate(regions)])
+
+def pick_windows(
+    labels:Tensor,   # (n,) of each window: 1.. object, 0 background, -1 neither
+    n_fg:int,        # objects, and
+    n_bg:int,        # background, at most
+) -> Tensor:         # (n,) bool
+    "Windows to learn from, drawn at random"
+    lot,keep = torch.rand(len(labels), device=labels.device),torch.zeros_like(labels, dtype=torch.bool)
+    for of,n in ((labels > 0, n_fg), (labels == 0, n_bg)):
+        keep[lot.masked_fill(~of, 2).argsort()[:min(n, int(of.sum()))]] = True
+    return keep
+
+def window_loss(net, x, regions:list[Tensor], labels:Tensor) -> Tensor:
+    "Cross entropy of `net.classifier` on the regions; 0 of fewer than two, which BatchNorm does not take"
+    if len(labels) < 2: return 0*sum(p.sum() for p in net.parameters())
+    return F.cross_entropy(net.classifier(net.features(x, regions)).float(), labels)
+
+# --- nets for them
+
+class AlexNet(nn.Module):
+    "(n, n_in, crop, crop) -> (n, d), the features fc7; torchvision's `alexnet`, by its names"
+    mean,std = (.485, .456, .406),(.229, .224, .225)
+    least = 63                          # pixels of a crop, for which a cell is left after three pools
+    def __init__(self,
+        n_in:int=3,
+        width:float=1.,   # 1 = 64 to 384 channels, 4096 in fc6 and fc7
+        ps:float=.5,      # dropout in front of these two
+    ):
+        super().__init__()
+        self.n_in,self.width,self.d = n_in,width,scaled(4096, width)
+        a,b,c,d = (scaled(o, width) for o in (64, 192, 384, 256))
+        def pool(): return nn.MaxPool2d(3, 2)
+        self.features = nn.Sequential(
+            *conv_relu(n_in, a, 11, stride=4, padding=2), pool(), *conv_relu(a, b, 5, padding=2), pool(),
+            *conv_relu(b, c, padding=1), *conv_relu(c, d, padding=1), *conv_relu(d, d, padding=1), pool())
+        self.classifier = nn.Sequential(
+            nn.Dropout(ps), nn.Linear(d*36, self.d),   nn.ReLU(inplace=True),
+            nn.Dropout(ps), nn.Linear(self.d, self.d), nn.ReLU(inplace=True))
+        for m in self.modules():
+            if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
+            nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
+            nn.init.zeros_(m.bias)
+
+    def forward(self, x:Tensor) -> Tensor:
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 6).flatten(1))
+
+    def load(self, pretrained:bool|str|Path):
+        "ImageNet's weights, or those of a file of torchvision's alexnet; False: leave everything as it is"
+        if pretrained is False: return
+        if self.width != 1:
+            raise ValueError(f"the weights are AlexNet's, of width=1; width={self.width} came: pass pretrained=False")
+        from timm.models import adapt_input_conv
+        try: sd = (get_model_weights('alexnet').DEFAULT.get_state_dict(progress=True, check_hash=True)
+                   if pretrained is True else _read_weights(Path(pretrained)))
+        except FileNotFoundError: raise
+        except OSError as e:
+            raise OSError(f"the weights of alexnet did not come ({e}); without a network, give `pretrained` the path "
+                          "of a local state dict of torchvision's alexnet") from e
+        own,first = self.state_dict(),'features.0.weight'
+        if first in sd and sd[first].shape[1:2] == (3,) != (self.n_in,):
+            sd = {**sd, first: adapt_input_conv(self.n_in, sd[first])}
+        bad = [k for k,v in own.items() if k not in sd or sd[k].shape != v.shape]
+        if bad: raise ValueError(f"{pretrained} does not hold the weights of torchvision's alexnet: {bad[0]} is "
+                                 "missing or of another shape; give the file of that net's state dict")
+        self.load_state_dict({k: sd[k] for k in own})
+
+class PooledEncoder(nn.Module):
+    "(n, n_in, crop, crop) -> (n, d): an encoder's last map, averaged"
+    def __init__(self, body):
+        super().__init__()
+        self.body,self.d,self.mean,self.std = body,body.channels[-1],body.mean,body.std
+    def forward(self, x:Tensor) -> Tensor: return self.body(x).mean((2, 3))
+
+def window_encoder(encoder, pretrained, n_in, crop, default=224) -> tuple[PooledEncoder,int]:
+    "The encoder under a mean, and the side of its windows: `crop`, or what it is made for"
+    enc  = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in, pyramid=False)
+    only = enc.input_size and enc.input_size[0]
+    if only and crop not in (None, only):
+        raise ValueError(f"{enc.name} takes pictures of {only} x {only} pixels only; {crop} came: leave it out")
+    return PooledEncoder(enc),crop or only or default
+
+def mean_std(encoder, n_in) -> tuple[list,list]:
+    "Of the `Normalize` that `encoder` wants, for `n_in` channels"
+    return tuple(list(o) if n_in == 3 else [sum(o)/3]*n_in for o in (encoder.mean, encoder.std))
+
+# --- what the later stages fit
+
+class _Rows:
+    "The rows with the highest keys among all that were added, `n` at most (while they come in, twice as many)"
+    def __init__(self, n): self.n,self.parts = n,[]
+
+    def add(self, keys, *rows):
+        if len(keys): self.parts.append([keys, *rows])
+        if sum(len(p[0]) for p in self.parts) > 2*self.n: self.cut()
+
+    def cut(self):
+        rows = [torch.cat(o) for o in zip(*self.parts)]
+        keep = rows[0].topk(min(self.n, len(rows[0]))).indices
+        self.parts = [[o[keep] for o in rows]]
+
+    def get(self) -> list[Tensor]:
+        if not self.parts: return []
+        self.cut()
+        return self.parts[0][1:]
+
+def linear_svm(pos:Tensor, neg:Tensor, C:float) -> tuple[Tensor,Tensor]: # (n, d), (m, d) -> (d,), ()
+    "Weights and bias of the SVM that the released code fits by liblinear"
+    from sklearn.svm import LinearSVC           # comes with fastai
+    svm = LinearSVC(C=C, loss='hinge', intercept_scaling=10, class_weight={1: 2}, max_iter=10_000, random_state=0)
+    svm.fit(torch.cat([pos, neg]).numpy(), [1]*len(pos) + [0]*len(neg))
+    return torch.from_numpy(svm.coef_[0]).float(),torch.tensor(svm.intercept_[0], dtype=torch.float)
+
+def ridge_regression(
+    x:Tensor,          # (n, d)
+    y:Tensor,          # (n, k)
+    ridge:float=1000., # counts the squares of the weights, but not the intercept's; above 0
+) -> tuple[Tensor,Tensor]: # (k, d) weights and (k,) intercept, float32
+    "Least squares with a penalty, in closed form"
+    x,y = x.double(),y.double()
+    mx,my = x.mean(0),y.mean(0)
+    x = x - mx
+    # (x'x + ridge)^-1 x' = x' (xx' + ridge)^-1; rows are fewer than the features of most nets, or about as many
+    w = torch.linalg.solve(x@x.T + ridge*torch.eye(len(x), dtype=x.dtype), y - my).T@x
+    return w.float(),(my - w@mx).float()
+
+@contextmanager
+def _evaluating(net):
+    "All modules of `net` in eval mode, and then as they were, each by itself"
+    modes = {m: m.training for m in net.modules()}
+    try: yield net.eval()
+    finally:
+        for m,t in modes.items(): m.training = t
+
+# --- the net
+
+class RCNN(Detector):
+    """A net for windows, and a classifier, SVMs and boxes on its features; they need `proposals`. Until `fit_stages`
+    has run, and as soon as the net has learnt on, regions score by the softmax and boxes are the proposals"""
+    needs_proposals = True
+    def __init__(self,
+        encoder:nn.Module,     # (n, c, crop, crop) -> (n, d) features
+        d:int,                 # features
+        n_out:int,             # classes without background
+        crop:int=227,          # side in pixels to which regions are warped
+        context:int=16,        # pixels of it, on each side, that show what is around the region
+        min_score:float=.05,   # detections that score less do not count
+        max_dets:int=100,      # a picture
+        nms:float=.3,          # IoU above which the worse of two boxes of a class goes
+        n_windows:tuple=(32, 96),  # of a batch to learn from, at most: objects (IoU of .5 or more) and background
+        chunk:int=128,         # windows in memory at a time, unless their gradients are wanted
+    ):
+        super().__init__()
+        if context < 0 or crop <= 2*context:
+            raise ValueError(f"a crop has context on both sides of the region; crop={crop} with context={context} "
+                             "leaves nothing of it: take less context")
+        if chunk < 1: raise ValueError(f"chunk is a number of windows, 1 or more, not {chunk}")
+        self.encoder,self.classifier = encoder,nn.Linear(d, n_out+1)
+        nn.init.normal_(self.classifier.weight, std=.01)
+        nn.init.zeros_(self.classifier.bias)
+        self.d,self.n_out,self.crop,self.context,self.n_windows,self.chunk = d,n_out,crop,context,n_windows,chunk
+        self.min_score,self.max_dets,self.nms = min_score,max_dets,nms
+        for k,n in (('svm', n_out), ('box', n_out*4)):
+            self.register_buffer(f'{k}_weight', torch.zeros(n, d))
+            self.register_buffer(f'{k}_bias', torch.zeros(n))
+        self.register_buffer('fitted', torch.tensor(False))     # whether these four are
+
+    def features(self, x, regions) -> Tensor: # b times (n, 4) -> (all n, d)
+        rois = as_rois(regions)
+        if not len(rois): return x.new_zeros(0, self.d)
+        some = rois.split(len(rois) if self.training else self.chunk)
+        return torch.cat([self.encoder(warp_regions(x, o, self.crop, self.context)) for o in some])
+
+    def losses_and_dets(self, x, targs, proposals):
+        proposals,size = check_proposals(x, proposals),x.shape[-2:]
+        if self.training:
+            self.fitted.fill_(False)                            # to features that are about to change
+            regions,labels = self.label_regions(proposals, targs)
+            keep = pick_windows(torch.cat(labels), *self.n_windows)
+            regions = [r[k] for r,k in zip(regions, keep.split([len(r) for r in regions]))]
+            return dict(classifier=window_loss(self, x, regions, torch.cat(labels)[keep])),None
+        regions,labels = (proposals, None) if targs is None else self.label_regions(proposals, targs)
+        found,logits = [],[]
+        for i,(r,p) in enumerate(zip(regions, proposals)):
+            feats = self.features(x[i:i+1], [r]).float()
+            logits.append(self.classifier(feats).float())
+            found.append(self.detect(feats[:len(p)], logits[-1][:len(p)], p, size))
+        dets = pad_dets(found, size, self.max_dets)
+        if targs is None: return None,dets
+        logits,labels = torch.cat(logits),torch.cat(labels)
+        with _seeded(x.device): keep = pick_windows(labels, *self.n_windows)
+        loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else 0*logits.sum()    # as in training
+        return dict(classifier=loss),dets
+
+    def label_regions(self, proposals, targs) -> tuple[list[Tensor],list[Tensor]]:
+        "Of each picture proposals and true boxes, (n, 4); their classes (n,), 0 = background, -1 = on an ignored one"
+        res = []
+        for p,t in zip(proposals, targs):
+            on  = t['labels'] > 0
+            r   = torch.cat([p, t['boxes'][on]])
+            iou,nearest = F.pad(box_iou(r, t['boxes'][on]), (0, 1)).max(1)       # with one that is nowhere
+            bg  = -lies_on(r, t['boxes'][~on]).long()
+            res.append((r, torch.where(iou >= .5, F.pad(t['labels'][on], (0, 1))[nearest], bg)))
+        return tuple(map(list, zip(*res)))
+
+    def detect(self, feats, logits, regions, size) -> dict[str,Tensor]: # (k, d), (k, n_out+1), (k, 4)
+        if not self.fitted:
+            return nms_dets(regions[:,None].expand(-1, self.n_out, -1), logits.softmax(1)[:,1:], size, self.min_score,
+                            self.nms, self.max_dets)
+        with torch.autocast(feats.device.type, enabled=False):     # 8 bits would make ties of margins
+            scores = F.linear(feats, self.svm_weight, self.svm_bias).sigmoid()
+            deltas = F.linear(feats, self.box_weight, self.box_bias).unflatten(1, (self.n_out, 4))
+        return nms_dets(decode_bboxes(deltas, regions[:,None]), scores, size, self.min_score, self.nms, self.max_dets)
+
+    # --- stages 2 and 3
+
+    @torch.no_grad()
+    def fit_stages(self,
+        batches:Iterable,        # of (x, bboxes, labels, proposals), as `forward` takes them; it is gone through twice
+        C:float=1e-3,            # of the SVMs
+        ridge:float=1000.,       # of the box regression
+        n_start:int=2000,        # windows, negative for some class, with which the SVMs begin
+        max_windows:int=2000,    # a class, of each kind: true boxes, hard negatives, pairs for the box regression.
+                                 # The hardest negatives are kept, of the others a random choice; while they come in,
+                                 # up to twice as many: 4 GB for 20 classes on AlexNet, if all of these are full
+        seed:int=0,              # of all choices
+    ) -> dict[str,list[int]]:    # by class, how many windows were fitted to: `positives`, `negatives` in the second
+                                 # round, the `hard` ones among these, and `pairs`
+        """Fit an SVM and a box regression a class to the features of the net as it is. A class without objects never
+        scores, and one warning names it; one without pairs keeps the proposals"""
+        if iter(batches) is batches:
+            raise ValueError("batches is gone through twice, which an iterator is not for; give a list or a DataLoader")
+        with _evaluating(self): return self._fit_stages(batches, C, ridge, n_start, max_windows, seed)
+
+    def _fit_stages(self, batches, C, ridge, n_start, max_windows, seed):
+        classes,gen = range(self.n_out),torch.Generator().manual_seed(seed)
+        pos,pairs,hard = ([_Rows(max_windows) for _ in classes] for _ in range(3))
+        start,norm,n = _Rows(n_start),0.,0
+        for feats,neg,true,pair,deltas in self.examples(batches):
+            lot  = torch.rand(len(feats), generator=gen)
+            norm,n = norm + feats.norm(dim=1).double().sum().item(),n + len(feats)
+            some = neg.any(1)
+            start.add(lot[some], feats[some], neg[some])
+            for c in classes:
+                for rows,k in ((pos, true == c+1), (pairs, pair == c+1)): rows[c].add(lot[k], feats[k], deltas[k])
+        if not norm: raise ValueError("no picture has an object or a proposal with features that are not all 0, so "
+                                      "there is nothing to fit; look at what `batches` gives, and whether the net "
+                                      "has learnt")
+        scale = 20*n/norm
+        pos,(start,is_neg) = [(o.get() or [None])[0] for o in pos],start.get() or (torch.zeros(0, self.d),)*2
+        missing = [c+1 for c in classes if pos[c] is None]
+        if missing: warnings.warn(f"no object of class {', '.join(map(str, missing))} came: a class without any is "
+                                  "never detected", stacklevel=4)
+        def svms(negs):
+            w,b = torch.zeros(self.n_out, self.d),torch.full((self.n_out,), -torch.inf)      # which never scores
+            for c in classes:
+                if pos[c] is None: continue
+                if not len(negs[c]): raise ValueError(f"no window is a negative for class {c+1}: each overlaps with an "
+                                                      "object of it by an IoU of .3 or more; give more proposals")
+                w[c],b[c] = linear_svm(scale*pos[c], scale*negs[c], C)
+            return scale*w,b
+        begin = [start[is_neg[:,c] > 0] for c in classes]
+        w,b = svms(begin)
+        for feats,neg,*_ in self.examples(batches):
+            margins = F.linear(feats, w, b)
+            for c in classes:
+                k = neg[:,c] & (margins[:,c] > -1)
+                hard[c].add(margins[k,c], feats[k])
+        # of the first ones those that are hard are among the hard ones, too
+        hard  = [(o.get() or [begin[0][:0]])[0] for o in hard]
+        negs  = [None if pos[c] is None else torch.cat([s[s@w[c] + b[c] <= -1], hard[c]]) for c,s in enumerate(begin)]
+        w,b   = svms(negs)
+        boxes = [self._fit_boxes(o.get(), scale, ridge) for o in pairs]
+        for buffer,o in ((self.svm_weight, w), (self.svm_bias, b), (self.box_weight, torch.cat([o for o,_ in boxes])),
+                         (self.box_bias, torch.cat([o for _,o in boxes])), (self.fitted, torch.tensor(True))):
+            buffer.copy_(o)
+        count = lambda rows: [0 if o is None else len(o) for o in rows]
+        return dict(positives=count(pos), negatives=count(negs), hard=count(hard),
+                    pairs=[len((o.get() or [()])[0]) for o in pairs])
+
+    def _fit_boxes(self, rows, scale, ridge):
+        if not rows: return torch.zeros(4, self.d),torch.zeros(4)
+        w,b = ridge_regression(scale*rows[0], rows[1], ridge)
+        return scale*w,b
+
+    def examples(self, batches) -> Iterator[tuple]:
+        """Of each picture, on the CPU, all windows' features (n, d); whether they are negatives for each class
+        (n, n_out); the class of which each is a true box (n,), 0 = none; the class whose boxes it helps to regress
+        (n,), and what to (n, 4)"""
+        device = self.svm_bias.device
+        for batch in batches:
+            x,bboxes,labels,proposals = (o.as_subclass(Tensor).to(device) for o in batch)
+            for i,(p,t) in enumerate(zip(check_proposals(x, proposals), self.make_targets(x, bboxes, labels))):
+                on = t['labels'] > 0
+                truth,classes = t['boxes'][on],t['labels'][on]
+                r   = torch.cat([p, truth])
+                iou = box_iou(r, truth)
+                by_class = iou.new_zeros(len(r), self.n_out).scatter_reduce(1, (classes-1).expand_as(iou), iou, 'amax')
+                neg = (by_class < .3) & ~lies_on(r, t['boxes'][~on])[:,None]
+                (true,pair),deltas = torch.zeros(2, len(r), dtype=torch.long, device=device),torch.zeros_like(r)
+                true[len(p):] = classes
+                if len(p) and len(truth):
+                    best,nearest = iou[:len(p)].max(1)
+                    pair[:len(p)] = classes[nearest]*(best > .6)
+                    deltas[:len(p)] = encode_bboxes(truth[nearest], p)
+                feats = self.features(x[i:i+1], [r]).float()
+                yield tuple(o.cpu() for o in (feats, neg, true, pair, deltas))
+
+@register('detection', kw=dict(encoder='test_resnet', crop=48, context=4), n_params=57_089_877)
+def rcnn(
+    n_out:int,
+    n_in:int=3,
+    width:float=1.,      # 1 = AlexNet's 64 to 384 channels, and 4096 in fc6 and fc7
+    pretrained=False,    # True: torchvision's weights of ImageNet, or the path of a local state dict; of AlexNet or of
+                         # `encoder`. BatchNorm learns on: it sees a batch of many windows
+    encoder=None,        # None = AlexNet, or what `create_encoder` takes: its last map is averaged
+    crop:int=None,       # side in pixels to which regions are warped; None: 227 for AlexNet, else 224, or what
+                         # `encoder` is made for
+    context:int=16,      # pixels of it, on each side, that show what is around the region
+    **kwargs,            # of `RCNN`: `min_score`, `max_dets`, `nms`, `n_windows`, `chunk`
+) -> RCNN:
+    "The R-CNN of the paper, on AlexNet or any encoder"
+    if encoder is None:
+        body,crop = AlexNet(n_in, width),crop or 227
+        if crop < body.least: raise ValueError(f"AlexNet takes crops of {body.least} pixels or more, not {crop}")
+        body.load(pretrained == 'encoder' or pretrained)
+    else: body,crop = window_encoder(encoder, pretrained, n_in, crop)
+    net = RCNN(body, body.d, n_out, crop, context, **kwargs)
+    net.mean,net.std = mean_std(body, n_in)
+    return net
