@@ -499,11 +499,12 @@ class MeanAP(Metric):
         return not learn.create_mbar or (learn.epoch+1)%self.every == 0 or learn.epoch == learn.n_epoch-1
     def accumulate(self, learn):
         if not self._due(learn): return
-        dets  = learn.probabilities(to_detach(learn.pred))
+        dets  = learn.probabilities(to_detach(learn.pred, cpu=False, gather=False))
+        if self.iou_type == 'bbox': dets = dets[...,:6]   # without masks, which would be pasted in vain
         items = learn.items_of_batch(len(self.annotations), len(dets))
         self.annotations += items
         self.predictions += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
-        self.vocab = list(learn.dls.vocab)
+        self.vocab = tuple(learn.dls.vocab)   # a list would be what several processes join
     @property
     def value(self):
         if not self.annotations: return float('nan')

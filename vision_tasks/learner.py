@@ -10,7 +10,7 @@ from fastcore.foundation import L
 from fastai.callback.all import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, replacing_yield
-from fastai.torch_core import apply_init, params
+from fastai.torch_core import apply_init, num_distrib, params, to_detach
 from fastai.vision.augment import Resize, ResizeMethod
 from fastai.vision.core import TensorImage
 from fastai.vision.learner import create_head
@@ -19,6 +19,7 @@ from .data.annotation import Annotation, AnnotationError, vocab_of
 from .data.blocks import FileImage, check_labels, clip_objects
 from .data.image import image_size
 from .data.transforms import FitView, JointTransform, View
+from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder
@@ -149,6 +150,7 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 class _Stream(Callback):
     "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored pictures"
     order = 65   # after mixed precision made the predictions float32
+    every_process = True   # answers for all pictures, so that one may ask alone
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def __call__(self, event_name):
         if event_name == 'after_pred': self.after_pred()   # fastai's own would bury the message of an error
@@ -192,6 +194,32 @@ class TaskLearner(Learner):
         "fastai's `fine_tune`; `lr_mult` None = the task's own, for an encoder may have to learn more than new names"
         lr_mult = self.lr_mult if lr_mult is None else lr_mult
         Learner.fine_tune(self, epochs, base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, **kwargs)
+
+    def distrib_ctx(self, sync_bn:bool=True, in_notebook:bool=False, **kwargs):
+        """A while in which the learner trains, validates and predicts in the processes that `torchrun` or `accelerate
+        launch` started: `with learn.distrib_ctx(): learn.fine_tune(5)`. `sync_bn`: on GPUs, BatchNorm's statistics are
+        over the batches of all; `in_notebook` is fastai's and changes nothing; `kwargs` are accelerate's"""
+        return in_processes(self, sync_bn, **kwargs)
+
+    def _do_fit(self, *args):
+        if num_distrib() > 1 and not hasattr(self, 'distributed'):
+            raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
+                               "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
+        return super()._do_fit(*args)
+
+    def to_detach(self, b, cpu=True, gather=True):
+        "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"
+        return to_detach(b, cpu, gather=False)
+
+    def get_preds(self, ds_idx:int=1, dl=None, *, reorder:bool=True, **kwargs):
+        "fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set"
+        # each process shuffles in its own way, and would bring back its own order
+        if reorder and getattr(dl, 'shuffle', False) and hasattr(self, 'distributed'): dl = dl.new(shuffle=False)
+        return super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
+
+    def export(self, *args, **kwargs):
+        "fastai's `export`; the processes that trained it do not go along"
+        with self.removed_cbs(self._grab_cbs(Distributed)): Learner.export(self, *args, **kwargs)
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.

@@ -5,7 +5,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from fastai.learner import Metric
-from fastai.torch_core import to_detach
 from .data.annotation import AnnotationError
 from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .data.masks import VOID
@@ -61,8 +60,7 @@ class _Multilabel(Metric):
     def name(self): return self._name or f'{self.prefix}_{self.average}'
     def _probs(self, learn):
         act = getattr(learn.loss_func, 'activation', torch.sigmoid)
-        y = to_detach(learn.y, cpu=False).as_subclass(Tensor)
-        return act(to_detach(learn.pred, cpu=False).as_subclass(Tensor).float()),y
+        return act(learn.pred.detach().as_subclass(Tensor).float()),learn.y.as_subclass(Tensor)
 
 class MultilabelAP(_Multilabel):
     """Average precision over the whole data set: 'macro' = mAP, the mean over the classes that have positives;
@@ -204,7 +202,7 @@ class _Localized(Metric):
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
         self.n += len(items)
-        probs = learn.probabilities(to_detach(learn.pred))
+        probs = learn.probabilities(learn.pred.detach())
         right,iou = localized(items, learn.to_annotations(probs, [(a.path, a.size) for a in items], None))
         self.right.append(right); self.ious.append(iou)
 
@@ -313,8 +311,7 @@ def _batch_counts(learn):
         n,(h,w) = pred.shape[1],y.shape[-2:]
         said = pred.detach().as_subclass(Tensor).max(1).indices   # on a CPU four times faster than argmax(1)
         m = max((h-pred.shape[-2])//2, 0)                         # a net without padding answers for the centre
-        counts = to_detach(confusion_counts(said, y[..., m:h-m, m:w-m], n), cpu=False)   # one under the other, of all
-        pred._confusion = y,counts.view(-1, n, n).sum(0)                                 # processes
+        pred._confusion = y,confusion_counts(said, y[..., m:h-m, m:w-m], n)
     return pred._confusion[1]
 
 class MeanIoU(_Confusion):
