@@ -35,6 +35,12 @@ def points_csv(shapes):
 
 def boxes_csv(shapes): return [csv(write_df(shapes, shapes[0].path.parent), shapes, 'boxes')]
 
+def masks_json(shapes):
+    "The shapes with their masks, as COCO has them"
+    file = shapes[0].path.parent/'masks.json'
+    write_coco([replace(a, points=None, visible=None) for a in shapes], file)
+    return [file]
+
 def mask_folders(shapes):
     "Folders of pictures and masks, and the names of the classes"
     return [shapes[0].path.parent, shapes[0].mask.parent, ','.join(SHAPE_CODES)]
@@ -44,7 +50,9 @@ TINY = {'train_multilabel':   (SMALL, labels_csv),
         'train_keypoint':     (SMALL, points_csv),
         'train_localization': (SMALL, boxes_csv),
         'train_segmentation': (['--encoder', *SMALL[1:]], mask_folders),
-        'train_detection':    (['--encoder', *SMALL[1:]], boxes_csv)}
+        'train_detection':    (['--encoder', *SMALL[1:]], boxes_csv),
+        'train_instance':     (['--encoder', *SMALL[1:], '--width', '.125'], masks_json),
+        'train_distributed':  (['--encoder', *SMALL[1:]], boxes_csv)}   # alone; in two processes in test_distributed
 
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_is_under_40_lines_and_has_a_main_guard(example):

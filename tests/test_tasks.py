@@ -10,6 +10,7 @@ from torch import Tensor
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_FLIP_PAIRS, SHAPE_POINTS
 from vision_tasks.detection import detection_dls, detection_learner
+from vision_tasks.instance import instance_dls, instance_learner
 from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
 from vision_tasks.learner import TaskLearner
 from vision_tasks.localization import largest_object, localization_dls, localization_learner
@@ -46,6 +47,14 @@ def boxed(shapes):
     "The shapes' boxes alone"
     return [Annotation(a.path, a.size, a.labels, a.bboxes) for a in shapes]
 
+def outlined(shapes):
+    "The shapes' boxes and masks alone"
+    return [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks) for a in shapes]
+
+# fewer regions than torchvision looks at, which its nets for 800 pixels have to spare
+SMALL_RCNN = dict(width=.125, rpn_pre_nms_top_n_train=60, rpn_post_nms_top_n_train=12, rpn_pre_nms_top_n_test=60,
+                  rpn_post_nms_top_n_test=12, box_batch_size_per_image=8, max_dets=10)
+
 def pointed(shapes):
     "The shapes one by one, with their points; and pictures of none, whose points are not marked"
     one = [replace(a, bboxes=None, labels=[], masks=None, mask=None, points=a.points[0], visible=None)
@@ -65,6 +74,9 @@ TASKS = [
          dict(thresh="nothing to compare thresh with", tune="no threshold to tune"), epochs=8),
     Task('detection', detection_dls, detection_learner, 'map', boxed, lambda a: len(a.labels),
          options=dict(arch='ssdlite', encoder='test_resnet'), raises=dict(tta="have no average"), still=.2, epochs=15),
+    Task('instance', instance_dls, instance_learner, 'map_segm', outlined, lambda a: len(a.labels),
+         options=dict(arch='mask_rcnn', encoder='test_resnet', arch_kwargs=SMALL_RCNN),
+         raises=dict(tta="have no average"), still=.6, epochs=6),
 ]
 
 @pytest.fixture(scope='module', params=TASKS, ids=repr)
@@ -162,7 +174,7 @@ def test_get_preds_with_everything(task, learn):
     n = len(learn.dls.valid_ds)
     x,p,t,d,l = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
     assert {len(o) for k in (x, p, t, d, l) for o in tuplify(k)} == {n} and l.isfinite().all()
-    one = learn.dls.valid.new(bs=1) if task.name == 'detection' else None     # whose loss is a mean over objects
+    one = learn.dls.valid.new(bs=1) if task.name in ('detection', 'instance') else None  # whose loss is over objects
     assert l.mean().item() == pytest.approx(learn.validate(dl=one)[0], rel=1e-3)
 
 def test_predict_takes_every_kind_of_picture(task, learn, anns):

@@ -6,13 +6,17 @@ from .data.coco import *
 from .data.image import *
 from .data.masks import *
 from .data.points import *
+from .data.proposals import *
 from .data.synthetic import *
 from .data.table import *
 from .data.transforms import *
+from .data.via import *
 from .data.voc import *
 from .data.yolo import *
 from .detection_metrics import *
 from .detection import *
+from .distributed import *
+from .instance import *
 from .keypoint import *
 from .learner import *
 from .localization import *
@@ -27,6 +31,7 @@ from .multilabel import *
 from .ops.boxes import *
 from .ops.crf import *
 from .ops.masks import *
+from .ops.proposals import *
 from .segmentation import *
 from .show import *
 from .thresholds import *

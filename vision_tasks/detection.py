@@ -6,14 +6,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from fastcore.basics import PrettyString
+from fastcore.basics import PrettyString, detuplify, tuplify
+from fastcore.foundation import L
 from fastai.callback.mixup import MixHandler
+from fastai.callback.schedule import LRFinder
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from .data.annotation import Annotation
-from .data.blocks import AnnotationSplitter, FileImageBlock, ObjectBlock, annotation_of, object_bboxes, path_of
+from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes,
+                          path_of)
+from .data.proposals import Proposals
 from .data.transforms import FitView, JitterView, JointTransform, LightJitter
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import TaskLearner, check_data, check_vocab, clipped, make_learner, picture_of, task_dls
@@ -31,13 +35,24 @@ def detection_block(
     splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
     item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips; pads to the shape otherwise
     batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
+    proposals=None,   # for nets that do not find their own: a method of `Proposals`, one of these, or another callable
+                      # picture -> (k, 4) boxes in pixels of the file
 ) -> DataBlock:
-    """Picture in; out (n, 4) boxes in pixels of the network's input and (n,) ids, 0 = padding, -1 = to be ignored. Its
-    source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
+    """Picture in, with `proposals` (k, 4) boxes beside it; out (n, 4) boxes in pixels of the network's input and (n,)
+    ids, 0 = padding, -1 = to be ignored. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then
+    `vocab`"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
-    return DataBlock((FileImageBlock, *ObjectBlock(vocab)), n_inp=1, get_x=path_of, get_y=[annotation_of]*2,
-                     dl_type=DetectionDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
-                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+    inputs = [FileImageBlock]
+    if proposals is not None: inputs.append(ProposalsBlock(_proposals(proposals)))
+    return DataBlock((*inputs, *ObjectBlock(vocab)), n_inp=len(inputs), get_x=[path_of]*len(inputs),
+                     get_y=[annotation_of]*2, dl_type=DetectionDL, splitter=splitter or AnnotationSplitter(),
+                     item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+
+def _proposals(o):
+    if isinstance(o, str): return Proposals(o)
+    if callable(o): return o
+    raise TypeError("proposals is a method's name, as 'selective_search', a `Proposals`, or a callable picture -> "
+                    f"(k, 4) boxes, not {type(o).__name__}")
 
 def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) where there is nothing
@@ -48,6 +63,7 @@ def detection_dls(
     seed:int=42,          # of that split
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
+    proposals=None,       # for nets that do not find their own, as `detection_block` takes them; found now, and kept
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `detection_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures, boxes and ids. Boxes are clipped to the picture; what has no area in it goes, and one
@@ -58,8 +74,11 @@ def detection_dls(
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
-    block = detection_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    if proposals is not None: proposals = _proposals(proposals)
+    block = detection_block(vocab, splitter=splitter, proposals=proposals, **block_kwargs)
+    dls = task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
+    return dls
 
 def detection_learner(
     dls:DataLoaders,       # of `detection_dls`
@@ -77,23 +96,28 @@ def detection_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> DetectionLearner:
     "A `DetectionLearner`; the encoder is frozen at first where anything is pretrained"
-    model = _detector(arch, encoder, n_out or len(dls.vocab)-1, pretrained, dict(arch_kwargs or {}), dls)
+    model = make_detector('detection', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP()] if metrics is None else metrics
     return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
                         pretrained is not False, **learner_kwargs)
 
-def _detector(arch, encoder, n_out, pretrained, kw, dls):
+DEFAULTS = dict(detection=('fasterrcnn_resnet50_fpn_v2', 'faster_rcnn'),   # by itself, and with an `encoder`
+                instance=('maskrcnn_resnet50_fpn_v2', 'mask_rcnn'))
+
+def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> Detector:
+    "The net of a learner of `task`; `ValueError` where it is one of the other task"
+    kw = dict(arch_kwargs or {})
     if isinstance(arch, nn.Module): model = arch
     else:
         if encoder is not None: kw['encoder'] = encoder
-        arch = arch or ('fasterrcnn_resnet50_fpn_v2' if encoder is None else 'faster_rcnn')
+        arch = arch or DEFAULTS[task][encoder is not None]
         name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
         theirs = getattr(arch, '__module__', '').startswith('torchvision.')
         known  = isinstance(arch, str) or theirs or getattr(arch, '__module__', '').startswith(__package__)
         if not known and not callable(arch): raise TypeError(
-            f"arch is a name, a builder or a Detector, not {type(arch).__name__}; names: list_archs('detection')")
+            f"arch is a name, a builder or a Detector, not {type(arch).__name__}; names: list_archs({task!r})")
         build = arch
-        if isinstance(arch, str) and 'keypointrcnn' not in arch: build = get_arch(arch, 'detection')
+        if isinstance(arch, str) and 'keypointrcnn' not in arch: build = get_arch(arch, task)
         elif isinstance(arch, str) or theirs: build = partial(torchvision_detector, arch)   # or says why not
         # anchors and maps are made for the size of the pictures
         sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
@@ -102,18 +126,33 @@ def _detector(arch, encoder, n_out, pretrained, kw, dls):
         except TypeError as e:
             if 'unexpected keyword' not in str(e): raise
             raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
-    if isinstance(model, Detector): return model
-    raise TypeError(f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
-                    f"{type(model).__name__}; subclass vision_tasks.models.detection.Detector")
+    if not isinstance(model, Detector): raise TypeError(
+        f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
+        f"{type(model).__name__}; subclass vision_tasks.models.detection.Detector")
+    if model.needs_proposals != (dls.n_inp > 1): raise ValueError(
+        "this net does not find its own proposals: make the DataLoaders with `detection_dls(..., "
+        "proposals='selective_search')`" if model.needs_proposals else
+        "this net finds its own proposals: make the DataLoaders without `proposals`")
+    if model.has_masks != (task == 'instance'): raise ValueError(
+        "this net learns masks besides boxes: train it with `instance_dls` and `instance_learner`" if model.has_masks
+        else "this net finds boxes, but no masks: take one of `list_archs('instance')`, or `detection_learner`")
+    return model
+
+class _Batches:
+    "(x, bboxes, labels, proposals) of all batches of `dl`, as often as one asks"
+    def __init__(self, dl): self.dl = dl
+    def __iter__(self):
+        for x,*proposals,bboxes,labels in self.dl: yield x,bboxes,labels,*(proposals or [None])
 
 class _Detections(Metric):
     "Collects truth and answers in pixels of the files; detections of any score"
     name = 'detections'
     def reset(self): self.truth,self.said = [],[]
     def accumulate(self, learn):
-        items = learn.items_of_batch(len(self.truth), len(learn.pred))
+        dets  = learn.probabilities(learn.pred)
+        items = learn.items_of_batch(len(self.truth), len(dets))
         self.truth += items
-        self.said  += learn.to_annotations(learn.pred, [(a.path, a.size) for a in items], 0.)
+        self.said  += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
     @property
     def value(self): return 0.
 
@@ -129,8 +168,31 @@ class DetectionLearner(TaskLearner):
                                     "it out; JointTransform and `batch_tfms` augment detection")
         return super()._do_fit(*args)
 
+    def fit(self, n_epoch, *args, cbs=None, **kwargs):
+        "fastai's `fit`; then `fit_stages`, where the net has such and neither `lr_find` nor `fine_tune` asks"
+        super().fit(n_epoch, *args, cbs=cbs, **kwargs)
+        if not self.in_stages and not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
+
+    def fine_tune(self, *args, **kwargs):
+        "`TaskLearner.fine_tune`; then, once, `fit_stages`"
+        self.in_stages = True
+        try: super().fine_tune(*args, **kwargs)
+        finally: self.in_stages = False
+        self.fit_stages()
+
+    in_stages = False   # whether more training follows
+
+    def fit_stages(self):
+        "What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation"
+        fit = getattr(self.model, 'fit_stages', None)
+        if fit is None: return
+        self.model.eval()
+        fit(_Batches(self.whole_dl(0)))
+        if hasattr(self, 'distributed'): self.distributed.same_buffers(self.model)
+
     def _do_one_batch(self):
-        out = self.model(*self.xb, *self.yb)
+        x,*proposals = self.xb
+        out = self.model(x, *self.yb, **({'proposals': proposals[0]} if proposals else {}))
         if self.training or len(self.yb): parts = out if self.training else out[0]
         # in training there are no detections: `pred` is then the losses, by the order of their names
         if self.training: self.pred = torch.stack([parts[k].detach().float().mean() for k in sorted(parts)])
@@ -157,13 +219,18 @@ class DetectionLearner(TaskLearner):
         dets = dets.as_subclass(Tensor).float().cpu()
         on,vocab,res = above(dets, self._check_thresh(thresh)),list(self.dls.vocab),[]
         for (path,size),d,keep in zip(pictures, dets, on):
-            d,hi = d[keep],torch.tensor([*size]*2)
-            b = self.valid_view(size).undo_bboxes(d[:,:4].double()).clamp(min=0).minimum(hi)
+            d,hi  = d[keep],torch.tensor([*size]*2)
+            whole = self.valid_view(size).undo_bboxes(d[:,:4].double())
+            b = whole.clamp(min=0).minimum(hi)
             inside = (b[:,2:] > b[:,:2]).all(1)
-            b,d = b[inside],d[inside]
+            b,d,whole = b[inside],d[inside],whole[inside]
             res.append(Annotation(path, size, [vocab[i] for i in d[:,5].int().tolist()], b.float().numpy(),
-                                  scores=d[:,4].numpy()))
+                                  scores=d[:,4].numpy(), masks=self.masks_of(d, whole, size)))
         return res
+
+    def masks_of(self, dets, bboxes, size):
+        "The masks of a picture's detections, whose `bboxes` may reach out of it; `None` where there are no masks"
+        return None
 
     def _check_thresh(self, thresh) -> Tensor:
         t,n = torch.as_tensor(np.asarray(thresh, dtype=np.float32)),len(self.dls.vocab)-1
@@ -175,8 +242,10 @@ class DetectionLearner(TaskLearner):
         "The `Annotation`; the detections (k, 6) that count, in pixels of the network's input; and all (max_dets, 6)"
         dl = self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
         inp,dets,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
-        res = self.to_annotations(dets, [picture_of(item)], None)[0],dec[0][dec[0][:,5] > 0],dets[0]
-        return ((inp[0],) if with_input else ()) + res
+        said,on = self.to_annotations(self.probabilities(dets), [picture_of(item)], None)[0],tuplify(dec)[0][0][:,5] > 0
+        dec  = detuplify(tuple(o[0][on] for o in tuplify(dec)))
+        dets = detuplify(tuple(o[0] for o in tuplify(dets)))
+        return ((tuplify(inp)[0][0],) if with_input else ()) + (said,dec,dets)
 
     def mirror_back(self, probs):
         raise ValueError("boxes of a picture and of its mirror image have no average; leave tta out")
@@ -210,12 +279,16 @@ class DetectionLearner(TaskLearner):
         "The loss; then COCO's figures, in pixels of the files; then further metrics of the learner's own"
         own = [m for m in self.metrics if not isinstance(m, MeanAP)]
         truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
-        return {'valid_loss': loss, **coco_ap(truth, said, self.dls.vocab[1:]), **{m.name: v for m,v in zip(own, rest)}}
+        return {'valid_loss': loss, **self.coco_scores(truth, said), **{m.name: v for m,v in zip(own, rest)}}
+
+    def coco_scores(self, truth, said, per_class:bool=False):
+        "COCO's figures of `said`, as of `coco_ap`"
+        return coco_ap(truth, said, self.dls.vocab[1:], per_class=per_class)
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         "For each class: objects of it, AP, AP50, AP75 and AR, as COCO counts them"
         truth,said,*_ = self.in_files(ds_idx, dl)
-        return coco_ap(truth, said, self.dls.vocab[1:], per_class=True)
+        return self.coco_scores(truth, said, per_class=True)
 
     def tune_threshold(self, score:str='fbeta', per_class:bool=False, ds_idx:int=1, dl=None, beta:float=1.,
                        iou:float=.5):

@@ -417,8 +417,11 @@ class DetectionLoss:
         return loss.view(1)
 
     def activation(self, dets): return dets
-    def decodes(self, dets):    # (..., 6) -> (..., 6)
+    def decodes(self, dets):    # (..., 6) -> (..., 6); or with the masks, ((..., 6), (..., m, m)) -> the same
         "`dets` with zeros in the rows that do not count"
+        if isinstance(dets, tuple):
+            on = above(dets[0], self.thresh)[...,None]
+            return dets[0]*on,dets[1]*on[...,None]
         return dets*above(dets, self.thresh)[...,None]
 
 def above(

@@ -13,15 +13,16 @@ from fastai.data.core import TfmdDL
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
-from .data.blocks import NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet, PixelBBox, label_set, point_pairs
+from .data.blocks import (NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet, PixelBBox, RegionProposals, label_set,
+                          point_pairs)
 from .data.image import read_image
 from .data.masks import decode_class_mask
 from .ops.boxes import paired_iou
-from .ops.masks import decode_mask
+from .ops.masks import decode_mask, paste_rle
 
 __all__ = ['palette', 'show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'LocalizationDL',
-           'SegmentationDL', 'DetectionDL', 'plot_confusion', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED',
-           'FALSE']
+           'SegmentationDL', 'DetectionDL', 'InstanceDL', 'plot_confusion', 'paint_classes', 'draw_points', 'RIGHT',
+           'MISSED', 'FALSE']
 
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a label that was found, missed, or made up
 LEGEND = 'green: found · orange, in brackets: missed · red, with +: not there'
@@ -72,10 +73,19 @@ def _figsize(size, width=4.):
     return width,min(max(width*size[1]/size[0], 1.5), 8.) + .3
 
 def _overlay(image, masks, alpha):
-    "`image` with every (mask, colour) laid over it"
-    out = image.astype(np.float32)
-    for m,c in masks: out[m] = (1-alpha)*out[m] + alpha*255*np.asarray(c)
+    "`image` with every (mask, colour) laid over it, its outline inside the mask without `alpha`"
+    out,thick = image.astype(np.float32),max(1, round(max(image.shape[:2])/250))
+    for m,c in masks:
+        out[m] = (1-alpha)*out[m] + alpha*255*np.asarray(c)
+        out[m & ~_eroded(m, thick)] = 255*np.asarray(c)
     return out.clip(0, 255).astype(np.uint8)
+
+def _eroded(m, n):
+    "The mask `m` without its outermost `n` pixels"
+    for _ in range(n):
+        p = np.pad(m, 1)
+        m = m & p[:-2,1:-1] & p[2:,1:-1] & p[1:-1,:-2] & p[1:-1,2:]
+    return m
 
 def paint_classes(
     image,      # (h, w, 3) uint8
@@ -354,7 +364,11 @@ def _centred(p, hw):
     return res
 
 class DetectionDL(_TaskDL):
-    "Draws pictures with the boxes and labels of their objects; results with the truth dashed"
+    "Draws pictures with the boxes, labels and masks, if any, of their objects; results with the truth dashed"
+    def decode_batch(self, b, max_n=9, full=True):
+        "fastai's `decode_batch` without the proposals, which are too many to be looked at"
+        return [tuple(o for o in s if not isinstance(o, RegionProposals)) for s in super().decode_batch(b, max_n, full)]
+
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
         """Draw `max_n` pictures of a batch, what is to be ignored in grey; `unique`: one picture again and again, so
         that one sees the augmentation"""
@@ -364,10 +378,10 @@ class DetectionDL(_TaskDL):
         items,vocab = self.decode_batch(b, max_n),list(self.vocab)
         colour = dict(zip(vocab[1:], palette(len(vocab)-1)))
         _,axs = _grid(len(items), ncols or min(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.6)
-        for ax,(x,bboxes,names) in zip(axs, items):
-            ax.imshow(_hwc(x))
-            real = [(o, n) for o,n in zip(bboxes.tolist(), names) if n != NO_OBJECT]     # the rest is padding
-            for o,n in real: _draw_bbox(ax, o, n, colour.get(n, 'grey'), dashed=n not in colour)
+        for ax,(x,*objects) in zip(axs, items):
+            real = _real(*objects)
+            _draw_masks(ax, x, real, colour)
+            for o,n,*_ in real: _draw_bbox(ax, o, n, colour.get(n, 'grey'), dashed=n not in colour)
             if not real: _write_below(ax, [('no object', 'grey')])
 
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
@@ -378,14 +392,72 @@ class DetectionDL(_TaskDL):
         _detection_results(self.decode_batch(b, max_n), said, losses, ncols)
 
     def _pre_show_batch(self, b, max_n=9):
-        if len(b) == 2:        # `Interpretation` decodes detections as if they were targets
-            x,d = b
-            b = x,PixelBBox(d[...,:4].as_subclass(Tensor)),BBoxLabels(d[...,5].as_subclass(Tensor).long())
+        if getattr(b[1], 'shape', (4,))[-1] == 6:   # `Interpretation` decodes detections as if they were targets
+            x,d,*masks = (o.as_subclass(Tensor) if i else o for i,o in enumerate(b))
+            b = x,PixelBBox(d[...,:4]),BBoxLabels(d[...,5].long()),*masks
         x,y,its = super()._pre_show_batch(b, max_n)
         return x,ObjectsTarget(y),its
 
 class ObjectsTarget(tuple):
     "Boxes and ids of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
+
+def _real(bboxes, names, *more):
+    "[(box, name, ...)] of what is no padding, on the CPU"
+    return [tuple(o.as_subclass(Tensor).cpu() if isinstance(o, Tensor) else o for o in row)
+            for row in zip(bboxes, names, *more) if row[1] != NO_OBJECT]
+
+def _draw_masks(ax, x, objects, colour, alpha=.45):
+    "The picture `x` under the masks of `objects`, (box, name, mask) each, where they have any"
+    masks = [(o[2].bool().numpy(), colour.get(o[1], (.5, .5, .5))) for o in objects if len(o) > 2]
+    ax.imshow(_overlay(_hwc(x), masks, alpha))
+
+class InstanceDL(DetectionDL):
+    "Draws pictures under the masks of their objects, with boxes and labels; results as pairs, truth and prediction"
+    def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        """Draw `max_n` pictures of batch `b`, each with its truth, names of what was missed in brackets, and, beside
+        it, what was found: `out`, detections (n, k, 6), those with label 0 left out, and masks (n, k, m, m); a red name
+        is a wrong one (mask IoU .5)"""
+        dets,masks = (o.as_subclass(Tensor).cpu() for o in out)
+        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
+                for d,m in zip(dets, masks)]
+        _instance_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
+
+    def _pre_show_batch(self, b, max_n=9):
+        x,y,its = super()._pre_show_batch(b, max_n)
+        return x,InstancesTarget(y),its
+
+class InstancesTarget(tuple):
+    "Boxes, ids and masks of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
+
+def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
+    """Pictures with their truth, `samples` of (picture, boxes, names, masks), beside `answers` of (boxes, names, (k, m,
+    m) probabilities, scores) in the same pixels, the best first; a name that is `NO_OBJECT` is padding"""
+    h,w = samples[0][0].shape[-2:]
+    colour = dict(zip(vocab, palette(len(vocab))))
+    _,axs = _grid(2*len(samples), 2*(ncols or min(len(samples), 2)), aspect=h/w, width=3.2)
+    for i,((x,*objects),answer) in enumerate(zip(samples, answers)):
+        truth = _real(*objects)
+        paste = lambda m, b: torch.from_numpy(decode_mask(*paste_rle(m[None].numpy(), b[None].numpy(), (w, h)), (w, h)))
+        found = [(b, n, paste(m, b), s) for b,n,m,s in _real(*answer)]
+        right,missed = _matched(truth, found)
+        for ax,objects in ((axs[2*i], truth), (axs[2*i+1], found)): _draw_masks(ax, x, objects, colour)
+        for j,(b,n,_) in enumerate(truth):
+            _draw_bbox(axs[2*i], b.tolist(), f'({n})' if j in missed else n, colour.get(n, 'grey'), n not in colour)
+        for (b,n,_,s),ok in zip(found, right):
+            _draw_bbox(axs[2*i+1], b.tolist(), f'{n} {s:.2f}', colour[n] if ok else FALSE)
+        axs[2*i].set_title('truth' if losses is None else f'truth, loss {float(losses[i]):.2f}', fontsize=8)
+        axs[2*i+1].set_title(f'{sum(right)} right, {len(found)-sum(right)} wrong, {len(missed)} missed', fontsize=8)
+
+def _matched(truth, found, iou=.5):
+    "Whether each of `found` has the name of a truth that no better one has, and mask IoU `iou` with it; truths missed"
+    free,right = [j for j,o in enumerate(truth) if o[1] != 'ignored'],[]
+    for _,n,m,_ in found:
+        ious = [((m & t).sum()/(m | t).sum().clamp(min=1), j) for j in free
+                if truth[j][1] == n and (t := truth[j][2].bool()) is not None]
+        best,j = max(ious, default=(0., None))
+        right.append(bool(best >= iou))
+        if right[-1]: free.remove(j)
+    return right,free
 
 def _detection_results(samples, answers, losses=None, ncols=None):
     """Pictures with their truth, `samples` of (picture, boxes, names), and `answers` of (boxes, names, scores) in the
@@ -484,6 +556,14 @@ def _plot_top_detection_losses(x:TensorImage, y:ObjectsTarget, samples, outs, ra
     "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
     said = [(b.as_subclass(Tensor).cpu(), n, d[:,4].tolist()) for (b,n),d in zip(outs, raws)]
     _detection_results(samples, said, losses, ncols)
+
+@plot_top_losses.dispatch
+def _plot_top_instance_losses(x:TensorImage, y:InstancesTarget, samples, outs, raws, losses, nrows=None, ncols=None,
+                              figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    said = [(*o, d[:,4].tolist()) for o,d in zip(outs, raws[0])]
+    names = {n for _,_,o,_ in samples for n in o} | {n for _,o,_,_ in said for n in o}
+    _instance_results(samples, said, losses, ncols, sorted(names - {NO_OBJECT, 'ignored'}))
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

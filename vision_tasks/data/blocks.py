@@ -2,6 +2,7 @@
 from __future__ import annotations
 import io, os
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -11,20 +12,22 @@ from fastai.data.block import TransformBlock
 from fastai.data.transforms import Categorize, Category, IntToFloatTensor, MultiCategorize, MultiCategory
 from fastai.torch_core import TensorCategory, TensorMultiCategory
 from fastai.vision.core import PILImage, PILMask, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
-from fasttransform import DisplayedTransform
+from fasttransform import DisplayedTransform, ItemTransform
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
 from .annotation import Annotation, AnnotationError, nearest, select_objects
-from .image import decode_image, open_image, orientation, shown_size, to_rgb
+from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb
 from .masks import decode_class_mask
+from ..ops.masks import decode_mask, rle_counts
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
            'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
            'point_pairs', 'OneObject', 'OneObjectBlock', 'the_object', 'object_label', 'object_bbox', 'clip_objects',
            'ClassMask', 'ClassMaskBlock', 'ClassMaskEncode', 'class_mask', 'annotation_of', 'ObjectBlock',
-           'ObjectBBoxes', 'ObjectLabels', 'object_bboxes', 'pad_objects', 'path_of',
+           'ObjectBBoxes', 'ObjectLabels', 'object_bboxes', 'ObjectMasks', 'ObjectMasksBlock', 'object_masks',
+           'check_masks', 'RegionProposals', 'ProposalsBlock', 'pad_objects', 'path_of',
            'label_set', 'AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds', 'check_labels', 'NO_OBJECT']
 
 # --- pictures
@@ -324,6 +327,9 @@ class PixelBBox(TensorBBox):
         b = (b.clamp(-1, 1) + 1)*b.new_tensor([w, h, w, h])/2
         return PixelBBox(torch.where((old == 0).all(-1, keepdim=True), 0., b), img_size=(w, h))
 
+class RegionProposals(PixelBBox):
+    "(k, 4) or (b, k, 4) boxes without labels, where objects may be; they stay or go whatever the objects do"
+
 class BBoxLabels(TensorMultiCategory):
     "(n,) or (b, n) int64, one id per box; 0 = `#na#` = background = padding"
     @classmethod
@@ -360,6 +366,71 @@ def object_bboxes(a):
         "others are to be left out")
     return a.bboxes
 
+def object_masks(a):
+    "The masks of `a`, one for each box; raises where they are not annotated"
+    if a.masks is None and len(object_bboxes(a)): raise AnnotationError(
+        f"{a.path}: {len(a.bboxes)} boxes, but no masks (`masks` is None); draw them, leave the picture out, or train "
+        "on the boxes (`detection_dls`)")
+    return a.masks or []
+
+def check_masks(a):
+    """Raise `AnnotationError` for the first mask of `a` that cannot be read, or is empty while its object is not to be
+    ignored; nothing is decoded"""
+    for i,m in enumerate(object_masks(a)):
+        ignored = a.ignore is not None and a.ignore[i]
+        with _named(a, i):
+            if isinstance(m, dict): some = rle_counts(m)[1::2].any()
+            # a canvas of one pixel: the outline is checked, and hardly anything is filled
+            elif isinstance(m, (list, tuple)): some = len(m) and decode_mask(m, (1, 1)) is not None
+            else: some = decode_mask(m, a.size).any()
+        if not some and not ignored: raise AnnotationError(
+            f"{a.path}, masks, row {i} ({a.labels[i]}): the mask is empty, though there is a box; draw it, mark the "
+            "object as to be ignored (`ignore`), or leave it out")
+
+class ObjectMasks:
+    """The masks of an `Annotation` as they are kept, until `JointTransform` lays them on the network's input: polygons
+    are filled there, and what is not in view is never decoded"""
+    def __init__(self, a):
+        object_masks(a)
+        self.a = a
+    def __len__(self): return len(self.a.bboxes)
+    def __repr__(self): return f"ObjectMasks({len(self)} of {self.a.path})"
+    def polygons(self, i) -> list|None:   # of (m, 2) float64, pixels of the file
+        "The mask of object `i` as polygons, `None` where it is something else"
+        m = self.a.masks[i]
+        if not isinstance(m, (list, tuple)): return None
+        try:
+            res = [np.asarray(p, np.float64).reshape(-1, 2) for p in m]
+            if all(len(p) > 2 for p in res): return res
+        except (TypeError, ValueError): pass
+        self.decode(i)   # which says what is wrong
+    def decode(self, i) -> np.ndarray:   # (h, w) bool
+        "The mask of object `i`; an error names the file"
+        with _named(self.a, i): return decode_mask(self.a.masks[i], self.a.size)
+
+@contextmanager
+def _named(a, i):
+    "A while in which a `ValueError` about the mask of object `i` of `a` becomes an `AnnotationError` that names both"
+    try: yield
+    except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i} ({a.labels[i]}): {e}") from None
+
+class ObjectMasksEncode(DisplayedTransform):
+    "The masks of an `Annotation`, not decoded"
+    def encodes(self, a): return ObjectMasks(a)
+
+class MasksDecoded(ItemTransform):
+    "Raises where no `JointTransform` has laid the masks on the network's input: fastai's `Resize` does not know them"
+    order = 3   # after the geometry
+    def encodes(self, x):
+        if any(isinstance(o, ObjectMasks) for o in x): raise ValueError(
+            "masks follow the picture through a JointTransform only, and the item transforms have none: "
+            "item_tfms=JointTransform(size) brings pictures, boxes and masks to one size")
+        return x
+
+def ObjectMasksBlock():
+    "(n, h, w) masks of all objects of an `Annotation`, one for each box"
+    return TransformBlock(type_tfms=ObjectMasksEncode(), item_tfms=MasksDecoded())
+
 def ObjectBlock(vocab):
     "Boxes in pixels and ids of all objects of an `Annotation`, padded to the most of a batch: two blocks"
     pad = dict(before_batch=pad_objects)
@@ -370,15 +441,31 @@ def encodes(self, o:InstanceMasks|ClassMask):
     # instances are eight times smaller than as int64; with classes fastai divides by 1 on the way
     return o if isinstance(o, InstanceMasks) else o.long()
 
+class ProposalsEncode(DisplayedTransform):
+    "The proposals for a picture: those of `proposals`, a callable picture -> (k, 4) boxes in pixels of it"
+    def __init__(self, proposals): self.proposals = proposals
+    def encodes(self, o):
+        size = image_size(o) if isinstance(o, (str, os.PathLike)) else FileImage.create(o).size
+        return RegionProposals.create(self.proposals(o), img_size=size)
+
+def ProposalsBlock(
+    proposals,   # callable: path, PIL image or array -> (k, 4) boxes in pixels, as `Proposals`
+):
+    "Boxes without labels of a picture, padded with zeros to the most of a batch"
+    return TransformBlock(type_tfms=ProposalsEncode(proposals), dls_kwargs=dict(before_batch=pad_objects))
+
 def pad_objects(samples):
     """Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the
-    largest, objects to the most of the batch"""
-    def n_objects(s): return next((len(o) for o in s if isinstance(o, (PixelBBox, BBoxLabels, InstanceMasks))), 0)
-    n = max(map(n_objects, samples), default=0)
+    largest, objects to the most of the batch, and so do proposals"""
+    def most(*types):
+        return max((len(o) for s in samples for o in s if isinstance(o, types[0]) and not isinstance(o, types[1:])),
+                   default=0)
+    n,many = most((PixelBBox, BBoxLabels, InstanceMasks), RegionProposals),most(RegionProposals)
     hw = [max(o.shape[d] for s in samples for o in s if isinstance(o, (TensorImage, TensorMask))) for d in (-2, -1)] \
          if any(isinstance(o, (TensorImage, TensorMask)) for s in samples for o in s) else None
     def grow(o):
-        if isinstance(o, (PixelBBox, BBoxLabels)): shape,fill = (n, *o.shape[1:]),0
+        if isinstance(o, RegionProposals): shape,fill = (many, 4),0
+        elif isinstance(o, (PixelBBox, BBoxLabels)): shape,fill = (n, *o.shape[1:]),0
         elif isinstance(o, InstanceMasks): shape,fill = (n, *hw),0
         elif isinstance(o, TensorMask): shape,fill = tuple(hw),255
         elif isinstance(o, TensorImage): shape,fill = (*o.shape[:-2], *hw),0

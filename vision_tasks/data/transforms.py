@@ -13,7 +13,7 @@ from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
-from .blocks import BBoxLabels, FileImage, InstanceMasks, mirror_points
+from .blocks import BBoxLabels, FileImage, InstanceMasks, ObjectMasks, RegionProposals, mirror_points
 
 __all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter',
            'IMAGENET_GREY']
@@ -248,6 +248,7 @@ class JointTransform(ItemTransform):
         if isinstance(o, TensorPoint):
             p = view.points(o.as_subclass(Tensor))
             return _like(mirror_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
+        if isinstance(o, ObjectMasks): return InstanceMasks(_lay_masks(o, view))
         if isinstance(o, PILMask): o = o._tensor_cls(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
         cut = _slice(o.as_subclass(Tensor), view.src)
@@ -258,17 +259,24 @@ class JointTransform(ItemTransform):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
         if not any(isinstance(o, (TensorBBox, TensorPoint)) for o in items): return items
         hi = torch.tensor(self.size, dtype=torch.float32)
-        get = lambda cls: next((o for o in items if isinstance(o, cls)), None)
-        boxes,masks,keep = get(TensorBBox),get(InstanceMasks),None
+        get = lambda cls: next((o for o in items if isinstance(o, cls) and not isinstance(o, RegionProposals)), None)
+        boxes,masks,labels,keep = get(TensorBBox),get(InstanceMasks),get(BBoxLabels),None
         if boxes is not None:
             raw = boxes.as_subclass(Tensor)
             new = raw.clamp(min=0).minimum(hi.repeat(2))
-            # the box around a turned box is loose: where there is a mask it is drawn anew
-            if masks is not None and tight: new = _mask_bboxes(masks.as_subclass(Tensor))
+            if masks is not None:
+                has = masks.as_subclass(Tensor).flatten(1).any(1).bool()
+                # the box around a turned box is loose: where there is a mask it is drawn anew
+                if tight: new = torch.where(has[:,None], _mask_bboxes(masks.as_subclass(Tensor)), new)
+                # what is to be ignored need not have one
+                if labels is not None: has |= labels.as_subclass(Tensor) < 0
             sides,area = new[:,2:]-new[:,:2],lambda o: (o[:,2:]-o[:,:2]).prod(1)
             keep = (sides >= 1).all(1) & (area(new) >= self.min_visible*area(raw))
-            if masks is not None: keep &= masks.as_subclass(Tensor).bool().flatten(1).any(1)
+            if masks is not None: keep &= has
         def clean(o):
+            if isinstance(o, RegionProposals):
+                p = o.as_subclass(Tensor).clamp(min=0).minimum(hi.repeat(2))
+                return _like(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=self.size)
             if isinstance(o, TensorBBox): return _like(new[keep], o, img_size=self.size)
             if isinstance(o, (BBoxLabels, InstanceMasks)):
                 return o if keep is None else _like(o.as_subclass(Tensor)[keep], o)
@@ -283,7 +291,8 @@ class JointTransform(ItemTransform):
 def _objects(items, size):
     "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
     for o in items:
-        if isinstance(o, TensorBBox): return o.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([*size, *size]))
+        if isinstance(o, TensorBBox) and not isinstance(o, RegionProposals):
+            return o.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([*size, *size]))
     for o in items:
         if isinstance(o, TensorPoint):
             p = o.as_subclass(Tensor).reshape(-1, 2)
@@ -330,6 +339,49 @@ def _lay(cut, view, fill, nearest=False):
     dims = [d for d,on in ((-1, view.flip), (-2, view.vflip)) if on]
     if dims: t = t.flip(dims)
     return _turn(t, view, fill, nearest) if view.angle and len(t) else t
+
+def _lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
+    """The masks of `o` on the canvas of `view`: polygons are moved by their corners and filled there; others, and what
+    reaches out of the picture, are decoded, and each pixel of the canvas takes the one under its centre"""
+    (w,h),size,under = view.out,o.a.size,None
+    res  = np.zeros((len(o), h, w), np.uint8)
+    seen = view.bboxes(torch.from_numpy(o.a.bboxes)).numpy()
+    seen = ((seen[:,2:] > 0) & (seen[:,:2] < [w, h])).all(1)
+    for i in np.flatnonzero(seen).tolist():
+        polygons = o.polygons(i)
+        if polygons is None or any((p < 0).any() or (p > size).any() for p in polygons):
+            rows,cols,inside = under = under or _under(view, size)
+            res[i] = o.decode(i)[rows, cols] & inside
+        else:
+            for p in polygons: _fill_polygon(res[i], p@view.matrix[:,:2].T + view.matrix[:,2])
+    return torch.from_numpy(res)
+
+def _under(view, size):
+    """Row and column of the pixel of a picture of `size` under the centre of each pixel of the canvas, and whether
+    there is one; they broadcast to (h, w)"""
+    (x1,y1,x2,y2),m = view.src,np.linalg.inv(np.vstack([view.matrix, [0, 0, 1]]))
+    x,y = np.arange(view.out[0]) + .5,np.arange(view.out[1])[:,None] + .5
+    # without a turn a row of columns and a column of rows
+    u,v = (m[0,0]*x + m[0,2],m[1,1]*y + m[1,2]) if not view.angle else (m[i,0]*x + m[i,1]*y + m[i,2] for i in (0, 1))
+    cols,rows = (np.floor(o).astype(int).clip(0, k-1) for o,k in zip((u, v), size))
+    return rows,cols,(u >= x1) & (u < x2) & (v >= y1) & (v < y2)
+
+def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
+    "Add to `canvas`, as 1, the pixels whose centres are inside polygon `p` by the even-odd rule"
+    (h,w),q = canvas.shape,np.roll(p, -1, 0)
+    # the rows whose centres an edge crosses, its upper end included, its lower not
+    ends = np.ceil(np.stack([p[:,1], q[:,1]]) - .5).astype(int).clip(0, h)
+    first,n = ends.min(0),abs(ends[1] - ends[0])
+    edge = np.repeat(np.arange(len(p)), n)
+    if not len(edge): return
+    row  = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n - first, n)
+    x    = p[edge,0] + (row + .5 - p[edge,1])*((q[:,0] - p[:,0])/np.where(n, q[:,1] - p[:,1], 1))[edge]
+    # from where an edge crosses the row on, all pixels change sides
+    col  = np.ceil(x - .5).astype(int).clip(0, w)
+    top,left,right = row.min(),col.min(),col.max()
+    k,size = right-left+1,row.max()+1-top
+    sides = np.bincount((row-top)*k + col-left, minlength=size*k).reshape(size, k).cumsum(1, dtype=np.uint8) & 1
+    canvas[top:top+size, left:right] |= sides[:,:-1]
 
 def _turn(t, view, fill, nearest):
     """`t` (c, h, w) turned as `view` says. v2's `affine` does the same and takes longer: it carries a mask for the

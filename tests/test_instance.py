@@ -1,0 +1,274 @@
+"Instance segmentation as a task: masks in the batch, masks in pixels of the files, scores, what is refused"
+import json, random
+from dataclasses import replace
+import numpy as np, pytest, torch, torchvision
+from fastai.vision.all import Resize, TensorImage, set_seed
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.blocks import InstanceMasks, ObjectMasks, PixelBBox
+from vision_tasks.data.coco import read_coco, write_coco
+from vision_tasks.data.synthetic import draw_shapes
+from vision_tasks.data.transforms import CropView, FitView, JitterView, JointTransform
+from vision_tasks.detection import detection_dls, detection_learner
+from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.instance import instance_dls, instance_learner
+from vision_tasks.models.detection import Detector
+from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox
+
+PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)
+M = 28
+
+class Oracle(Detector):
+    """Finds what it is told: the objects of a batch in eval, with masks of their own; without them a disc in each of
+    the `boxes` that it has, x1 y1 x2 y2 score label"""
+    max_dets,has_masks = 6,True
+    def __init__(self, n_out, boxes=((8., 16, 32, 48, .9, 1), (0, 0, 64, 64, .3, 2))):
+        super().__init__()
+        self.n_out,self.encoder,self.head = n_out,nn.Conv2d(3, 1, 1),nn.Conv2d(1, 1, 1)
+        self.register_buffer('boxes', torch.tensor(boxes))
+        x = (torch.arange(M)+.5)/M*2 - 1
+        self.register_buffer('disc', (1.2 - (x**2 + x[:,None]**2).sqrt()).clamp(0, 1)*.7)
+    def losses_and_dets(self, x, targs, proposals):
+        parts = dict(a=self.head(self.encoder(x)).mean(), b=x.new_tensor(2.)) if targs is not None else None
+        dets,masks = x.new_zeros(len(x), self.max_dets, 6),x.new_zeros(len(x), self.max_dets, M, M)
+        for d,m,t in zip(dets, masks, targs or [None]*len(x)):
+            if t is None: found,seen = self.boxes,self.disc.expand(len(self.boxes), M, M)
+            else:
+                on = t['labels'] > 0
+                n  = int(on.sum())
+                found = torch.cat([t['boxes'][on], torch.linspace(.9, .4, n)[:,None], t['labels'][on,None]], 1)
+                seen  = torchvision.ops.roi_align(t['masks'][on,None].float(), list(t['boxes'][on,None]), M)[:,0]
+            d[:len(found)],m[:len(found)] = found[:self.max_dets],seen[:self.max_dets]
+        return parts,(dets, masks)
+
+@pytest.fixture(scope='module')
+def anns(shapes): return [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks) for a in shapes]
+
+def make_dls(anns, **kw):
+    return instance_dls(anns, **{**dict(bs=4, num_workers=0, device='cpu', item_tfms=PLAIN), **kw})
+
+@pytest.fixture
+def learn(anns):
+    l = instance_learner(make_dls(anns), Oracle, pretrained=False)
+    with l.no_bar(), l.no_logging(): yield l
+
+def several(anns): return next(a for a in anns if len(a.labels) > 2)
+
+def of_kind(a, kind):
+    "`a` with masks that are polygons, RLE or bool arrays"
+    px = lambda m: decode_mask(m, a.size)
+    to = dict(polygons=lambda m: m, rle=lambda m: encode_rle(px(m)), bool=px)
+    return replace(a, masks=[to[kind](m) for m in a.masks])
+
+def iou(a, b): return ((a & b).flatten(1).sum(1)/(a | b).flatten(1).sum(1).clamp(min=1)).numpy()
+
+# --- what goes in
+
+@pytest.mark.parametrize('kind', ['polygons', 'rle', 'bool'])
+def test_a_batch_holds_the_masks_in_pixels_of_the_input_padded_by_zeros(anns, kind):
+    dls = make_dls([of_kind(a, kind) for a in anns])
+    x,bboxes,labels,masks = dls.valid.one_batch()
+    assert type(masks) is InstanceMasks and masks.dtype == torch.uint8
+    assert masks.shape == (*labels.shape, 64, 64)
+    for a,m in zip(dls.valid.items, masks.as_subclass(Tensor)):
+        n = len(a.labels)
+        assert not m[n:].any()
+        # pictures of 64 pixels: nothing is scaled
+        if n: assert iou(m[:n].bool(), torch.tensor(np.stack([decode_mask(o, a.size) for o in a.masks]))).min() > .93
+
+@pytest.mark.parametrize('rotate', [0, 40])
+@pytest.mark.parametrize('kind', ['polygons', 'rle', 'bool'])
+def test_masks_go_where_the_pixels_of_the_picture_go_and_turned_boxes_are_tight_around_them(anns, kind, rotate):
+    "The oracle is the picture itself: an object painted white, all else black, is seen where its mask is"
+    random.seed(0)
+    a = of_kind(several(anns), kind)
+    for view in (JitterView((.6, 1.4)), CropView((.4, 1.)), FitView('squish')):
+        tfm = JointTransform((96, 80), train=view, vflip=.5, rotate=rotate, p_rotate=1., fill=(0, 0, 0),
+                             min_visible=.01)
+        for k in range(3):
+            state,found = random.getstate(),[]
+            for i,o in enumerate(a.masks):
+                random.setstate(state)
+                px = torch.from_numpy(decode_mask(o, a.size)).to(torch.uint8)*255
+                im,bboxes,masks = (o.as_subclass(Tensor) for o in tfm(item(px, a), split_idx=0))
+                seen = im[0] > 127
+                if seen.sum() < 60: continue
+                ious = iou(seen[None], masks.bool())
+                found.append(ious.max())
+                b,tight = bboxes[ious.argmax()],torch.from_numpy(mask_bbox(masks[ious.argmax()].bool().numpy()))
+                if rotate: assert torch.equal(b, tight)
+                else: assert (b - tight).abs().max() < 2.6
+            assert not found or min(found) > (.7 if rotate else .8)
+        assert found
+
+def item(px, a): return TensorImage(px.expand(3, *px.shape)),PixelBBox.create(a.bboxes, img_size=a.size),ObjectMasks(a)
+
+def test_polygons_that_reach_out_of_the_picture_do_not_paint_its_border(anns):
+    a = Annotation(anns[0].path, (64, 64), ['circle'], [[0, 20, 30, 40]], masks=[[[-30, 20, 30, 20, 30, 40, -30, 40]]])
+    tfm = JointTransform((128, 64), train='pad', valid='pad', flip=0.)
+    _,b,m = tfm(item(torch.zeros(64, 64, dtype=torch.uint8), a), split_idx=1)
+    assert m.shape == (1, 64, 128) and torch.from_numpy(mask_bbox(m[0].bool().numpy())).tolist() == [32, 20, 62, 40]
+
+def test_an_object_whose_mask_leaves_the_view_goes_with_box_and_label_and_what_is_ignored_needs_no_mask(anns):
+    class Left(FitView):
+        def __call__(self, w, h, out, bboxes=None): return (0, 0, 32, 64),(0, 0, *out)
+    # a frame whose corner is in view, but of whose pixels none are; one to be ignored; one that is all in view
+    masks = [[[40, 10, 60, 10, 60, 60, 40, 60]], [], [[2, 2, 20, 2, 20, 20, 2, 20]]]
+    a = Annotation(anns[0].path, (64, 64), ['circle', 'star', 'square'],
+                   [[5, 10, 60, 60], [0, 30, 30, 60], [2, 2, 20, 20]], masks=masks, ignore=[0, 1, 0])
+    dls = make_dls([a, *anns], item_tfms=JointTransform(64, valid=Left(), flip=0.))
+    _,bboxes,labels,got = dls.test_dl([a], with_labels=True).one_batch()
+    assert labels.tolist() == [[-1, 2]] and bboxes.shape == (1, 2, 4) and not got[0,0].any() and got[0,1].any()
+
+def test_the_masks_of_a_data_set_are_looked_at_before_training(anns):
+    a = several(anns)
+    def swap(m, **kw): return [replace(a, masks=[m, *a.masks[1:]], **kw), *(o for o in anns if o is not a)]
+    for m,words in (([[1, 1, 5, 5]], 'three or more points'), ([[1, 1, 5, 5, 9, 1, 4]], 'three or more points'),
+                    (dict(size=[64, 64], counts=[100]), r'sum is h\*w = 4096'), ([], 'the mask is empty'),
+                    (np.zeros((64, 64), bool), 'the mask is empty'), (np.zeros((64, 64)), 'mask > 0 for an array')):
+        with pytest.raises(AnnotationError, match=rf'{a.path.name}, masks, row 0 \({a.labels[0]}\): .*{words}'):
+            make_dls(swap(m))
+    assert make_dls(swap([], ignore=np.arange(len(a.labels)) == 0)) is not None
+    with pytest.raises(AnnotationError, match=rf'{a.path.name}, masks, row 0 \({a.labels[0]}\): .*three or more'):
+        for dl in make_dls(swap([[1, 1, 5, 5]]), check=False).loaders:
+            for _ in dl: pass
+    with pytest.raises(AnnotationError, match=rf'{a.path.name}, masks, row 0: expected \(h, w\) = \(64, 64\)'):
+        replace(a, masks=[dict(size=[32, 64], counts=[2048]), *a.masks[1:]])
+
+def test_boxes_without_masks_are_refused_and_a_picture_without_objects_is_not(anns):
+    a = several(anns)
+    with pytest.raises(AnnotationError, match=rf'{a.path.name}: {len(a.labels)} boxes, but no masks .*detection_dls'):
+        make_dls([replace(a, masks=None), *anns])
+    for none in ([], None):
+        dls = make_dls([Annotation(o.path, o.size, [], np.zeros((0, 4)), masks=none) for o in anns[:5]], vocab=['star'])
+        x,b,l,m = dls.valid.one_batch()
+        assert m.shape == (1, 0, 64, 64) and l.shape == (1, 0)
+
+def test_fastais_resize_is_refused_since_masks_do_not_follow_it(anns):
+    with pytest.raises(Exception, match='masks follow the picture through a JointTransform only'):
+        make_dls(anns, item_tfms=Resize(64, method='squish')).train.one_batch()
+
+# --- what comes out
+
+def test_the_net_answers_with_detections_and_masks_of_28_pixels_that_are_probabilities(learn):
+    dets,masks = learn.get_preds(with_targs=False)[0]
+    n = len(learn.dls.valid_ds)
+    assert dets.shape == (n, 6, 6) and masks.shape == (n, 6, M, M) and 0 <= masks.min() and .5 < masks.max() <= 1
+    said,(d,m),(all_d,all_m) = learn.predict(learn.dls.valid.items[0])
+    assert d.shape == (1, 6) and m.shape == (1, M, M) and all_d.shape == (6, 6) and all_m.shape == (6, M, M)
+    assert said.labels == [learn.dls.vocab[1]] and len(said.masks) == 1
+
+@pytest.mark.parametrize('tfm', [PLAIN, JointTransform((80, 48), FitView('squish'), valid='squish'),
+                                 JointTransform((48, 80), FitView('crop'), valid='crop')], ids=str)
+def test_masks_come_back_to_pixels_of_the_file_where_torchvision_would_paste_them(anns, tfm):
+    learn = instance_learner(make_dls(anns, item_tfms=tfm), Oracle, pretrained=False)
+    w,h = 100,60
+    with learn.no_bar(): said, = learn.annotate(np.zeros((h, w, 3), np.uint8), thresh=.2)
+    boxes = learn.valid_view((w, h)).undo_bboxes(learn.model.boxes[:,:4].double()).float()   # may reach out
+    want  = paste_masks_in_image(learn.model.disc.expand(2, 1, M, M), boxes, (h, w))[:,0] > .5
+    got   = [decode_mask(m, (w, h)) for m in said.masks]
+    assert len(got) == 2 and all(isinstance(m, dict) for m in said.masks)
+    for a,b in zip(got, want.numpy()): assert b.any() and (a != b).mean() < 1e-3
+
+def test_polygons_are_an_option_and_hold_the_same_pixels(learn):
+    a,b = (learn.annotate(learn.dls.valid.items[:1], masks=o)[0] for o in ('rle', 'polygons'))
+    assert isinstance(b.masks[0], list)
+    x,y = (torch.from_numpy(decode_mask(o.masks[0], o.size))[None] for o in (a, b))
+    assert iou(x, y).min() > .97
+    with pytest.raises(ValueError, match="masks is 'rle' or 'polygons', not 'png'"): learn.annotate([], masks='png')
+
+def test_annotations_keep_runs_and_no_pictures(learn):
+    "So that memory does not grow with the files: an answer is smaller than one bool picture of it"
+    for a in learn.annotate([np.zeros((600, 800, 3), np.uint8)]*3):
+        assert sum(len(m['counts']) for m in a.masks) < 5000
+
+def test_evaluate_is_perfect_for_one_that_knows_the_truth_and_scores_boxes_and_masks(learn):
+    scores = learn.evaluate()
+    assert scores['map'] == pytest.approx(1) and scores['map50_segm'] == pytest.approx(1) and scores['map_segm'] > .8
+    truth,said,loss = learn.in_files()
+    assert coco_ap(truth, said, iou_type='segm')['map'] == scores['map_segm'] and loss == scores['valid_loss']
+    assert dict(zip(['valid_loss', 'map', 'map_segm'], learn.validate())) == pytest.approx(
+        {k: scores[k] for k in ('valid_loss', 'map', 'map_segm')})
+    df = learn.evaluate_per_class()
+    assert [*df] == 'label n ap ap50 ap75 ar ap_segm ap50_segm ap75_segm ar_segm'.split()
+    assert df.ap_segm[df.n > 0].mean() == pytest.approx(scores['map_segm'])
+
+def test_mask_ap_and_box_ap_are_what_pycocotools_says_of_the_written_files(learn, tmp_path):
+    coco = pytest.importorskip('pycocotools.coco')
+    from pycocotools.cocoeval import COCOeval
+    items = learn.dls.valid.items
+    # answers of a net that errs: discs in boxes that are off, three in a picture, some of the wrong class
+    rng = np.random.default_rng(0)
+    def boxes(a):
+        b = np.r_[a.bboxes, [[5, 5, 30, 30]]]
+        return b + rng.normal(0, 1.5, b.shape)*[1, 1, 0, 0]
+    said = []
+    for a in items:
+        b = boxes(a).clip(0, 64).astype(np.float32)
+        ids = [learn.dls.vocab.index(o) for o in [*a.labels, 'star']]
+        learn.model.boxes = torch.from_numpy(np.c_[b, rng.uniform(.1, .9, len(b)), ids]).float()
+        learn.model.max_dets = max(6, len(b))
+        said += learn.annotate([a], thresh=0.)
+    write_coco(items, tmp_path/'t.json', vocab=learn.dls.vocab[1:])
+    write_coco(said, tmp_path/'p.json', vocab=learn.dls.vocab[1:])
+    api = coco.COCO(str(tmp_path/'t.json'))
+    dets = json.loads((tmp_path/'p.json').read_text())['annotations']
+    for kind in ('bbox', 'segm'):
+        # results of masks hold no box, so that their area is the mask's
+        rows = [{k: o[k] for k in ('image_id', 'category_id', 'score', 'segmentation' if kind == 'segm' else 'bbox')}
+                for o in dets]
+        e = COCOeval(api, api.loadRes(rows), kind)
+        e.evaluate(); e.accumulate(); e.summarize()
+        mine = coco_ap(items, said, learn.dls.vocab[1:], iou_type=kind)
+        keys = 'map map50 map75 map_small map_medium map_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large'.split()
+        theirs = [np.nan if v == -1 else v for v in e.stats]
+        assert [mine[k] for k in keys] == pytest.approx(theirs, abs=1e-6, nan_ok=True) and 0 < mine['map'] < 1
+
+# --- nets
+
+def test_a_net_of_the_other_task_is_refused_on_both_sides(anns):
+    dls,kw = make_dls(anns),dict(pretrained=False)
+    with pytest.raises(ValueError, match="finds boxes, but no masks: take one of `list_archs\\('instance'\\)`"):
+        instance_learner(dls, torchvision.models.detection.ssdlite320_mobilenet_v3_large, **kw)
+    with pytest.raises(ValueError, match="instance has no architecture 'ssdlite', only detection"):
+        instance_learner(dls, 'ssdlite', **kw)
+    boxes = detection_dls(anns, bs=4, num_workers=0, device='cpu', item_tfms=PLAIN)
+    with pytest.raises(ValueError, match='learns masks besides boxes: train it with `instance_dls`'):
+        detection_learner(boxes, Oracle, **kw)
+    with pytest.raises(ValueError, match="pool is 'align' .* or 'pool' .*, not 'max'"):
+        instance_learner(dls, 'mask_rcnn', 'test_resnet', arch_kwargs=dict(pool='max'), **kw)
+
+def test_a_small_net_learns_the_masks_of_drawn_shapes_and_its_answers_can_be_written_and_read(tmp_path):
+    anns = [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks)
+            for a in draw_shapes(tmp_path, 2, 64, seed=21, most=3)]
+    set_seed(0)
+    dls = instance_dls([replace(a, split=s) for s in ('train', 'valid') for a in anns], num_workers=0, device='cpu',
+                       item_tfms=PLAIN, batch_tfms=[])
+    few = dict(width=.25, rpn_post_nms_top_n_train=20, rpn_post_nms_top_n_test=20, box_batch_size_per_image=16)
+    learn = instance_learner(dls, 'mask_rcnn', encoder='test_resnet', pretrained=False, arch_kwargs=few, metrics=[])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(50, 3e-3)
+        scores,said = learn.evaluate(),learn.annotate(anns, thresh=.3)
+    assert scores['map50_segm'] > .6
+    write_coco(said, tmp_path/'auto.json')
+    back = {a.path.name: a for a in read_coco(tmp_path/'auto.json', anns[0].path.parent)}
+    for a in said:
+        pairs = list(zip(a.masks, back[a.path.name].masks, strict=True))
+        for m,o in pairs: assert np.array_equal(decode_mask(m, a.size), decode_mask(o, a.size))
+
+@pytest.mark.cuda
+def test_on_a_gpu_masks_are_those_of_the_cpu(anns):
+    if not torch.cuda.is_available(): pytest.skip('needs a GPU')
+    set_seed(0)
+    learn = instance_learner(make_dls(anns, device='cuda'), 'mask_rcnn', encoder='test_resnet', pretrained=False,
+                             arch_kwargs=dict(width=.25))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(5, 5e-3)
+        said = learn.annotate(anns[:4], thresh=.2)
+        learn.model.cpu(); learn.dls.cpu()
+        again = learn.annotate(anns[:4], thresh=.2)
+    for a,b in zip(said, again):
+        assert abs(len(a.labels) - len(b.labels)) <= 1
+        if a.labels == b.labels:
+            for m,o in zip(a.masks, b.masks): assert (decode_mask(m, a.size) != decode_mask(o, b.size)).mean() < .02
