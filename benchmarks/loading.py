@@ -106,6 +106,11 @@ def pil_masks(a):
     "Every mask at the size of its picture, as fastai's transforms of items know them; a tuple, which they go through"
     return fastuple(PILMask(Image.fromarray(decode_mask(m, a.size).astype(np.uint8))) for m in a.masks)
 
+def id_masks(a):
+    "The same from a picture of ids, as it stands in the data set"
+    ids = np.array(Image.open(a.path.parents[1]/'masks'/f'{a.path.stem}_mask.png'))
+    return fastuple(PILMask(Image.fromarray((ids == i).astype(np.uint8))) for i in np.unique(ids[ids > 0]))
+
 def pad_masks(samples):
     "`bb_pad` for samples with masks, which then are (n, h, w)"
     n = max(len(o[3]) for o in samples)
@@ -114,10 +119,10 @@ def pad_masks(samples):
     stacks = [torch.stack([*o[3], *[torch.zeros_like(o[3][0])]*(n - len(o[3]))]) for o in samples]
     return [(*b, TensorMask(m)) for b,m in zip(boxed, stacks)]
 
-def instance_loaders(anns):
+def instance_loaders(anns, masks_of=pil_masks):
     "Pipelines of pictures, boxes, their labels and masks"
     masks,pad = TransformBlock(dls_kwargs=dict(before_batch=pad_masks)),Resize(SIZE, method='pad', pad_mode='zeros')
-    block,get = (BBoxBlock, BBoxLblBlock, masks),[bboxes_of, names_of, pil_masks]
+    block,get = (BBoxBlock, BBoxLblBlock, masks),[bboxes_of, names_of, masks_of]
     plain = JointTransform(SIZE, FitView('pad'), valid='pad', flip=0.)
     tfms  = lambda **kw: aug_transforms(pad_mode='zeros', **kw)
     mine  = lambda **kw: ours(instance_dls, anns, **kw)
@@ -208,6 +213,6 @@ def main():
         compare('coco128', [a.path for a in anns], instance_loaders(anns), args.rounds)
         folk = data/'pennfudan'
         anns = read_instance_masks(folk/'images', folk/'masks', 'person', mask_of=lambda p: f'{p.stem}_mask.png')
-        compare('pennfudan', [a.path for a in anns], instance_loaders(anns), args.rounds)
+        compare('pennfudan', [a.path for a in anns], instance_loaders(anns, id_masks), args.rounds)
 
 if __name__ == '__main__': main()

@@ -104,6 +104,23 @@ def test_masks_go_where_the_pixels_of_the_picture_go_and_turned_boxes_are_tight_
 
 def item(px, a): return TensorImage(px.expand(3, *px.shape)),PixelBBox.create(a.bboxes, img_size=a.size),ObjectMasks(a)
 
+@pytest.mark.parametrize('view', [CropView((.1, 1.)), JitterView((.3, 2.5), 'pad'), JitterView((.3, 2.5), 'squish')])
+def test_run_lengths_are_laid_as_the_same_masks_in_arrays(view):
+    rng = np.random.default_rng(0)
+    for k in range(60):
+        w,h  = rng.integers(3, 40, 2).tolist()
+        full = (rng.random((3, h, w)) < .1) | (np.arange(w) < rng.integers(0, w+1))
+        full[2,:,rng.random(w) < .7] = False
+        b    = np.array([[0, 0, w, h]]*3, np.float32)
+        t    = JointTransform((31, 24), view, vflip=.5, min_visible=0.)
+        laid = []
+        for masks in (list(full), [encode_rle(m) for m in full]):
+            random.seed(k)
+            x = TensorImage(torch.zeros(3, h, w, dtype=torch.uint8))
+            laid.append(t((x, PixelBBox.create(b, img_size=(w, h)),
+                           ObjectMasks(Annotation('a.png', (w, h), ['o']*3, b, masks=masks))), split_idx=0)[-1])
+        assert torch.equal(*laid)
+
 def test_polygons_that_reach_out_of_the_picture_do_not_paint_its_border(anns):
     a = Annotation(anns[0].path, (64, 64), ['circle'], [[0, 20, 30, 40]], masks=[[[-30, 20, 30, 20, 30, 40, -30, 40]]])
     tfm = JointTransform((128, 64), train='pad', valid='pad', flip=0.)

@@ -2,7 +2,7 @@ import numpy as np, pytest, torch
 from scipy import ndimage
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from vision_tasks.ops.masks import (decode_mask, encode_instances, encode_rle, join_polygons, mask_bbox, mask_polygons,
-                                    paste_rle, rle_counts)
+                                    paste_rle, rle_columns, rle_counts)
 
 TRIANGLE = [1., 1., 8., 1., 1., 8.]
 
@@ -270,3 +270,14 @@ def test_every_id_is_an_object_with_its_pixels_and_a_tight_box(dtype):
 @pytest.mark.parametrize('ids', [np.ones((3, 4), bool), np.ones((3, 4)), np.ones(4, int), np.full((3, 4), -1)])
 def test_an_id_mask_is_whole_numbers_from_zero(ids):
     with pytest.raises(ValueError, match=r"ids: expected \(h, w\) whole numbers, 0 or more"): encode_instances(ids)
+
+def test_columns_are_those_that_hold_some_of_the_mask():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        h,w = rng.integers(1, 12, 2).tolist()
+        m = rng.random((h, w)) < rng.random()
+        m[:,rng.random(w) < .4] = False
+        first,some = rle_columns(encode_rle(m), (w, h))
+        on = np.flatnonzero(m.any(0))
+        if not len(on): assert some.shape == (0, h); continue
+        assert first == on[0] and np.array_equal(some, m.T[on[0]:on[-1]+1])

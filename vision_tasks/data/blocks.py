@@ -20,7 +20,7 @@ except ImportError: decode_jpeg = None     # torchvision means to give its decod
 from .annotation import Annotation, AnnotationError, nearest, select_objects
 from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb
 from .masks import decode_class_mask
-from ..ops.masks import decode_mask, rle_counts
+from ..ops.masks import decode_mask, rle_columns, rle_counts
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
            'LabelSetEncode', 'Keypoints', 'KeypointBlock', 'KeypointEncode', 'marked_points', 'mirror_points',
@@ -407,6 +407,9 @@ class ObjectMasks:
     def decode(self, i) -> np.ndarray:   # (h, w) bool
         "The mask of object `i`; an error names the file"
         with _named(self.a, i): return decode_mask(self.a.masks[i], self.a.size)
+    def columns(self, i) -> tuple[int,np.ndarray]:
+        "The columns of the picture that hold some of object `i`, whose mask is run lengths, as of `rle_columns`"
+        with _named(self.a, i): return rle_columns(self.a.masks[i], self.a.size)
 
 @contextmanager
 def _named(a, i):

@@ -351,10 +351,16 @@ def _lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
         polygons = o.polygons(i)
         if polygons is None or any((p < 0).any() or (p > size).any() for p in polygons):
             rows,cols,inside = under = under or _under(view, size)
-            res[i] = o.decode(i)[rows, cols] & inside
+            if isinstance(o.a.masks[i], dict) and not view.angle: _lay_columns(res[i], *o.columns(i), *under)
+            else: res[i] = o.decode(i)[rows, cols] & inside
         else:
             for p in polygons: _fill_polygon(res[i], p@view.matrix[:,:2].T + view.matrix[:,2])
     return torch.from_numpy(res)
+
+def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ..., as of `_under` without a turn
+    "The same for the columns of a picture that hold some of an object: `some`, from the `first` on"
+    on = np.flatnonzero((cols >= first) & (cols < first + len(some)))
+    if len(on): canvas[:,on] = some[cols[on] - first][:,rows[:,0]].T & inside[:,on]
 
 def _under(view, size):
     """Row and column of the pixel of a picture of `size` under the centre of each pixel of the canvas, and whether

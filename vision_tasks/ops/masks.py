@@ -232,6 +232,21 @@ def _rle_size(rle, expected=None):
     if expected in (None, (h, w)): return h,w
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
 
+def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
+    """The first column that holds some of the mask, and all from there to the last that does, (k, h) bool: what is around
+    an object is not decoded. `size`: (w, h) of the picture; no column for an empty mask"""
+    (h,_),counts = _rle_size(rle, size[::-1]),rle_counts(rle)
+    if len(counts) < 2: return 0,np.zeros((0, h), bool)
+    last  = len(counts) - len(counts)%2          # without the zeros at the end
+    first = int(counts[0])//h
+    runs  = counts[:last].copy()
+    runs[0] -= first*h
+    n = -(-int(runs.sum())//h)
+    flat = np.zeros(n*h, bool)
+    some = np.repeat(np.arange(last)%2 == 1, runs)
+    flat[:len(some)] = some
+    return first,flat.reshape(n, h)
+
 def _runs_to_mask(counts, size):   # (k,), column by column, zeros first; (h, w) -> (h, w) bool
     flat = np.repeat(np.arange(len(counts))%2 == 1, counts)
     return np.ascontiguousarray(flat.reshape(size[::-1]).T)
