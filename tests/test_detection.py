@@ -13,7 +13,7 @@ from vision_tasks.data.yolo import read_yolo
 from vision_tasks.detection import detection_dls, detection_learner, fit_anchors
 from vision_tasks.detection_metrics import coco_ap
 from vision_tasks.losses import DetectionLoss
-from vision_tasks.models.detection import Detector
+from vision_tasks.models.detection import Detector, yolo_v1
 
 PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)
 
@@ -47,6 +47,14 @@ def make_dls(anns, **kw):
 def learn(anns):
     l = detection_learner(make_dls(anns), Oracle, pretrained=False)
     with l.no_bar(), l.no_logging(): yield l
+
+def test_a_net_of_ones_own_comes_as_it_is_and_one_by_name_with_a_frozen_encoder(anns, tmp_path):
+    own = lambda n_out: yolo_v1(n_out, S=2, size=64, encoder='test_resnet', width=.05)
+    torch.save(own(1).encoder.body.state_dict(), tmp_path/'w.pth')
+    kw  = dict(arch_kwargs=dict(S=2, width=.05), encoder='test_resnet')
+    nets = [detection_learner(make_dls(anns), o, **k).model
+            for o,k in ((own, {}), (own(4), {}), ('yolo_v1', dict(kw, pretrained=tmp_path/'w.pth')))]
+    assert [all(p.requires_grad for p in o.encoder.parameters()) for o in nets] == [True, True, False]
 
 # --- what goes in
 

@@ -6,14 +6,14 @@ n_params       of the full build of 20 classes          like=None  a net of the 
                                                                    in all tests; this one runs in some"""
 import copy, pickle
 from functools import lru_cache
-import pytest, torch
+import pytest, torch, torchvision
 from fastai.learner import Learner
 from fastai.torch_core import TensorBase, TensorImage
 from fastai.vision.core import TensorBBox
 from PIL import Image
 from torch import nn
 from torch.testing import assert_close
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -30,9 +30,7 @@ from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 
 NETS  = list_archs('detection')
-OURS  = ['fast_rcnn', 'faster_rcnn', 'faster_rcnn_vgg16', 'fcos', 'rcnn', 'retinanet', 'sliding_window', 'ssdlite',
-         'yolo_v1']
-NAMED = [n for n in NETS if n not in OURS]
+NAMED = [n for n in NETS if n in list_models(module=torchvision.models.detection)]
 # fewer regions than torchvision looks at, which its nets for 800 pixels have to spare
 FEW   = dict(rpn_pre_nms_top_n_train=100, rpn_post_nms_top_n_train=40, rpn_pre_nms_top_n_test=60,
              rpn_post_nms_top_n_test=20, box_batch_size_per_image=24)
@@ -63,7 +61,8 @@ def two_stage(net): return getattr(net, 'two_stage', False)
 
 def last_layers(net):
     if not isinstance(net, TorchvisionDetector):
-        return [m for k,m in net.named_modules() if isinstance(m, nn.Linear) and not k.endswith('bbox_pred')][-1:]
+        return [m for k,m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+                and not k.endswith('bbox_pred')][-1:]
     head = net.net.roi_heads.box_predictor if net.two_stage else net.net.head.classification_head
     return [m for k,m in head.named_modules() if k.endswith(('cls_score', 'cls_logits')) or
             k.startswith('module_list.') and isinstance(m, nn.Conv2d) and m.groups == 1]

@@ -20,7 +20,8 @@ from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, Propo
 from .data.proposals import Proposals
 from .data.transforms import FitView, JitterView, JointTransform, LightJitter
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
-from .learner import TaskLearner, check_data, check_vocab, clipped, make_learner, picture_of, task_dls
+from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
+                      task_dls)
 from .losses import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
@@ -99,7 +100,7 @@ def detection_learner(
     model = make_detector('detection', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP()] if metrics is None else metrics
     return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        pretrained is not False, **learner_kwargs)
+                        came_pretrained(arch, pretrained), **learner_kwargs)
 
 DEFAULTS = dict(detection=('fasterrcnn_resnet50_fpn_v2', 'faster_rcnn'),   # by itself, and with an `encoder`
                 instance=('maskrcnn_resnet50_fpn_v2', 'mask_rcnn'))

@@ -12,7 +12,7 @@ from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, Objec
 from .data.transforms import JitterView, JointTransform, LightJitter
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
-from .learner import check_data, check_vocab, clipped, make_learner, task_dls
+from .learner import came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls
 from .losses import DetectionLoss
 from .ops.masks import decode_mask, mask_polygons, paste_rle
 from .show import InstanceDL
@@ -79,7 +79,7 @@ def instance_learner(
     model = make_detector('instance', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP(), MeanAP(iou_type='segm')] if metrics is None else metrics
     return make_learner(InstanceLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        pretrained is not False, **learner_kwargs)
+                        came_pretrained(arch, pretrained), **learner_kwargs)
 
 class InstanceLearner(DetectionLearner):
     """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;

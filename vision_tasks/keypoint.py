@@ -15,7 +15,8 @@ from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, mar
                           point_pairs)
 from .data.image import read_image
 from .data.transforms import CropView, JointTransform, LightJitter
-from .learner import TaskLearner, check_data, make_learner, picture_of, pooled_head, task_dls, task_model
+from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
+                      task_model)
 from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead
@@ -129,7 +130,8 @@ def keypoint_learner(
     model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, arch_kwargs)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
-    return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
+    return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
+                        came_pretrained(arch, pretrained), **learner_kwargs)
 
 def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;

@@ -99,6 +99,12 @@ def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=No
     raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
                     f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 
+def came_pretrained(arch, pretrained) -> bool:
+    "Whether `pretrained` was told the net at all: a module or a builder of one's own comes as it is"
+    own = not (arch is None or isinstance(arch, str)) and not (
+        not isinstance(arch, nn.Module) and getattr(arch, '__module__', '').startswith(('torchvision.', __package__)))
+    return pretrained is not False and not own
+
 class EncoderHead(nn.Module):
     "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
     def __init__(self, encoder, head, n_out, kw):

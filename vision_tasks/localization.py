@@ -11,8 +11,8 @@ from .data.annotation import Annotation, AnnotationError, select_objects
 from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, object_bbox, object_label,
                           path_of)
 from .data.transforms import JitterView, JointTransform, LightJitter
-from .learner import (TaskLearner, check_data, check_vocab, clipped, make_learner, picture_of, pooled_head, task_dls,
-                      task_model)
+from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
+                      pooled_head, task_dls, task_model)
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localized
 from .models.layers import GridHead
@@ -87,7 +87,8 @@ def localization_learner(
     if isinstance(loss, str): loss = LocalizationLoss(loss)
     if getattr(loss, 'n_out', 0) is None: loss.n_out = n_out
     metrics = localization_metrics() if metrics is None else metrics
-    return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
+    return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs,
+                        came_pretrained(arch, pretrained), **learner_kwargs)
 
 def localization_metrics() -> list:
     "Accuracy of the class, mean IoU of the box, both right at IoU .5"

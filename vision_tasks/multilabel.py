@@ -9,7 +9,8 @@ from fastai.learner import Learner
 from .data.annotation import Annotation
 from .data.blocks import AnnotationSplitter, FileImageBlock, LabelSetBlock, label_set, path_of
 from .data.transforms import JointTransform, LightJitter
-from .learner import TaskLearner, check_data, check_vocab, make_learner, pooled_head, task_dls, task_model
+from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
+                      task_model)
 from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
 from .show import MultilabelDL
@@ -72,7 +73,8 @@ def multilabel_learner(
     model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
-    return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs, pretrained, **learner_kwargs)
+    return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs,
+                        came_pretrained(arch, pretrained), **learner_kwargs)
 
 class MultilabelLearner(TaskLearner):
     """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the
