@@ -233,8 +233,8 @@ def _rle_size(rle, expected=None):
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
-    """The first column that holds some of the mask, and all from there to the last that does, (k, h) bool: what is around
-    an object is not decoded. `size`: (w, h) of the picture; no column for an empty mask"""
+    """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
+    around an object is not decoded. `size`: (w, h) of the picture; no column for an empty mask"""
     (h,_),counts = _rle_size(rle, size[::-1]),rle_counts(rle)
     if len(counts) < 2: return 0,np.zeros((0, h), bool)
     last  = len(counts) - len(counts)%2          # without the zeros at the end
