@@ -161,7 +161,7 @@ WHY = """Why it is not what the papers report:
 - Selective search finds {recall:.0%} of these objects with {boxes:.0f} boxes. Nets on proposals begin with that; Faster
   R-CNN has to learn where to look in the same seconds, and SSD and YOLO in one go.
 - The sliding window has no regression of boxes. The best window's IoU with an object is {overlap} in the mean; those
-  from .5 on were all called right in training, those from .3 to .5 not shown: the surest is often a part of an object.
+  from .5 on were all called right in training, so that the surest need not be the best.
 - R-CNN's crops have 32 pixels here and not 224 or 227: its passes are many, but small. `--speed` has the paper's size.
 - YOLO's layers behind the encoder begin from nothing and see the whole map, so that what is learnt at one place holds
   there alone; the paper trains them for 135 epochs on 16 551 pictures.

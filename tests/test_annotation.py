@@ -1,4 +1,4 @@
-import pickle
+import pickle, re
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from PIL import Image
@@ -117,6 +117,18 @@ def test_each_problem_is_listed_with_its_file(good, tmp_path):
     rows = found([replace(a, group='ann') for a in (good[0], good[1])])
     assert [r[1] for r in rows] == ['group on both sides of the split'] and "group 'ann'" in rows[0][2]
 
+def test_masks_of_objects_are_looked_at(good):
+    path,box = good[2].path,[[10, 20, 30, 60]]
+    def of(mask, **kw): return [r[1:] for r in found([Annotation(path, (64, 64), ['star'], box, masks=[mask], **kw)])]
+    swapped = [[20, 10, 60, 10, 60, 30, 20, 30]]
+    assert of([[10, 20, 30, 20, 30, 60]]) == of([[8, 20, 30, 20, 30, 62]]) == []
+    (problem,detail), = of(swapped)
+    assert problem == 'mask outside box' and '[20.0, 10.0, 60.0, 30.0], the box is [10.0, 20.0, 30.0, 60.0]' in detail
+    for m,why in (([[1, 2, 3, 4]], 'three or more points'), (dict(size=[64, 64], counts=[9]), r'h\*w = 4096')):
+        (problem,detail), = of(m)
+        assert problem == 'unreadable mask' and "mask 0, 'star'" in detail and re.search(why, detail)
+    assert [r[0] for r in of([])] == ['empty mask'] and of([], ignore=[True]) == []
+
 def _exif(o):
     e = Image.Exif(); e[0x0112] = o
     return e
@@ -125,3 +137,8 @@ def test_mask_files_are_read_as_indices(good):
     assert found(good, ['circle', 'square', 'star', 'triangle', 'background']) == []
     rows = found([a for a in good if 'triangle' in a.labels], ['circle', 'square', 'star', 'triangle'])
     assert {r[1] for r in rows} == {'mask value outside the codes'}
+
+@pytest.mark.parametrize('size', [None, 64, 'ab'])
+def test_an_rle_whose_size_is_no_size_is_refused_with_its_file_and_row(size):
+    with pytest.raises(AnnotationError, match=r"a.png, masks, row 0: expected .*\[h, w\]"):
+        Annotation('a.png', (4, 4), ['x'], [[0, 0, 1, 1]], masks=[dict(size=size, counts=[16])])

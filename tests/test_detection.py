@@ -3,10 +3,12 @@ import json, os
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch, torchvision
-from fastai.vision.all import MixUp, Normalize, Resize, aug_transforms, set_seed
+from fastai.vision.all import (DihedralItem, FlipItem, MixUp, Normalize, RandomCrop, Resize, aug_transforms,
+                               set_seed)
 from torch import Tensor, nn
 from torch.testing import assert_close
 from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.blocks import FileImage, ObjectBBoxes, ObjectLabels
 from vision_tasks.data.coco import read_coco, write_coco
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.data.yolo import read_yolo
@@ -84,6 +86,24 @@ def test_fastais_batch_transforms_move_the_boxes_and_refuse_to_mirror_the_border
         assert (real[:,2:] > real[:,:2]).all()
     with pytest.raises(Exception, match="pad_mode='reflection' paints objects without boxes"):
         make_dls(anns, batch_tfms=aug_transforms()).train.one_batch()
+
+@pytest.mark.parametrize('tfm', [Resize((32, 48), method='squish'), Resize(32), RandomCrop(40)], ids=str)
+def test_boxes_follow_fastais_transforms_of_items_as_the_picture_does(anns, tfm):
+    dls = make_dls(anns, item_tfms=tfm, batch_tfms=[])
+    white = np.zeros((64, 64, 3), np.uint8)
+    white[10:30, 24:40] = 255
+    a = replace(anns[0], bboxes=np.array([[24, 10, 40, 30]]), labels=anns[0].labels[:1])
+    x,b,_ = dls.valid.after_item((FileImage.create(white), ObjectBBoxes()(a), ObjectLabels(dls.vocab[1:])(a)))
+    ys,xs = (x[0] > 127).nonzero(as_tuple=True)
+    assert_close(b[0].as_subclass(torch.Tensor), torch.stack([xs.min(), ys.min(), xs.max()+1, ys.max()+1]).float(),
+                 atol=1, rtol=0)
+
+@pytest.mark.parametrize('tfms,why', [([PLAIN, FlipItem(1.)], 'JointTransform.*flip'),
+                                      ([DihedralItem(1.)], 'JointTransform'),
+                                      ([PLAIN, RandomCrop(32)], 'the boxes are of one of 32x32'),
+                                      ([PLAIN, Resize(32)], 'the boxes are of one of 32x32')], ids=str)
+def test_transforms_of_items_that_boxes_and_picture_cannot_follow_alike_are_refused(anns, tfms, why):
+    with pytest.raises(Exception, match=why): make_dls(anns, item_tfms=tfms).train.one_batch()
 
 def test_boxes_are_clipped_those_without_an_area_dropped_and_one_warning_counts_both(anns):
     a = next(a for a in anns if len(a.labels) > 1)

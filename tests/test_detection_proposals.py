@@ -6,8 +6,8 @@ from fastai.learner import load_learner
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
-from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.blocks import BBoxLabels, FileImage, PixelBBox, RegionProposals, pad_objects
+from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.blocks import BBoxLabels, FileImage, PixelBBox, ProposalsEncode, RegionProposals, pad_objects
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.transforms import JitterView, JointTransform
@@ -109,13 +109,30 @@ def test_later_stages_run_once_after_fine_tune_and_after_each_fit_but_not_after_
     learn = detection_learner(made(anns, Proposals('grid', n=40)), 'rcnn', metrics=[],
                               arch_kwargs=dict(crop=32, context=4), **NET)
     seen  = []
-    learn.model.fit_stages = lambda batches: seen.append([len(b) for b in batches])
+    learn.model.fit_stages = lambda batches, **kw: seen.append([len(b) for b in batches])
     with learn.no_bar(), learn.no_logging():
         learn.lr_find(num_it=8, show_plot=False); assert not seen
         learn.fine_tune(1); assert len(seen) == 1
         learn.fit_one_cycle(1); assert len(seen) == 2
     n = len(learn.dls.train_ds)
     assert seen[0] == [4]*-(-n//4)     # x, boxes, labels, proposals of the whole training set
+
+def test_later_stages_can_be_fitted_by_other_numbers_and_name_a_class_without_objects_as_the_vocab_does(anns):
+    dls   = made(anns, Proposals('grid', n=40), vocab=['ant', *vocab_of(anns), 'zebra'])
+    learn = detection_learner(dls, 'rcnn', metrics=[], arch_kwargs=dict(crop=32, context=4), **NET)
+    with pytest.warns(UserWarning, match="no object of class 'ant', 'zebra' came"):
+        few,many = (learn.fit_stages(max_windows=o) for o in (2, 99))
+    assert max(few['positives']) == 2 < max(many['positives']) and learn.model.fitted
+    learn = detection_learner(made(anns, None), 'faster_rcnn', metrics=[], **NET)
+    assert learn.fit_stages() is None
+    with pytest.raises(ValueError, match="TorchvisionDetector has no stages .* and takes no C"): learn.fit_stages(C=1.)
+
+@pytest.mark.parametrize('bad,words', [
+    (np.zeros((3, 5)), r'0005.png: expected of the method .* got shape \(3, 5\)'), (None, r'got None'),
+    (np.array([[50, 9, 20, 20]]), 'x1 <= x2, y1 <= y2, got shape'), (np.full((2, 4), np.nan), 'finite')])
+def test_a_callable_that_gives_no_boxes_is_told_with_the_picture(anns, bad, words):
+    encode = ProposalsEncode(lambda o: bad)
+    with pytest.raises(ValueError, match=words): encode(anns[5].path)
 
 def test_pictures_without_any_proposal_are_ordinary(anns):
     learn = detection_learner(made(anns, lambda o: np.zeros((0, 4), np.float32)), 'fast_rcnn', metrics=[], **NET)

@@ -6,7 +6,7 @@ from fastai.vision.all import Resize, TensorImage, set_seed
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import InstanceMasks, ObjectMasks, PixelBBox
+from vision_tasks.data.blocks import FileImage, InstanceMasks, ObjectMasks, PixelBBox
 from vision_tasks.data.coco import read_coco, write_coco
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.transforms import CropView, FitView, JitterView, JointTransform
@@ -166,6 +166,16 @@ def test_fastais_resize_is_refused_since_masks_do_not_follow_it(anns):
     with pytest.raises(Exception, match='masks follow the picture through a JointTransform only'):
         make_dls(anns, item_tfms=Resize(64, method='squish')).train.one_batch()
 
+def test_where_a_turn_shows_no_picture_there_is_no_mask(anns):
+    "A cut that is turned leaves corners empty, over which a polygon that the cut divides would reach"
+    size,white = anns[0].size,FileImage.create(np.full((64, 64, 3), 255, np.uint8))
+    a = Annotation(anns[0].path, size, ['star'], [[0, 0, *size]], masks=[[[0, 0, size[0], 0, *size, 0, size[1]]]])
+    turn = JointTransform(64, train=lambda *_: ((16, 16, 48, 48), (0, 0, 64, 64)), flip=0, rotate=40, p_rotate=1.)
+    set_seed(0)
+    x,m = turn((white, ObjectMasks(a)), split_idx=0)
+    shown = x[0] > 200
+    assert .6 < shown.float().mean() < .95 and (m[0].bool() == shown).float().mean() > .98
+
 # --- what comes out
 
 def test_the_net_answers_with_detections_and_masks_of_28_pixels_that_are_probabilities(learn):
@@ -194,6 +204,17 @@ def test_polygons_are_an_option_and_hold_the_same_pixels(learn):
     x,y = (torch.from_numpy(decode_mask(o.masks[0], o.size))[None] for o in (a, b))
     assert iou(x, y).min() > .97
     with pytest.raises(ValueError, match="masks is 'rle' or 'polygons', not 'png'"): learn.annotate([], masks='png')
+
+def test_polygons_have_no_holes_and_those_of_the_masks_are_filled(anns, monkeypatch):
+    learn = instance_learner(make_dls(anns), Oracle, pretrained=False)
+    ring = np.zeros((64, 64), bool)
+    ring[10:30, 10:30],ring[15:25, 15:25],ring[18:20, 18:20] = True,False,True
+    monkeypatch.setattr(learn, 'masks_of', lambda dets, bboxes, size: [encode_rle(ring)]*len(dets))
+    with learn.no_bar(): said, = learn.annotate(learn.dls.valid.items[:1], masks='polygons')
+    full = np.zeros((64, 64), bool)
+    full[10:30, 10:30] = True
+    assert said.masks
+    for m in said.masks: assert len(m) == 1 and (decode_mask(m, (64, 64)) == full).all()
 
 def test_annotations_keep_runs_and_no_pictures(learn):
     "So that memory does not grow with the files: an answer is smaller than one bool picture of it"
@@ -289,3 +310,21 @@ def test_on_a_gpu_masks_are_those_of_the_cpu(anns):
         assert abs(len(a.labels) - len(b.labels)) <= 1
         if a.labels == b.labels:
             for m,o in zip(a.masks, b.masks): assert (decode_mask(m, a.size) != decode_mask(o, b.size)).mean() < .02
+
+def test_data_of_the_other_task_are_refused_before_training(anns):
+    boxes = detection_dls(anns, bs=4, num_workers=0, device='cpu', item_tfms=PLAIN)
+    with pytest.raises(ValueError, match='without masks.*`instance_dls`'):
+        instance_learner(boxes, Oracle, pretrained=False)
+    with pytest.raises(ValueError, match='hold masks.*`detection_dls`'):
+        detection_learner(make_dls(anns), 'faster_rcnn', encoder='test_resnet', pretrained=False)
+
+def test_a_label_that_the_learner_does_not_know_is_an_error_that_names_the_file(learn):
+    a = several(learn.dls.valid.items + learn.dls.train.items)
+    dl = learn.dls.test_dl([replace(a, labels=['starr', *a.labels[1:]])], with_labels=True)
+    with pytest.raises(AnnotationError, match=f"{a.path.name}.*'starr'.*did you mean 'star'"): learn.evaluate(dl=dl)
+
+def test_pictures_without_truth_have_no_scores_and_leave_the_threshold_as_it_is(learn):
+    before,dl = learn.loss_func.thresh,learn.dls.test_dl(learn.dls.valid.items)
+    for ask in (learn.evaluate, learn.tune_threshold, learn.confusion, learn.plot_top_losses):
+        with pytest.raises(ValueError, match='without truth.*with_labels=True'): ask(dl=dl)
+    assert learn.loss_func.thresh == before

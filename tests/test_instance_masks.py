@@ -210,3 +210,7 @@ def test_pennfudan_is_read_and_comes_back(tmp_path):
         np.testing.assert_array_equal(mask_bbox(ids == i), box)
     for file in write_instance_masks(anns, tmp_path): file.rename(file.with_name(f'{file.stem}_mask.png'))
     assert all(a.masks == b.masks and np.array_equal(a.bboxes, b.bboxes) for a,b in zip(anns, read(tmp_path)))
+
+@pytest.mark.parametrize('void', ['255', [255.], None])
+def test_void_values_are_whole_numbers(tmp_path, void):
+    with pytest.raises(ValueError, match='void: expected'): read_instance_masks(tmp_path, tmp_path, 'x', void=void)

@@ -244,6 +244,12 @@ def test_filled_holes_are_what_scipy_fills(seed):
         m = rng.random(rng.integers(3, 30, 2)) < .7
         np.testing.assert_array_equal(decode_mask(mask_polygons(m, 'fill'), m.shape[::-1]), _no_holes(m))
 
+def test_what_lies_in_a_hole_that_is_filled_has_no_outline_of_its_own():
+    m = np.zeros((9, 9), bool)
+    m[1:8, 1:8],m[2:7, 2:7],m[4, 4] = True,False,True
+    p, = mask_polygons(m, 'fill')
+    assert decode_mask([p], (9, 9)).sum() == 49
+
 def test_joined_polygons_are_one_whose_lines_have_no_area():
     rng = np.random.default_rng(0)
     for _ in range(50):   # far apart, at any fraction of a pixel

@@ -228,6 +228,13 @@ def files(tmp_path):
     for i in range(5): Image.fromarray(noise(40, 50, i)).save(tmp_path/f'{i}.png')
     return sorted(tmp_path.glob('*.png'))
 
+def test_a_function_that_cannot_go_to_other_processes_is_told(files):
+    p = Proposals(lambda image, n: [[0, 0, 9, 9]], name='whole', workers=2)
+    with pytest.raises(ValueError, match="method .*lambda.* cannot go to other processes.* or pass workers=0"):
+        p.prepare(files)
+    p.workers = 0
+    assert p.prepare(files) == len(files)
+
 def kept(folder): return sorted((folder/'.proposals').iterdir())
 
 def test_a_picture_is_searched_once(files, calls):
@@ -343,10 +350,11 @@ def test_pixels_are_kept_only_where_a_folder_is_named(files, calls, tmp_path):
 def test_what_cannot_be_written_leaves_nothing_behind_and_says_what_to_do(files, tmp_path, monkeypatch):
     (tmp_path/'a file').write_text('')
     with pytest.raises(OSError, match="cannot be kept in .*a file .*; pass cache=<a folder that can be written>"):
-        Proposals('grid', cache=tmp_path/'a file')(files[0])
+        Proposals('grid', cache=tmp_path/'a file', workers=0).prepare(files[:1], progress=False)
     def full(f, **kw): f.write(b'half of it'); raise OSError("No space left on device")
     monkeypatch.setattr(np, 'savez_compressed', full)
-    with pytest.raises(OSError, match="No space left on device.*; pass cache="): Proposals('grid')(files[0])
+    with pytest.raises(OSError, match="No space left on device.*; pass cache="):
+        Proposals('grid', workers=0).prepare(files[:1], progress=False)
     assert kept(tmp_path) == []
 
 def test_a_picture_that_cannot_be_read_is_named(files):
@@ -371,3 +379,10 @@ def test_boxes_without_meaning_are_refused_and_not_kept(files, bad):
     with pytest.raises(ValueError, match="0.png: expected of the method .*mend the method"):
         Proposals(lambda image, n: bad, name='bad')(files[0])
     assert not (files[0].parent/'.proposals').exists()
+
+def test_a_picture_beside_which_nothing_can_be_kept_has_proposals_and_one_warning_tells(files, tmp_path):
+    (tmp_path/'a file').write_text('')
+    p = Proposals('grid', n=20, cache=tmp_path/'a file')
+    with pytest.warns(UserWarning, match="cannot be kept in .*a file .*; pass cache=") as said:
+        one,again = p(files[0]),p(files[0])
+    assert len(said) == 1 and len(one) and np.array_equal(one, again)

@@ -290,7 +290,7 @@ def test_a_linear_svm_tells_two_heaps_apart_with_a_margin():
 def test_a_class_without_objects_is_never_detected_and_one_warning_names_it():
     net = means(4, min_score=0.)
     batches = list(colours())
-    with pytest.warns(UserWarning, match='no object of class 3, 4 came') as seen: counts = net.fit_stages(batches)
+    with pytest.warns(UserWarning, match='no object of class 3, 4 came: ') as seen: counts = net.fit_stages(batches)
     assert len(seen) == 1 and seen[0].filename == __file__
     assert counts['positives'][2:] == counts['negatives'][2:] == counts['pairs'][2:] == [0, 0]
     d = detect(net, batches[0][0], proposals=batches[0][3])

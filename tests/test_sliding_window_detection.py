@@ -145,13 +145,17 @@ def sampled(net, truth, labels, size=(64, 64)):
     grid = torch.cat([net.grid(l, size) for l in net.levels(size)])
     return net.sample_windows(grid, dict(boxes=truth, labels=torch.tensor(labels)))
 
-def test_objects_are_learnt_from_windows_with_an_iou_of_a_half_and_background_from_those_below_3_tenths():
+def test_windows_with_an_iou_of_a_half_are_objects_and_all_others_background():
     truth = boxes([8, 8, 30, 30], [34, 30, 60, 60])
     r,labels = sampled(make(), truth, [2, 3])
     iou,near = box_iou(r, truth).max(1)
     assert [(labels > 0).sum(), (labels == 0).sum()] == [16, 48]
-    assert (iou[labels > 0] >= .5).all() and (iou[labels == 0] < .3).all()
+    assert (iou[labels > 0] >= .5).all() and (iou[labels == 0] < .5).all()
     assert torch.equal(labels[labels > 0], torch.tensor([2, 3])[near[labels > 0]])
+    # all can be drawn, those beside an object too, or they would score as well as the one on it
+    r,labels = sampled(make(sizes=(16,), ratios=(1.,), n_windows=(999, 999)), truth, [2, 3])
+    iou = box_iou(r, truth).amax(1)
+    assert len(r) >= 25*25 and ((iou > .3) & (labels == 0)).any() and torch.equal(labels > 0, iou >= .5)
 
 def test_an_object_that_no_window_fits_is_shown_a_little_beside():
     net,truth = make(sizes=(32,), ratios=(1.,)),boxes([5, 5, 11, 35])
@@ -202,11 +206,12 @@ def test_it_learns_eight_drawn_pictures(tmp_path):
     torch.manual_seed(0)
     net = sliding_window(len(vocab), width=.5, size=64)
     before,opt = ap50(anns, vocab, detect(net, x)),torch.optim.Adam(net.parameters(), 2e-3)
-    for _ in range(150):
+    rates = torch.optim.lr_scheduler.OneCycleLR(opt, 6e-3, 200)
+    for _ in range(200):
         loss = net.train()(x, bboxes, labels)['classifier']
-        opt.zero_grad(); loss.backward(); opt.step()
+        opt.zero_grad(); loss.backward(); opt.step(); rates.step()
     after = ap50(anns, vocab, detect(net, x))
-    assert before < .05 and after > .4      # a baseline; .50 when this was written
+    assert before < .05 and after > .7      # .89 when this was written, .78 from another seed
 
 # --- how it is built
 

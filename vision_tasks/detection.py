@@ -12,8 +12,10 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import LRFinder
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
+from fastai.imports import noop
 from fastai.learner import Metric
 from fastai.vision.augment import Resize
+from fastprogress.fastprogress import progress_bar
 from .data.annotation import Annotation
 from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes,
                           path_of)
@@ -137,13 +139,19 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
     if model.has_masks != (task == 'instance'): raise ValueError(
         "this net learns masks besides boxes: train it with `instance_dls` and `instance_learner`" if model.has_masks
         else "this net finds boxes, but no masks: take one of `list_archs('instance')`, or `detection_learner`")
+    n = len(getattr(dls.valid_ds, 'tls', ())) - dls.n_inp   # boxes, labels, and masks if there are any
+    if n == 2 and task == 'instance': raise ValueError(
+        "the DataLoaders give boxes without masks, and this net learns masks: make them with `instance_dls`")
+    if n == 3 and task == 'detection': raise ValueError(
+        "the DataLoaders hold masks, which this net does not learn: make them with `detection_dls`")
     return model
 
 class _Batches:
     "(x, bboxes, labels, proposals) of all batches of `dl`, as often as one asks"
-    def __init__(self, dl): self.dl = dl
+    def __init__(self, dl, bar): self.dl,self.bar = dl,bar
     def __iter__(self):
-        for x,*proposals,bboxes,labels in self.dl: yield x,bboxes,labels,*(proposals or [None])
+        for x,*proposals,bboxes,labels in progress_bar(self.dl, leave=False) if self.bar else self.dl:
+            yield x,bboxes,labels,*(proposals or [None])
 
 class _Detections(Metric):
     "Collects truth and answers in pixels of the files; detections of any score"
@@ -183,13 +191,22 @@ class DetectionLearner(TaskLearner):
 
     in_stages = False   # whether more training follows
 
-    def fit_stages(self):
-        "What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation"
+    def fit_stages(self, **kwargs):
+        """What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation. The net's own
+        `fit_stages` takes batches of (x, bboxes, labels, proposals), `names` of its classes and `kwargs`, and says what
+        it gives; `None` from a net that has none"""
         fit = getattr(self.model, 'fit_stages', None)
-        if fit is None: return
+        if fit is None:
+            if kwargs: raise ValueError(f"{type(self.model).__name__} has no stages after its layers, and takes no "
+                                        f"{', '.join(kwargs)}")
+            return
         self.model.eval()
-        fit(_Batches(self.whole_dl(0)))
+        res = fit(_Batches(self.whole_dl(0), hasattr(self, 'progress')), **{'names': self.dls.vocab[1:], **kwargs})
+        # the log of the epochs has the scores before: let nobody take them for the net's
+        if self.logger is not noop: print("later stages are fitted: `evaluate` has their scores, `tune_threshold` a "
+                                          "threshold that suits them")
         if hasattr(self, 'distributed'): self.distributed.same_buffers(self.model)
+        return res
 
     def _do_one_batch(self):
         x,*proposals = self.xb

@@ -102,13 +102,13 @@ class InstanceLearner(DetectionLearner):
         return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
 
     def annotate(self, items, thresh=None, bs:int=None, tile=None, tta:bool=False, postprocess=None,
-                 masks:str='rle',   # 'rle' or 'polygons'
+                 masks:str='rle',   # 'rle', or 'polygons', which cannot leave out holes: they are filled
     ) -> list[Annotation]:
         "As of every learner, with the masks of the objects in pixels of the files; an object may have an empty one"
         if masks not in ('rle', 'polygons'): raise ValueError(f"masks is 'rle' or 'polygons', not {masks!r}")
         res = super().annotate(items, thresh, bs, tile, tta, postprocess)
         if masks == 'rle': return res
-        return [replace(a, masks=[mask_polygons(decode_mask(m, a.size)) for m in a.masks]) for a in res]
+        return [replace(a, masks=[mask_polygons(decode_mask(m, a.size), 'fill') for m in a.masks]) for a in res]
 
     def predict(self, item, rm_type_tfms=0, with_input=False):
         """The `Annotation`; the detections that count, (k, 6) in pixels of the network's input, and their masks; and

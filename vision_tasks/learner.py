@@ -246,6 +246,8 @@ class TaskLearner(Learner):
         if not len(src.dataset):
             raise ValueError("there are no data here: an exported learner leaves them behind; "
                              "pass dl=learn.dls.test_dl(annotations, with_labels=True)")
+        if hasattr(src.dataset, 'tls') and len(src.dataset.tls) <= self.dls.n_inp:
+            raise ValueError("these are pictures without truth: pass learn.dls.test_dl(annotations, with_labels=True)")
         if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
         return src.new(shuffle=False, drop_last=False)
 

@@ -119,6 +119,8 @@ class Annotation:
         for i,m in enumerate(masks):
             if isinstance(m, dict) and not {'size', 'counts'} <= m.keys():
                 self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {sorted(m)}")
+            if isinstance(m, dict) and not isinstance(m['size'], (list, tuple, np.ndarray)):
+                self._fail(f'masks, row {i}', "an RLE whose 'size' is [h, w]", repr(m['size']))
             hw = None
             if isinstance(m, dict): hw = tuple(m['size'])
             elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
@@ -217,12 +219,14 @@ def check_annotations(
     - 'unreadable image': missing, broken or truncated; also said of a mask's file
     - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the picture
     - 'box outside': reaches outside the picture; 'box without area'; 'point outside'
+    - 'unreadable mask', of an object: a polygon of two points, run lengths with another sum; 'empty mask', unless the
+      object is to be ignored; 'mask outside box': by half of its extent, or more
     - 'unknown class': not in `vocab`; 'empty label': '' or white space
     - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
     - 'picture twice': the same file, or the same bytes under two names; one row for each after the first
     - 'picture on both sides of the split', 'group on both sides of the split': in more than one of train, valid, test
 
-    Boxes and annotations are counted from 0. Polygons and RLE masks are not decoded"""
+    Boxes and annotations are counted from 0"""
     import pandas as pd
     annotations,vocab = list(annotations),None if vocab is None else list(vocab)
     with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _problems_of(a, vocab), annotations))
@@ -233,7 +237,8 @@ def check_annotations(
 def _problems_of(a, vocab):
     "([(problem, detail)] of one annotation, what its picture is known by among all)"
     found,key = _file_problems(a)
-    return [*found, *_box_problems(a), *_point_problems(a), *_label_problems(a, vocab), *_mask_problems(a, vocab)],key
+    return [*found, *_box_problems(a), *_object_mask_problems(a), *_point_problems(a), *_label_problems(a, vocab),
+            *_mask_problems(a, vocab)],key
 
 def _file_problems(a):
     if a.path is None: return [],None
@@ -262,6 +267,20 @@ def _box_problems(a):
         box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {wh(a.size)}"
         if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield 'box outside', box
         if x1 == x2 or y1 == y2: yield 'box without area', box
+
+def _object_mask_problems(a):
+    from ..ops.masks import decode_mask, mask_bbox
+    for i,m in enumerate(a.masks or []):
+        which = f"mask {i}, {a.labels[i]!r}"
+        try: x1,y1,x2,y2 = mask_bbox(decode_mask(m, a.size)).tolist()
+        except ValueError as e: yield 'unreadable mask', f"{which}: {e}"; continue
+        if x1 == x2:
+            if a.ignore is None or not a.ignore[i]: yield 'empty mask', f"{which}: no pixel of the {wh(a.size)}"
+        elif a.bboxes is not None:
+            u1,v1,u2,v2 = a.bboxes[i].tolist()
+            inside = max(min(x2, u2)-max(x1, u1), 0)*max(min(y2, v2)-max(y1, v1), 0)
+            if inside < (x2-x1)*(y2-y1)/2:
+                yield 'mask outside box', f"{which}: it extends over {[x1, y1, x2, y2]}, the box is {[u1, v1, u2, v2]}"
 
 def _point_problems(a):
     if a.points is None: return

@@ -17,9 +17,10 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from .annotation import Annotation, AnnotationError, nearest, select_objects
+from .annotation import Annotation, AnnotationError, nearest, select_objects, wh
 from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb
 from .masks import decode_class_mask
+from .proposals import check_boxes
 from ..ops.masks import decode_mask, rle_columns, rle_counts
 
 __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 'FileImageBlock', 'LabelSetBlock',
@@ -327,6 +328,16 @@ class PixelBBox(TensorBBox):
         b = (b.clamp(-1, 1) + 1)*b.new_tensor([w, h, w, h])/2
         return PixelBBox(torch.where((old == 0).all(-1, keepdim=True), 0., b), img_size=(w, h))
 
+    def _do_crop_pad(self, sz, tl, orig_sz, resize_to=None, **kwargs):
+        "fastai's `Resize` and crops of items move it as they move the picture: (w, h) `sz` from `tl` on, `resize_to`"
+        old,out = self.as_subclass(Tensor),tuple(resize_to or sz)
+        cut,start,end = (old.new_tensor([*o]*2) for o in (sz, tl, out))
+        return PixelBBox(((old - start)*end/cut).clamp(min=0).minimum(end), img_size=out)
+
+    def flip_lr(self): raise ValueError("fastai's flips of items leave boxes in pixels, and masks, where they are; "
+                                        "JointTransform(size, flip=..., vflip=...) flips all alike")
+    def dihedral(self, k): return self.flip_lr()
+
 class RegionProposals(PixelBBox):
     "(k, 4) or (b, k, 4) boxes without labels, where objects may be; they stay or go whatever the objects do"
 
@@ -354,6 +365,7 @@ class ObjectLabels(DisplayedTransform):
     ignored (crowd, difficult)"""
     def __init__(self, vocab): self.vocab = [NO_OBJECT, *vocab]
     def encodes(self, a):
+        check_labels([a], self.vocab[1:])
         o2i = {o: i for i,o in enumerate(self.vocab)}
         ids = np.array([o2i[o] for o in a.labels], np.int64)
         return BBoxLabels.create(ids if a.ignore is None else np.where(a.ignore, -1, ids))
@@ -449,7 +461,7 @@ class ProposalsEncode(DisplayedTransform):
     def __init__(self, proposals): self.proposals = proposals
     def encodes(self, o):
         size = image_size(o) if isinstance(o, (str, os.PathLike)) else FileImage.create(o).size
-        return RegionProposals.create(self.proposals(o), img_size=size)
+        return RegionProposals.create(check_boxes(self.proposals(o), o), img_size=size)
 
 def ProposalsBlock(
     proposals,   # callable: path, PIL image or array -> (k, 4) boxes in pixels, as `Proposals`
@@ -463,6 +475,12 @@ def pad_objects(samples):
     def most(*types):
         return max((len(o) for s in samples for o in s if isinstance(o, types[0]) and not isinstance(o, types[1:])),
                    default=0)
+    for s in samples:
+        size = next((o.shape[:-3:-1] for o in s if isinstance(o, TensorImage)), None)
+        for o in s:
+            if size is None or not isinstance(o, PixelBBox) or o.img_size in (None, size): continue
+            raise ValueError(f"the picture is {wh(size)}, but the boxes are of one of {wh(o.img_size)}: a transform of "
+                             "items moved the one and not the other; let one JointTransform do it all")
     n,many = most((PixelBBox, BBoxLabels, InstanceMasks), RegionProposals),most(RegionProposals)
     hw = [max(o.shape[d] for s in samples for o in s if isinstance(o, (TensorImage, TensorMask))) for d in (-2, -1)] \
          if any(isinstance(o, (TensorImage, TensorMask)) for s in samples for o in s) else None

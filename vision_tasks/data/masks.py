@@ -65,7 +65,10 @@ def read_instance_masks(
     A picture whose mask is 0 throughout has no objects. A palette file's values are its indices"""
     if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {label!r:.80}")
-    void = [void] if isinstance(void, Integral) else list(void)
+    void = [void] if isinstance(void, Integral) else void
+    if void is None or not all(isinstance(v, Integral) for v in void):
+        raise ValueError(f"void: expected whole numbers, () for none, got {void!r:.80}")
+    void = list(void)
     return read_all(lambda o: _read_instances(*o, label, void, split), _pairs(images, masks, mask_of), on_error)
 
 def read_codes(

@@ -5,6 +5,7 @@ from inspect import signature
 from io import BytesIO
 import os
 from pathlib import Path
+import pickle
 from uuid import uuid4
 import warnings
 from zipfile import BadZipFile
@@ -47,7 +48,7 @@ class Proposals:
         elif method in METHODS: self.method,name = METHODS[method],f'{method} {VERSION}'
         else: raise ValueError(f"method is one of {list(METHODS)} or a function, not {method!r}")
         if n < 1: raise ValueError(f"n is {n}; expected one box or more")
-        self.n,self.workers,self.kwargs = n,workers,kwargs
+        self.n,self.workers,self.kwargs,self.told = n,workers,kwargs,False
         self.cache = None if cache is None else Path(cache)
         # with the defaults, so that it is one whether they are written out or not; a wrong name is a TypeError now
         bound = signature(self.method).bind(None, n=n, **kwargs)
@@ -55,22 +56,27 @@ class Proposals:
         self.key = f"{name} {sorted(bound.arguments.items(), key=lambda o: o[0])!r}".encode()
 
     def __call__(self, item) -> np.ndarray:   # (k, 4) float32 x1 y1 x2 y2, pixels of the picture as shown; k <= n
-        "The proposals of `item`: a path, an `Annotation`, or a picture (PIL, array), which is kept only with `cache`"
-        bboxes,_,broken = self._get(item)
+        """The proposals of `item`: a path, an `Annotation`, or a picture (PIL, array), which is kept only with `cache`.
+        Where nothing can be kept, a warning says so, once"""
+        bboxes,_,broken = self._get(item, must_keep=False)
         if broken: self._warn([broken])
         return bboxes
 
     def prepare(self, items, progress:bool=True) -> int:   # how many were found now, and not before
         "Find and keep the proposals of all `items`, paths or Annotations, in parallel processes"
-        items = list(items)
-        todo = parallel(self._keep, items, n_workers=defaults.cpus if self.workers is None else self.workers,
-                        progress=progress)
+        items,workers = list(items),defaults.cpus if self.workers is None else self.workers
+        if workers:
+            try: pickle.dumps(self.method)
+            except (pickle.PicklingError, AttributeError, TypeError) as e:
+                raise ValueError(f"the method {self.method!r} cannot go to other processes ({e}): write it as a `def` "
+                                 "that stands in no other one, or pass workers=0") from e
+        todo = parallel(self._keep, items, n_workers=workers, progress=progress)
         if broken := [b for _,b in todo if b]: self._warn(broken)
         return sum(new for new,_ in todo)
 
     def _keep(self, item): return self._get(item)[1:]
 
-    def _get(self, item):
+    def _get(self, item, must_keep=True):
         "(boxes, whether they were found now, the file that should have held them and is broken or None)"
         path = item.path if isinstance(item, Annotation) else item
         if path is None: raise ValueError("an Annotation without a file has no pixels here; pass the picture itself")
@@ -85,28 +91,38 @@ class Proposals:
         broken = None
         if file:
             try: return _read(file),False,None
-            except FileNotFoundError: pass
+            except (FileNotFoundError, NotADirectoryError): pass
             except BROKEN: broken = file
         bboxes = self._find(image(), path)
-        if file: _write(file, bboxes)
+        try:
+            if file: _write(file, bboxes)
+        except OSError as e:
+            if must_keep: raise
+            if not self.told: warnings.warn(f"{e}; until then they are found anew each time", stacklevel=3)
+            self.told = True
         return bboxes,True,broken
 
     def _file(self, folder, data):
         return folder/f"{blake2b(self.key + blake2b(data).digest(), digest_size=16).hexdigest()}.npz"
 
     def _find(self, image, path):
-        b = np.asarray(self.method(image, n=self.n, **self.kwargs), np.float32)
-        if b.size == 0: b = b.reshape(0, 4)
-        if b.ndim != 2 or b.shape[1] != 4 or not np.isfinite(b).all() or (b[:,:2] > b[:,2:]).any():
-            what = path if isinstance(path, (str, Path)) else "a picture without a file"
-            raise ValueError(f"{what}: expected of the method (k, 4) finite x1 y1 x2 y2 with x1 <= x2, y1 <= y2, "
-                             f"got shape {b.shape}{f', {b[:2].tolist()} ...' if b.size else ''}; mend the method")
-        return b[:self.n]
+        return check_boxes(self.method(image, n=self.n, **self.kwargs), path)[:self.n]
 
     def _warn(self, files):
         more = f", and {len(files)-1} more" if len(files) > 1 else ''
         warnings.warn(f"proposals are found anew, because the file that held them is broken: {files[0]}{more}",
                       stacklevel=3)
+
+def check_boxes(boxes, picture) -> np.ndarray:   # (k, 4) float32
+    "What a method or a function gave for `picture`, a path or pixels; `ValueError` where these are no boxes"
+    what = picture if isinstance(picture, (str, os.PathLike)) else "a picture without a file"
+    b = np.asarray(boxes, np.float32)
+    if b.size == 0: b = b.reshape(0, 4)
+    if b.ndim != 2 or b.shape[1] != 4 or not np.isfinite(b).all() or (b[:,:2] > b[:,2:]).any():
+        got = f"shape {b.shape}, {b[:2].tolist()} ..." if b.ndim else repr(boxes)
+        raise ValueError(f"{what}: expected of the method (k, 4) finite x1 y1 x2 y2 with x1 <= x2, y1 <= y2, "
+                         f"got {got:.160}; mend the method")
+    return b
 
 def _decode(data, path):   # -> (h, w, 3) uint8
     with open_image(BytesIO(data), path) as im: return np.asarray(decode_image(im, path))
@@ -127,4 +143,4 @@ def _write(file, bboxes):
     except OSError as e:
         if part.exists(): part.unlink()
         raise OSError(f"proposals cannot be kept in {file.parent} ({e}); "
-                      "pass cache=<a folder that can be written>") from e
+                      "pass cache=<a folder that can be written> to `Proposals`") from e

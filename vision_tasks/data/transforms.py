@@ -355,6 +355,8 @@ def _lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
             else: res[i] = o.decode(i)[rows, cols] & inside
         else:
             for p in polygons: _fill_polygon(res[i], p@view.matrix[:,:2].T + view.matrix[:,2])
+    # a cut that is turned leaves corners empty, over which polygons would reach
+    if view.angle and view.src != (0, 0, *size): res &= (under or _under(view, size))[2]
     return torch.from_numpy(res)
 
 def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ..., as of `_under` without a turn

@@ -285,7 +285,8 @@ def _polygon(a, i):   # -> x1 y1 x2 y2 ..., fractions; [] for an object without
     m = a.masks[i] if a.masks is not None else []
     if isinstance(m, (dict, np.ndarray)):
         raise AnnotationError(f"{a.path}, masks, row {i}: YOLO holds polygons, not run lengths or arrays; "
-                              "use `write_coco`, or set masks=None to write boxes")
+                              "ask `annotate` for masks='polygons', take `mask_polygons`, use `write_coco`, or "
+                              "set masks=None to write boxes")
     parts = [np.asarray(p, dtype=np.float64).reshape(-1).tolist() for p in m]
     for p in parts:
         if len(p) < 6 or len(p)%2 or not all(map(isfinite, p)):

@@ -84,7 +84,9 @@ def mask_polygons(
         at = outlines[inner.argmax()].min(0).astype(int).tolist()
         raise ValueError(f"mask: polygons cannot leave out a hole, and it has {inner.sum()}, one at x, y = {at}; "
                          "fill them by holes='fill', or keep the mask as it is, or as an RLE (`encode_rle`)")
-    return [o for o,i in zip(outlines, inner) if not i]
+    outer = [o for o,i in zip(outlines, inner) if not i]
+    # what lies in a hole has an outline too, until the hole is filled
+    return mask_polygons(decode_mask(outer, mask.shape[::-1])) if inner.any() else outer
 
 def join_polygons(
     polygons,      # as of `decode_mask`

@@ -13,7 +13,7 @@ What differs:
 - A region that lies by half of its area on an ignored object, and matches no true one, is no background."""
 from __future__ import annotations
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -271,15 +271,17 @@ class RCNN(Detector):
                                  # The hardest negatives are kept, of the others a random choice; while they come in,
                                  # up to twice as many: 4 GB for 20 classes on AlexNet, if all of these are full
         seed:int=0,              # of all choices
+        names:Sequence[str]=None, # of the classes, for what it has to tell; None: 1, 2, ...
     ) -> dict[str,list[int]]:    # by class, how many windows were fitted to: `positives`, `negatives` in the second
                                  # round, the `hard` ones among these, and `pairs`
         """Fit an SVM and a box regression a class to the features of the net as it is. A class without objects never
         scores, and one warning names it; one without pairs keeps the proposals"""
         if iter(batches) is batches:
             raise ValueError("batches is gone through twice, which an iterator is not for; give a list or a DataLoader")
-        with _evaluating(self): return self._fit_stages(batches, C, ridge, n_start, max_windows, seed)
+        names = list(names or range(1, self.n_out+1))
+        with _evaluating(self): return self._fit_stages(batches, C, ridge, n_start, max_windows, seed, names)
 
-    def _fit_stages(self, batches, C, ridge, n_start, max_windows, seed):
+    def _fit_stages(self, batches, C, ridge, n_start, max_windows, seed, names):
         classes,gen = range(self.n_out),torch.Generator().manual_seed(seed)
         pos,pairs,hard = ([_Rows(max_windows) for _ in classes] for _ in range(3))
         start,norm,n = _Rows(n_start),0.,0
@@ -295,15 +297,16 @@ class RCNN(Detector):
                                       "has learnt")
         scale = 20*n/norm
         pos,(start,is_neg) = [(o.get() or [None])[0] for o in pos],start.get() or (torch.zeros(0, self.d),)*2
-        missing = [c+1 for c in classes if pos[c] is None]
-        if missing: warnings.warn(f"no object of class {', '.join(map(str, missing))} came: a class without any is "
+        missing = [repr(names[c]) for c in classes if pos[c] is None]
+        if missing: warnings.warn(f"no object of class {', '.join(missing)} came: a class without any is "
                                   "never detected", stacklevel=4)
         def svms(negs):
             w,b = torch.zeros(self.n_out, self.d),torch.full((self.n_out,), -torch.inf)      # which never scores
             for c in classes:
                 if pos[c] is None: continue
-                if not len(negs[c]): raise ValueError(f"no window is a negative for class {c+1}: each overlaps with an "
-                                                      "object of it by an IoU of .3 or more; give more proposals")
+                if not len(negs[c]): raise ValueError(
+                    f"no window is a negative for class {names[c]!r}: each overlaps with an object of it by an IoU of "
+                    ".3 or more; give more proposals")
                 w[c],b[c] = linear_svm(scale*pos[c], scale*negs[c], C)
             return scale*w,b
         begin = [start[is_neg[:,c] > 0] for c in classes]

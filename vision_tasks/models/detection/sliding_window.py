@@ -56,7 +56,7 @@ class SlidingWindowDetector(Detector):
         max_dets:int=100,          # a picture
         nms:float=.3,              # IoU above which the worse of two boxes of a class goes, of
         n_best:int=1000,           # windows of that class, the best
-        n_windows:tuple=(16, 48),  # a picture to learn from, at most: objects (IoU .5 or more), background (below .3)
+        n_windows:tuple=(16, 48),  # a picture to learn from, at most: objects (IoU .5 or more) and background
         chunk:int=256,             # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
@@ -154,8 +154,7 @@ class SlidingWindowDetector(Detector):
             unseen[:,2:] - unseen[:,:2]).repeat(8, 2)
         windows = torch.cat([grid, unseen, near])
         iou,nearest = F.pad(box_iou(windows, truth), (0, 1)).max(1)
-        kind = torch.where(iou >= .5, F.pad(labels, (0, 1))[nearest],
-                           -((iou >= .3) | lies_on(windows, targ['boxes'][~on])).long())
+        kind = torch.where(iou >= .5, F.pad(labels, (0, 1))[nearest], -lies_on(windows, targ['boxes'][~on]).long())
         keep = pick_windows(kind, *self.n_windows)
         return windows[keep],kind[keep]
 
