@@ -104,7 +104,8 @@ def stock(anns, vocab, args, weights):
     train,valid = ([a for a in anns if a.split == o] for o in ('train', 'valid'))
     dl  = DataLoader(Pictures(train, vocab), args.bs, shuffle=True, drop_last=True, collate_fn=pairs,
                      num_workers=args.workers)
-    opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=5e-4)
+    if args.stock_opt == 'adam': opt = torch.optim.Adam(net.parameters(), args.stock_lr)
+    else: opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=5e-4)
     sched = schedule(opt, args, len(dl))
     t = clock(args.device)
     net.train()
@@ -161,6 +162,7 @@ def main():
     ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
     ap.add_argument('--lr', type=float, default=2e-3, help='of ours')
     ap.add_argument('--stock-lr', type=float, default=.005, help="of SGD: the tutorial's, for 2 pictures a step")
+    ap.add_argument('--stock-opt', choices=['sgd', 'adam'], default='sgd', help="the tutorial's is SGD")
     ap.add_argument('--schedule', choices=['cosine', 'step'], default='cosine', help='of SGD')
     ap.add_argument('--limit', type=int, help='so many pictures to train on')
     ap.add_argument('--workers', type=int, default=0)
