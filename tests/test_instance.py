@@ -14,6 +14,7 @@ from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.detection_metrics import coco_ap
 from vision_tasks.instance import instance_dls, instance_learner
 from vision_tasks.models.detection import Detector
+from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox
 
 PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)
@@ -317,6 +318,9 @@ def test_data_of_the_other_task_are_refused_before_training(anns):
         instance_learner(boxes, Oracle, pretrained=False)
     with pytest.raises(ValueError, match='hold masks.*`detection_dls`'):
         detection_learner(make_dls(anns), 'faster_rcnn', encoder='test_resnet', pretrained=False)
+    names = multilabel_dls(anns, bs=4, num_workers=0, device='cpu')
+    for learner,task in (instance_learner, 'instance'), (detection_learner, 'detection'):
+        with pytest.raises(ValueError, match=f'give no boxes.*`{task}_dls`'): learner(names, pretrained=False)
 
 def test_a_label_that_the_learner_does_not_know_is_an_error_that_names_the_file(learn):
     a = several(learn.dls.valid.items + learn.dls.train.items)

@@ -140,6 +140,7 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
         "this net learns masks besides boxes: train it with `instance_dls` and `instance_learner`" if model.has_masks
         else "this net finds boxes, but no masks: take one of `list_archs('instance')`, or `detection_learner`")
     n = len(getattr(dls.valid_ds, 'tls', ())) - dls.n_inp   # boxes, labels, and masks if there are any
+    if n == 1: raise ValueError(f"the DataLoaders give no boxes: make them with `{task}_dls`")
     if n == 2 and task == 'instance': raise ValueError(
         "the DataLoaders give boxes without masks, and this net learns masks: make them with `instance_dls`")
     if n == 3 and task == 'detection': raise ValueError(
