@@ -1,6 +1,6 @@
 """Instance segmentation of pedestrians and of COCO's objects: `instance_learner` beside a plain loop with the recipe of
-torchvision's tutorial (flip, SGD with momentum, a warm-up), the same net, encoder weights, pictures, epochs, batch
-size; COCO's AP of boxes and of masks in pixels of the files by one scorer for both"""
+torchvision's tutorial (flip, a warm-up; Adam, or its SGD), the same net, encoder weights, pictures, epochs, batch size;
+COCO's AP of boxes and of masks in pixels of the files by one scorer for both"""
 import argparse, random, sys, tempfile, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -160,10 +160,11 @@ def main():
     ap.add_argument('--bs', type=int, default=4)
     ap.add_argument('--epochs', type=int, default=8, help='of either')
     ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
-    ap.add_argument('--lr', type=float, default=2e-3, help='of ours')
-    ap.add_argument('--stock-lr', type=float, default=.005, help="of SGD: the tutorial's, for 2 pictures a step")
-    ap.add_argument('--stock-opt', choices=['sgd', 'adam'], default='sgd', help="the tutorial's is SGD")
-    ap.add_argument('--schedule', choices=['cosine', 'step'], default='cosine', help='of SGD')
+    ap.add_argument('--lr', type=float, default=1e-3, help='of ours')
+    ap.add_argument('--stock-lr', type=float, default=1e-3, help='of the stock loop')
+    ap.add_argument('--stock-opt', choices=['sgd', 'adam'], default='adam',
+                    help="the tutorial's is SGD of .005, which begins from COCO's weights")
+    ap.add_argument('--schedule', choices=['cosine', 'step'], default='cosine', help='of the stock loop')
     ap.add_argument('--limit', type=int, help='so many pictures to train on')
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
