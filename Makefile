@@ -9,8 +9,9 @@ export MPLBACKEND ?= Agg
 demo: $(VENV)/.installed
 	$(BIN)/python -m vision_tasks.demo
 
+# in two processes, each with one thread; the tests of a file stay together
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # everything that wants real data or minutes: set VISION_TASKS_DATA and VISION_TASKS_WEIGHTS first
 slow: $(VENV)/.installed
