@@ -2,7 +2,7 @@
 import json, random
 from dataclasses import replace
 import numpy as np, pytest, torch, torchvision
-from fastai.vision.all import Resize, TensorImage, set_seed
+from fastai.vision.all import Resize, TensorImage, aug_transforms, set_seed
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from vision_tasks.data.annotation import Annotation, AnnotationError
@@ -311,6 +311,18 @@ def test_on_a_gpu_masks_are_those_of_the_cpu(anns):
         assert abs(len(a.labels) - len(b.labels)) <= 1
         if a.labels == b.labels:
             for m,o in zip(a.masks, b.masks): assert (decode_mask(m, a.size) != decode_mask(o, b.size)).mean() < .02
+
+def test_after_fastais_turns_of_a_batch_boxes_are_tight_around_their_masks(anns):
+    turns = aug_transforms(max_rotate=40., max_warp=0., max_lighting=0., p_affine=1., pad_mode='zeros')
+    dls = make_dls(anns, batch_tfms=turns)
+    for split,dl in enumerate(dls.loaders):
+        n = 0
+        for x,bboxes,labels,masks in dl:
+            for b,l,m in zip(*(o.as_subclass(Tensor).flatten(0, 1) for o in (bboxes, labels, masks))):
+                if not m.any(): assert l <= 0 or not (b[2:] > b[:2]).all(); continue
+                n += 1
+                assert l != 0 and (b.numpy() == mask_bbox(m.numpy() > 0)).all() or split == 1
+        assert n
 
 def test_data_of_the_other_task_are_refused_before_training(anns):
     boxes = detection_dls(anns, bs=4, num_workers=0, device='cpu', item_tfms=PLAIN)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
+from fastai.vision.augment import AffineCoordTfm
+from fastcore.basics import listify
 from .data.annotation import Annotation
 from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks,
                           object_bboxes, object_masks, path_of)
-from .data.transforms import JitterView, JointTransform, LightJitter
+from .data.transforms import JitterView, JointTransform, LightJitter, TightBoxes
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
 from .learner import came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls
@@ -25,14 +27,17 @@ def instance_block(
     splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
     item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips; pads to the shape otherwise. One
                       # there must be: masks follow no other transform of items
-    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
+    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training. Boxes are tight around
+                      # their masks after fastai's `aug_transforms` too
 ) -> DataBlock:
     """Picture in; out (n, 4) boxes in pixels of the network's input, (n,) ids, 0 = padding, -1 = to be ignored, and
     (n, h, w) masks, uint8. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
+    batch_tfms = [LightJitter()] if batch_tfms is None else listify(batch_tfms)
+    if any(isinstance(o, AffineCoordTfm) for o in batch_tfms): batch_tfms = [*batch_tfms, TightBoxes()]
     return DataBlock((FileImageBlock, *ObjectBlock(vocab), ObjectMasksBlock), n_inp=1, get_x=path_of,
                      get_y=[annotation_of]*3, dl_type=InstanceDL, splitter=splitter or AnnotationSplitter(),
-                     item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     item_tfms=item_tfms, batch_tfms=batch_tfms)
 
 def instance_dls(
     annotations,          # list[Annotation] with `bboxes` and `masks`, (0, 4) and [] where there is nothing

@@ -13,9 +13,10 @@ from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
-from .blocks import BBoxLabels, FileImage, InstanceMasks, ObjectMasks, RegionProposals, mirror_points
+from .blocks import (BBoxLabels, FileImage, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals,
+                     mirror_points)
 
-__all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter',
+__all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'TightBoxes',
            'IMAGENET_GREY']
 
 IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is normalised
@@ -436,6 +437,18 @@ def _apply_v2(tfms, items):
     return [back(o, m) for o,m in zip(items, moved)]
 
 # --- light
+
+class TightBoxes(ItemTransform):
+    """Draws the boxes of a batch anew around their masks, after fastai's batch transforms, which move a box by its
+    corners and leave it loose. An object that left the picture has a box without area then; one to be ignored keeps its
+    box"""
+    order,split_idx = 40,0   # after the geometry
+    def encodes(self, b):
+        kinds = PixelBBox,BBoxLabels,InstanceMasks
+        bboxes,labels,masks = (next((o.as_subclass(Tensor) for o in b if type(o) is k), None) for k in kinds)
+        if masks is None: return b
+        tight = torch.where(labels[...,None] > 0, _mask_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
+        return tuple(_like(tight, o) if type(o) is PixelBBox else o for o in b)
 
 class LightJitter(RandTransform):
     """Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device:
