@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
 from fastai.data.block import TransformBlock
 from fastai.data.transforms import Categorize, Category, IntToFloatTensor, MultiCategorize, MultiCategory
 from fastai.torch_core import TensorCategory, TensorMultiCategory
@@ -472,6 +473,10 @@ def ProposalsBlock(
 def pad_objects(samples):
     """Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the
     largest, objects to the most of the batch, and so do proposals"""
+    # fastai's tensors look up their type at every `len` and `shape`
+    with DisableTorchFunctionSubclass(): return _grown(samples)
+
+def _grown(samples):
     def most(*types):
         return max((len(o) for s in samples for o in s if isinstance(o, types[0]) and not isinstance(o, types[1:])),
                    default=0)

@@ -63,7 +63,11 @@ class View:
 
     def bboxes(self, b:Tensor) -> Tensor:        # (n, 4) -> (n, 4), may reach outside the canvas
         "`b` of the picture on the canvas: the upright box around the four corners"
-        return _around(self.points(_corners(b)))
+        if self.angle: return _around(self.points(_corners(b)))
+        # without a turn two corners are enough
+        (kx,_,x),(_,ky,y) = self.matrix.tolist()
+        p,q = (b*b.new_tensor([kx, ky, kx, ky]) + b.new_tensor([x, y, x, y])).split(2, -1)
+        return torch.cat([p.minimum(q), p.maximum(q)], -1)
 
     def undo_bboxes(self, b:Tensor) -> Tensor:   # (n, 4) -> (n, 4), may reach outside the picture
         "`b` of the canvas back in the picture"
@@ -259,12 +263,12 @@ class JointTransform(ItemTransform):
     def _sanitize(self, items, tight):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
         if not any(isinstance(o, (TensorBBox, TensorPoint)) for o in items): return items
-        hi = torch.tensor(self.size, dtype=torch.float32)
+        hi = torch.tensor([*self.size]*2, dtype=torch.float32)
         get = lambda cls: next((o for o in items if isinstance(o, cls) and not isinstance(o, RegionProposals)), None)
         boxes,masks,labels,keep = get(TensorBBox),get(InstanceMasks),get(BBoxLabels),None
         if boxes is not None:
             raw = boxes.as_subclass(Tensor)
-            new = raw.clamp(min=0).minimum(hi.repeat(2))
+            new = raw.clamp(min=0).minimum(hi)
             if masks is not None:
                 has = masks.as_subclass(Tensor).flatten(1).any(1).bool()
                 # the box around a turned box is loose: where there is a mask it is drawn anew
@@ -274,9 +278,10 @@ class JointTransform(ItemTransform):
             sides,area = new[:,2:]-new[:,:2],lambda o: (o[:,2:]-o[:,:2]).prod(1)
             keep = (sides >= 1).all(1) & (area(new) >= self.min_visible*area(raw))
             if masks is not None: keep &= has
+            if keep.all(): keep = slice(None)      # masks are long to copy
         def clean(o):
             if isinstance(o, RegionProposals):
-                p = o.as_subclass(Tensor).clamp(min=0).minimum(hi.repeat(2))
+                p = o.as_subclass(Tensor).clamp(min=0).minimum(hi)
                 return _like(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=self.size)
             if isinstance(o, TensorBBox): return _like(new[keep], o, img_size=self.size)
             if isinstance(o, (BBoxLabels, InstanceMasks)):
@@ -284,7 +289,7 @@ class JointTransform(ItemTransform):
             if isinstance(o, TensorPoint):
                 p = o.as_subclass(Tensor)
                 if p.ndim == 3 and keep is not None: p = p[keep]
-                out = ((p < 0) | (p > hi)).any(-1, keepdim=True)
+                out = ((p < 0) | (p > hi[:2])).any(-1, keepdim=True)
                 return _like(torch.where(out, torch.nan, p), o, img_size=self.size)
             return o
         return [clean(o) for o in items]
@@ -368,7 +373,9 @@ def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ...
 def _under(view, size):
     """Row and column of the pixel of a picture of `size` under the centre of each pixel of the canvas, and whether
     there is one; they broadcast to (h, w)"""
-    (x1,y1,x2,y2),m = view.src,np.linalg.inv(np.vstack([view.matrix, [0, 0, 1]]))
+    (x1,y1,x2,y2),((a,b,_),(c,d,_)) = view.src,view.matrix
+    m = np.array([[d, -b], [-c, a]])/(a*d - b*c)
+    m = np.column_stack([m, -m @ view.matrix[:,2]])
     x,y = np.arange(view.out[0]) + .5,np.arange(view.out[1])[:,None] + .5
     # without a turn a row of columns and a column of rows
     u,v = (m[0,0]*x + m[0,2],m[1,1]*y + m[1,2]) if not view.angle else (m[i,0]*x + m[i,1]*y + m[i,2] for i in (0, 1))
