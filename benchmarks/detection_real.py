@@ -1,6 +1,6 @@
 """Detection of face masks: `detection_learner` beside a plain loop with torchvision's own recipe for SSDlite (its
 crops, SGD with momentum, a cosine), the same net, encoder weights, pictures, epochs, batch size; one scorer for both"""
-import argparse, sys, warnings
+import argparse, sys
 from pathlib import Path
 import pandas as pd, torch
 from fastai.vision.all import set_seed
@@ -9,7 +9,7 @@ from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 from keypoint_real import spread
-from machine import describe
+from machine import begin
 from multilabel_real import WEIGHTS, facemask_xml, folder
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +30,9 @@ def detector(args, weights, vocab, resize):
 def ours(anns, vocab, args, weights):
     dls = detection_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
     learn = detection_learner(dls, detector(args, weights, vocab, False), metrics=[])
+    return fit_and_answer(learn, anns, args)
+
+def fit_and_answer(learn, anns, args):
     t = clock(args.device)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
         if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
@@ -47,36 +50,75 @@ class Pictures(Dataset):
     def __len__(self): return len(self.anns)
     def __getitem__(self, i):
         a = self.anns[i]
-        w,h = a.size
-        return self.tfms(tv.Image(pil_to_tensor(read_image(a.path))), dict(
-            boxes=tv.BoundingBoxes(torch.from_numpy(a.bboxes), format='XYXY', canvas_size=(h, w)),
-            labels=torch.tensor([self.o2i[o] for o in a.labels], dtype=torch.int64)))
+        return self.tfms(tv.Image(pil_to_tensor(read_image(a.path))), self.target(a))
+    def target(self, a):
+        return dict(boxes=tv.BoundingBoxes(torch.from_numpy(a.bboxes), format='XYXY', canvas_size=a.size[::-1]),
+                    labels=torch.tensor([self.o2i[o] for o in a.labels], dtype=torch.int64))
 
 def pairs(batch): return tuple(zip(*batch))
 
 def stock(anns, vocab, args, weights):
     net = detector(args, weights, vocab, True).net.to(args.device)      # which resizes pictures itself
-    train,valid = ([a for a in anns if a.split == o] for o in ('train', 'valid'))
-    dl  = DataLoader(Pictures(train, vocab), args.bs, shuffle=True, drop_last=True, collate_fn=pairs,
-                     num_workers=args.workers)
+    dl  = loader(Pictures([a for a in anns if a.split == 'train'], vocab), args)
     opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=4e-5)
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, args.epochs*len(dl))
+    secs = train(net, dl, opt, sched, args)
+    return answers(net, anns, vocab, args.device),secs
+
+def loader(pictures, args):
+    return DataLoader(pictures, args.bs, shuffle=True, drop_last=True, collate_fn=pairs, num_workers=args.workers)
+
+def train(net, dl, opt, sched, args):
+    "torchvision's loop; -> seconds"
     t = clock(args.device)
     net.train()
     for _ in range(args.epochs):
         for x,y in dl:
             x,y = [o.to(args.device) for o in x],[{k: v.to(args.device) for k,v in o.items()} for o in y]
             loss = sum(net(x, y).values())
+            # as torchvision's engine: a net of nan finds nothing, and would pass for a weak one
+            if not loss.isfinite(): sys.exit(f"the stock loop's loss is {loss.item()}: lower --stock-lr")
             opt.zero_grad(); loss.backward(); opt.step(); sched.step()
-    secs,said = clock(args.device)-t,[]
+    return clock(args.device)-t
+
+@torch.no_grad()
+def answers(net, anns, vocab, device, masks_of=lambda o, size: None):
+    "What torchvision's `net` says of the valid pictures of `anns`; `masks_of`: its answer, (w, h) -> masks"
     net.eval()
-    with torch.no_grad():
-        for a in valid:
-            o, = net([(pil_to_tensor(read_image(a.path))/255.).to(args.device)])
-            o = {k: v.cpu() for k,v in o.items()}
-            said.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
-                                   scores=o['scores'].numpy()))
-    return said,secs
+    said = []
+    for a in anns:
+        if a.split != 'valid': continue
+        o, = net([(pil_to_tensor(read_image(a.path))/255.).to(device)])
+        o = {k: v.cpu() for k,v in o.items()}
+        said.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
+                               masks=masks_of(o, a.size), scores=o['scores'].numpy()))
+    return said
+
+# --- the table
+
+def run(systems, score, anns, vocab, args, weights):
+    "One row a seed and system: `systems` by name, `score` of truth, answers, vocab"
+    valid,rows = [a for a in anns if a.split == 'valid'],[]
+    for seed in args.seeds:
+        for name,f in list(systems.items())[::1 if seed%2 == 0 else -1]:     # neither is always the first
+            set_seed(seed)
+            said,secs = f(anns, vocab, args, weights)
+            rows.append(dict(system=name, **score(valid, said, vocab), seconds=secs))
+            print(seed, *(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
+    return pd.DataFrame(rows)
+
+def table(df):
+    "A line a system: mean ± standard deviation over the seeds"
+    cols = list(df.columns[1:])
+    print(f"| system | {' | '.join(cols)} |\n|---|" + '---:|'*len(cols))
+    for name,d in df.groupby('system', sort=False):
+        print(f'| {name} |', *(f"{spread(d[c], 3) if c != 'seconds' else f'{d[c].mean():.0f}'} |" for c in cols))
+
+def score(valid, said, vocab):
+    per,total = coco_ap(valid, said, vocab, per_class=True).set_index('label'),coco_ap(valid, said, vocab)
+    return dict(AP=total['map'], AP50=total['map50'], **{f'AP50 {o}': per.ap50[o] for o in vocab})
+
+SYSTEMS = {'ours': ours, "torchvision's recipe": stock}
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
@@ -92,32 +134,14 @@ def main():
     ap.add_argument('--limit', type=int, help='so many pictures to train on')
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
-    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
-    args = ap.parse_args()
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+    args = begin(ap)
     anns = [clip_objects(a) for a in facemask_xml(folder('VISION_TASKS_DATA'))]
     weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS
     if args.limit: anns = [a for a in anns if a.split == 'train'][:args.limit] + [a for a in anns if a.split == 'valid']
-    vocab,valid = vocab_of(anns),[a for a in anns if a.split == 'valid']
-    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', args.device, sep=', ',
-          flush=True)
-    rows = []
-    for seed in args.seeds:
-        for name,f in list({'ours': ours, "torchvision's recipe": stock}.items())[::1 if seed%2 == 0 else -1]:
-            set_seed(seed)
-            said,secs = f(anns, vocab, args, weights)
-            per = coco_ap(valid, said, vocab, per_class=True).set_index('label')
-            all_ = coco_ap(valid, said, vocab)
-            rows.append(dict(system=name, AP=all_['map'], AP50=all_['map50'],
-                             **{f'AP50 {o}': per.ap50[o] for o in vocab}, seconds=secs))
-            print(*(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
-    df = pd.DataFrame(rows)
-    cols = list(df.columns[1:])
-    print(f"\n**facemask**: {len(anns)-len(valid)} + {len(valid)} pictures; {args.arch} on {args.encoder}, {args.size} "
-          f"px, bs {args.bs}, {args.epochs} epochs, seeds {args.seeds}; mean ± sd\n\n| system | {' | '.join(cols)} |\n"
-          '|---|' + '---:|'*len(cols))
-    for name,d in df.groupby('system', sort=False):
-        print(f'| {name} |', *(f"{spread(d[c], 3) if c != 'seconds' else f'{d[c].mean():.0f}'} |" for c in cols))
+    vocab,n = vocab_of(anns),sum(a.split == 'train' for a in anns)
+    df = run(SYSTEMS, score, anns, vocab, args, weights)
+    print(f"\n**facemask**: {n} + {len(anns)-n} pictures; {args.arch} on {args.encoder}, {args.size} px, bs {args.bs}, "
+          f"{args.epochs} epochs, seeds {args.seeds}; mean ± sd\n")
+    table(df)
 
 if __name__ == '__main__': main()

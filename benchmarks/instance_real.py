@@ -1,25 +1,19 @@
 """Instance segmentation of pedestrians and of COCO's objects: `instance_learner` beside a plain loop with the recipe of
 torchvision's tutorial (flip, a warm-up; Adam, or its SGD), the same net, encoder weights, pictures, epochs, batch size;
 COCO's AP of boxes and of masks in pixels of the files by one scorer for both"""
-import argparse, random, sys, tempfile, warnings
+import argparse, random, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pandas as pd, torch
-from fastai.vision.all import set_seed
-from torch.utils.data import DataLoader, Dataset
+import numpy as np, torch
 from torchvision import tv_tensors as tv
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import pil_to_tensor
-from detection_real import pairs
-from keypoint_real import spread
-from machine import describe
+from detection_real import Pictures, answers, fit_and_answer, loader, run, table, train
+from machine import begin
 from multilabel_real import WEIGHTS, folder
-from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.blocks import clip_objects
-from vision_tasks.data.image import read_image
 from vision_tasks.data.masks import read_codes, read_instance_masks
 from vision_tasks.data.yolo import read_yolo
 from vision_tasks.detection_metrics import coco_ap
@@ -69,28 +63,15 @@ def ours(anns, vocab, args, weights):
     net.net.transform.resizes = False
     dls = instance_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
     learn = instance_learner(dls, net, metrics=[])
-    t = clock(args.device)
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
-        if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
-        else:
-            learn.unfreeze()
-            learn.fit_one_cycle(args.epochs, slice(args.lr/learn.lr_mult, args.lr))
-    secs = clock(args.device)-t
-    with learn.no_bar(): return learn.annotate([a for a in anns if a.split == 'valid'], thresh=0.),secs
+    return fit_and_answer(learn, anns, args)
 
-class Pictures(Dataset):
+class MaskedPictures(Pictures):
     "What torchvision's tutorial gives its loop: a picture, boxes, labels and masks, mirrored at random"
     tfms = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()])
-    def __init__(self, anns, vocab): self.anns,self.o2i = anns,{o: i+1 for i,o in enumerate(vocab)}
-    def __len__(self): return len(self.anns)
-    def __getitem__(self, i):
-        a = self.anns[i]
+    def target(self, a):
         w,h = a.size
         masks = np.stack([decode_mask(m, a.size) for m in a.masks]) if a.masks else np.zeros((0, h, w), bool)
-        return self.tfms(tv.Image(pil_to_tensor(read_image(a.path))), dict(
-            boxes=tv.BoundingBoxes(torch.from_numpy(a.bboxes), format='XYXY', canvas_size=(h, w)),
-            labels=torch.tensor([self.o2i[o] for o in a.labels], dtype=torch.int64),
-            masks=tv.Mask(torch.from_numpy(masks).to(torch.uint8))))
+        return dict(super().target(a), masks=tv.Mask(torch.from_numpy(masks).to(torch.uint8)))
 
 def schedule(opt, args, steps):
     "The tutorial's warm-up over the first epoch, then a cosine, or its tenth of the rate after every third epoch"
@@ -101,31 +82,15 @@ def schedule(opt, args, steps):
 
 def stock(anns, vocab, args, weights):
     net = detector(args, weights, vocab).net.to(args.device)
-    train,valid = ([a for a in anns if a.split == o] for o in ('train', 'valid'))
-    dl  = DataLoader(Pictures(train, vocab), args.bs, shuffle=True, drop_last=True, collate_fn=pairs,
-                     num_workers=args.workers)
+    dl  = loader(MaskedPictures([a for a in anns if a.split == 'train'], vocab), args)
     if args.stock_opt == 'adam': opt = torch.optim.Adam(net.parameters(), args.stock_lr)
     else: opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=5e-4)
-    sched = schedule(opt, args, len(dl))
-    t = clock(args.device)
-    net.train()
-    for _ in range(args.epochs):
-        for x,y in dl:
-            x,y = [o.to(args.device) for o in x],[{k: v.to(args.device) for k,v in o.items()} for o in y]
-            loss = sum(net(x, y).values())
-            # as torchvision's engine: a net of nan finds nothing, and would pass for a weak one
-            if not loss.isfinite(): sys.exit(f"the stock loop's loss is {loss.item()}: lower --stock-lr")
-            opt.zero_grad(); loss.backward(); opt.step(); sched.step()
-    secs,said = clock(args.device)-t,[]
-    net.eval()
-    with torch.no_grad():
-        for a in valid:
-            o, = net([(pil_to_tensor(read_image(a.path))/255.).to(args.device)])
-            o = {k: v.cpu() for k,v in o.items()}
-            masks = paste_masks_in_image(o['masks'], o['boxes'], a.size[::-1])[:,0] > .5   # ours leaves that to others
-            said.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
-                                   masks=[encode_rle(m.numpy()) for m in masks], scores=o['scores'].numpy()))
-    return said,secs
+    secs = train(net, dl, opt, schedule(opt, args, len(dl)), args)
+    return answers(net, anns, vocab, args.device, pasted),secs
+
+def pasted(o, size):
+    masks = paste_masks_in_image(o['masks'], o['boxes'], size[::-1])[:,0] > .5   # ours leaves that to others
+    return [encode_rle(m.numpy()) for m in masks]
 
 def score(valid, said, vocab):
     boxes,masks = (coco_ap(valid, said, vocab, iou_type=o) for o in ('bbox', 'segm'))
@@ -133,18 +98,6 @@ def score(valid, said, vocab):
             for name,k in dict(AP='map', AP50='map50', AP75='map75').items()}
 
 SYSTEMS = dict(ours=('ours', ours), stock=("torchvision's recipe", stock))
-
-def run(anns, vocab, args, weights):
-    "One row a seed and system"
-    valid,rows = [a for a in anns if a.split == 'valid'],[]
-    for seed in args.seeds:
-        for o in args.systems[::1 if seed%2 == 0 else -1]:     # neither is always the first
-            name,f = SYSTEMS[o]
-            set_seed(seed)
-            said,secs = f(anns, vocab, args, weights)
-            rows.append(dict(system=name, **score(valid, said, vocab), seconds=secs))
-            print(seed, *(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
-    return pd.DataFrame(rows)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
@@ -168,26 +121,20 @@ def main():
     ap.add_argument('--limit', type=int, help='so many pictures to train on')
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
-    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
-    args = ap.parse_args()
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+    args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', args.device, sep=', ',
-          flush=True)
     for name in args.data:
         anns = [clip_objects(a) for a in DATA[name](data)]
         if args.classes: anns = [only(a, args.classes) for a in anns]
         train,valid = ([a for a in anns if a.split == o] for o in ('train', 'valid'))
         train = train[:args.limit]
-        df = run(train + valid, vocab_of(anns), args, weights)
-        cols = list(df.columns[1:])
+        systems = dict(SYSTEMS[o] for o in args.systems)
+        df = run(systems, score, train + valid, vocab_of(anns), args, weights)
         n_objects = [sum(len(a.labels) for a in o) for o in (train, valid)]
         print(f"\n**{name}**: {len(train)} + {len(valid)} pictures, {n_objects[0]} + {n_objects[1]} objects, "
               f"{len(vocab_of(anns))} classes; {args.arch}, {args.size} px, bs {args.bs}, {args.epochs} epochs, seeds "
-              f"{args.seeds}; mean ± sd\n\n| system | {' | '.join(cols)} |\n|---|" + '---:|'*len(cols))
-        for o,d in df.groupby('system', sort=False):
-            print(f'| {o} |', *(f"{spread(d[c], 3) if c != 'seconds' else f'{d[c].mean():.0f}'} |" for c in cols))
+              f"{args.seeds}; mean ± sd\n")
+        table(df)
         print(flush=True)
 
 if __name__ == '__main__': main()

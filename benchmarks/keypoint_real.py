@@ -1,13 +1,13 @@
 "`keypoint_learner` beside fastai's `PointBlock` and `vision_learner` on real faces: same weights, rates, epochs"
-import argparse, sys, time, warnings
+import argparse, sys, time
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from fastai.vision.all import (DataBlock, ImageBlock, Normalize, PointBlock, Resize, TensorPoint, aug_transforms,
                                imagenet_stats, set_seed, vision_learner)
-from machine import describe
+from machine import begin
 from multilabel_real import WEIGHTS, folder, probs_of, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.blocks import AnnotationSplitter, path_of
@@ -141,12 +141,8 @@ def main():
     ap.add_argument('--delete', type=float, default=.2, help='share of the points to delete; 0: skip that part')
     ap.add_argument('--tune', action='store_true', help='score people held out of the training pictures, not the test')
     ap.add_argument('--limit', type=int, help='so many pictures of each side of the split, to try it out')
-    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
-    args = ap.parse_args()
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+    args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', sep=', ', flush=True)
     anns = hold_out(faces(data)) if args.tune else faces(data)
     sides = [[a for a in anns if a.split == s][:args.limit] for s in ('train', 'valid')]
     anns = list(chain(*sides))

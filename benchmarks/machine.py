@@ -1,9 +1,9 @@
 "What every benchmark needs: a line on the machine, and times that are fair to each contestant"
-import os, platform, statistics, time
+import os, platform, statistics, time, warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ['describe', 'interleaved']
+__all__ = ['begin', 'describe', 'interleaved']
 
 def _cpu():
     "The model of the processor, as the system calls it"
@@ -21,6 +21,20 @@ def describe(packages=('numpy', 'scikit-learn')) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return ', '.join([f"{_cpu()}, {cores} cores", f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
                       f"Python {platform.python_version()}", *(f"{o} {_version(o)}" for o in packages)])
+
+def begin(
+    ap,              # ArgumentParser
+    packages=('torch', 'torchvision', 'fastai'),
+):                   # its arguments, with `threads`
+    "What a benchmark that trains does first: parse, be quiet, take so many threads, print a line on the machine"
+    import torch
+    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
+    args = ap.parse_args()
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(args.threads)
+    device = [args.device] if 'device' in args else []
+    print(describe(packages), f'{args.threads} torch thread(s)', *device, sep=', ', flush=True)
+    return args
 
 def interleaved(
     fns:dict,        # name -> function without arguments

@@ -1,5 +1,5 @@
 "`multilabel_learner` beside fastai's `vision_learner` on real pictures: same weights, head, epochs, seeds, scorer"
-import argparse, os, random, sys, time, warnings
+import argparse, os, random, sys, time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normal
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torchvision.models import mobilenet_v2
-from machine import describe
+from machine import begin
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.blocks import AnnotationSplitter, label_set, path_of, stratified_folds
@@ -135,13 +135,8 @@ def main():
     ap.add_argument('--frozen', type=int, help="epochs with the encoder frozen, in place of the data set's own")
     ap.add_argument('--epochs', type=int, help="epochs after these, in place of the data set's own")
     ap.add_argument('--limit', type=int, help='so many pictures of each side of the split, to try it out')
-    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
-    args = ap.parse_args()
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+    args = begin(ap, ('torch', 'torchvision', 'fastai', 'scikit-learn'))
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    packages = 'torch', 'torchvision', 'fastai', 'scikit-learn'
-    print(describe(packages), f'{args.threads} torch thread(s)', sep=', ', flush=True)
     for name in args.data:
         d = DATA[name]
         anns = d.read(data)

@@ -1,5 +1,5 @@
 "Semantic segmentation of CamVid: any list of our archs, one budget; beside fastai's `unet_learner` on the same encoder"
-import argparse, inspect, sys, time, warnings
+import argparse, inspect, sys, time
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from keypoint_real import spread
 from loading import CAMVID, LIGHT, camvid
-from machine import describe
+from machine import begin
 from multilabel_real import WEIGHTS, folder, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.blocks import AnnotationSplitter, class_mask, path_of
@@ -152,13 +152,8 @@ def main():
     ap.add_argument('--crf', action='store_true', help='what `dense_crf`, as it comes, adds to the mean IoU')
     ap.add_argument('--limit', type=int, help='so many pictures to train on, evenly spread; all are scored')
     ap.add_argument('--device', default='cpu')
-    ap.add_argument('--threads', type=int, default=torch.get_num_threads())
-    args = ap.parse_args()
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+    args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    print(describe(('torch', 'torchvision', 'fastai')), f'{args.threads} torch thread(s)', args.device, sep=', ',
-          flush=True)
     train,valid = camvid(data, 'train', 'train'),camvid(data, 'val', 'valid')
     if args.limit: train = [train[i] for i in np.linspace(0, len(train)-1, min(args.limit, len(train))).astype(int)]
     df = run(train+valid, args, weights)
