@@ -23,7 +23,7 @@ from .data.proposals import Proposals
 from .data.transforms import FitView, JitterView, JointTransform, LightJitter
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      task_dls)
+                      takes_pretrained, task_dls)
 from .losses import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
@@ -116,7 +116,7 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
         arch = arch or DEFAULTS[task][encoder is not None]
         name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
         theirs = getattr(arch, '__module__', '').startswith('torchvision.')
-        known  = isinstance(arch, str) or theirs or getattr(arch, '__module__', '').startswith(__package__)
+        known  = takes_pretrained(arch)
         if not known and not callable(arch): raise TypeError(
             f"arch is a name, a builder or a Detector, not {type(arch).__name__}; names: list_archs({task!r})")
         build = arch

@@ -99,11 +99,15 @@ def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=No
     raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
                     f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 
+def takes_pretrained(arch) -> bool:
+    "Whether `arch` is told `pretrained`: a name, or a builder of torchvision's or of ours; one's own net is not"
+    if arch is None or isinstance(arch, str): return True
+    theirs_or_ours = getattr(arch, '__module__', '').startswith(('torchvision.', __package__))
+    return theirs_or_ours and not isinstance(arch, nn.Module)
+
 def came_pretrained(arch, pretrained) -> bool:
-    "Whether `pretrained` was told the net at all: a module or a builder of one's own comes as it is"
-    own = not (arch is None or isinstance(arch, str)) and not (
-        not isinstance(arch, nn.Module) and getattr(arch, '__module__', '').startswith(('torchvision.', __package__)))
-    return pretrained is not False and not own
+    "Whether the net has weights that `pretrained` brought; what was not told of it comes as it is"
+    return pretrained is not False and takes_pretrained(arch)
 
 class EncoderHead(nn.Module):
     "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"

@@ -364,11 +364,10 @@ class ObjectBBoxes(DisplayedTransform):
 class ObjectLabels(DisplayedTransform):
     """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
     ignored (crowd, difficult)"""
-    def __init__(self, vocab): self.vocab = [NO_OBJECT, *vocab]
+    def __init__(self, vocab): self.vocab,self.o2i = [NO_OBJECT, *vocab],{o: i for i,o in enumerate(vocab, 1)}
     def encodes(self, a):
-        check_labels([a], self.vocab[1:])
-        o2i = {o: i for i,o in enumerate(self.vocab)}
-        ids = np.array([o2i[o] for o in a.labels], np.int64)
+        if not self.o2i.keys() >= {*a.labels}: check_labels([a], self.vocab[1:])   # which says what is wrong
+        ids = np.array([self.o2i[o] for o in a.labels], np.int64)
         return BBoxLabels.create(ids if a.ignore is None else np.where(a.ignore, -1, ids))
     def decodes(self, o): return MultiCategory([self.vocab[i] if i >= 0 else 'ignored' for i in o.tolist()])
 

@@ -443,8 +443,6 @@ def _apply_v2(tfms, items):
         return m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)
     return [back(o, m) for o,m in zip(items, moved)]
 
-# --- light
-
 class TightBoxes(ItemTransform):
     """Draws the boxes of a batch anew around their masks, after fastai's batch transforms, which move a box by its
     corners and leave it loose. An object that left the picture has a box without area then; one to be ignored keeps its
@@ -456,6 +454,8 @@ class TightBoxes(ItemTransform):
         if masks is None: return b
         tight = torch.where(labels[...,None] > 0, _mask_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
         return tuple(_like(tight, o) if type(o) is PixelBBox else o for o in b)
+
+# --- light
 
 class LightJitter(RandTransform):
     """Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device:
