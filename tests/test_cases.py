@@ -1,1 +1,41 @@
 "Faults that outside use found, each with the right value; what a fix is a sample of is tested beside its source"
+import random
+import numpy as np, pytest, torch
+from fastai.vision.all import ProgressCallback, aug_transforms, nn
+from PIL import Image
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.synthetic import FIGURE_JOINTS, draw_figures, draw_shapes
+from vision_tasks.detection import detection_dls
+from vision_tasks.keypoint import keypoint_dls
+from vision_tasks.segmentation import segmentation_dls, segmentation_learner
+
+class Brightness(nn.Module):
+    "Two classes, dark and bright: always right on the files of `test_presizing...`"
+    mean = std = None
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(1))
+    def forward(self, x):
+        b = (x.mean(1, keepdim=True) > .5).float()*20 - 10 + self.w
+        return torch.cat([-b, b], 1)
+
+@pytest.mark.parametrize('batch_tfms', [[], aug_transforms(size=48), aug_transforms(size=48, min_scale=.5)],
+                         ids=['as_they_are', 'resized', 'cropped'])
+def test_presizing_leaves_the_scores_and_masks_of_a_perfect_net_perfect(tmp_path, batch_tfms):
+    anns = []
+    for i in range(4):
+        m = np.zeros((60, 90), np.uint8); m[20:40, 30+i:60+i] = 1
+        Image.fromarray(np.repeat((m*230+20)[...,None], 3, 2).astype(np.uint8)).save(tmp_path/f'{i}.png')
+        anns.append(Annotation(tmp_path/f'{i}.png', (90, 60), mask=m, split='valid' if i < 2 else 'train'))
+    dls = segmentation_dls(anns, ['bg', 'x'], size=64, bs=2, num_workers=0, batch_tfms=batch_tfms)
+    learn = segmentation_learner(dls, Brightness()); learn.remove_cb(ProgressCallback)
+    assert learn.evaluate()['miou'] > .95
+    assert not any((a.mask == 255).any() for a in learn.annotate(anns[:2]))
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_batch_crop_that_boxes_and_points_cannot_follow_is_refused_by_name(tmp_path, seed):
+    random.seed(seed)
+    tfms = lambda: aug_transforms(size=48, min_scale=.5, pad_mode='zeros', do_flip=False)
+    shapes,figures = draw_shapes(tmp_path/'s', 8, size=48),draw_figures(tmp_path/'f', 8, size=48)
+    with pytest.raises(ValueError, match='RandomResizedCropGPU'):
+        detection_dls(shapes, size=64, bs=4, num_workers=0, batch_tfms=tfms())
+    with pytest.raises(ValueError, match='RandomResizedCropGPU'):
+        keypoint_dls(figures, list(FIGURE_JOINTS), size=64, bs=4, num_workers=0, batch_tfms=tfms())

@@ -280,10 +280,9 @@ def test_bad_arguments_of_the_learner_are_told(full):
         learn.fit(1)
     with pytest.raises(ValueError, match="no threshold to tune"): learn.tune_threshold()
 
-def test_a_transform_that_cannot_be_undone_is_named(full):
-    learn = learner_of(dls_of(full, item_tfms=RandomResizedCrop(64)))
-    with learn.no_bar(), pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
-        learn.annotate(full[:1])
+def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(full):
+    with pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
+        learner_of(dls_of(full, item_tfms=RandomResizedCrop(64)))
 
 def test_a_crop_of_ones_own_may_cut_objects_and_still_trains(full):
     learn = learner_of(dls_of(full, item_tfms=JointTransform(64, train=CropView((.05, .3)))))

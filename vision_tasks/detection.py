@@ -20,7 +20,7 @@ from .data.annotation import Annotation
 from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes,
                           path_of)
 from .data.proposals import Proposals
-from .data.transforms import FitView, JitterView, JointTransform, LightJitter
+from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
                       takes_pretrained, task_dls)
@@ -47,9 +47,9 @@ def detection_block(
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
     inputs = [FileImageBlock]
     if proposals is not None: inputs.append(ProposalsBlock(_proposals(proposals)))
-    return DataBlock((*inputs, *ObjectBlock(vocab)), n_inp=len(inputs), get_x=[path_of]*len(inputs),
+    return DataBlock((*inputs, *ObjectBlock(vocab)), n_inp=len(inputs), get_x=[annotation_of, path_of][:len(inputs)],
                      get_y=[annotation_of]*2, dl_type=DetectionDL, splitter=splitter or AnnotationSplitter(),
-                     item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     item_tfms=item_tfms, batch_tfms=batch_geometry(batch_tfms, 'boxes'))
 
 def _proposals(o):
     if isinstance(o, str): return Proposals(o)
@@ -168,6 +168,7 @@ class _Detections(Metric):
 
 class DetectionLearner(TaskLearner):
     "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
+    in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     # --- one batch: the model sees the objects, for its losses are its own affair

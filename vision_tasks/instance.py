@@ -7,11 +7,10 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
-from fastcore.basics import listify
 from .data.annotation import Annotation
 from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks,
-                          object_bboxes, object_masks, path_of)
-from .data.transforms import JitterView, JointTransform, LightJitter, TightBoxes
+                          object_bboxes, object_masks)
+from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
 from .learner import came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls
@@ -33,9 +32,9 @@ def instance_block(
     """Picture in; out (n, 4) boxes in pixels of the network's input, (n,) ids, 0 = padding, -1 = to be ignored, and
     (n, h, w) masks, uint8. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
-    batch_tfms = [LightJitter()] if batch_tfms is None else listify(batch_tfms)
+    batch_tfms = batch_geometry(batch_tfms, 'boxes')
     if any(isinstance(o, AffineCoordTfm) for o in batch_tfms): batch_tfms = [*batch_tfms, TightBoxes()]
-    return DataBlock((FileImageBlock, *ObjectBlock(vocab), ObjectMasksBlock), n_inp=1, get_x=path_of,
+    return DataBlock((FileImageBlock, *ObjectBlock(vocab), ObjectMasksBlock), n_inp=1, get_x=annotation_of,
                      get_y=[annotation_of]*3, dl_type=InstanceDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_tfms)
 

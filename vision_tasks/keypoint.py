@@ -11,10 +11,10 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
 from .data.annotation import Annotation, AnnotationError
-from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, marked_points, mirror_points, path_of,
-                          point_pairs)
+from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, annotation_of, marked_points,
+                          mirror_points, point_pairs)
 from .data.image import read_image
-from .data.transforms import CropView, JointTransform, LightJitter
+from .data.transforms import CropView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
                       task_model)
 from .losses import PointLoss
@@ -40,9 +40,9 @@ def keypoint_block(
         item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5,
                                    rotate=10., keep=True)
     lines,pairs = point_pairs(skeleton or [], vocab, 'skeleton'),point_pairs(flip_pairs, vocab, 'flip_pairs')
-    return DataBlock((FileImageBlock, KeypointBlock(vocab, lines, pairs)), get_x=path_of,
+    return DataBlock((FileImageBlock, KeypointBlock(vocab, lines, pairs)), get_x=annotation_of,
                      get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
-                     item_tfms=item_tfms, batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     item_tfms=item_tfms, batch_tfms=batch_geometry(batch_tfms, 'points'))
 
 def keypoint_dls(
     annotations,          # list[Annotation] with one instance a picture: points (k, 2), or (1, k, 2) with a box
@@ -146,6 +146,7 @@ def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
 
 class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
+    in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def eval_metrics(self): return [PointError(), NME(), PCK()]

@@ -10,15 +10,14 @@ from fastcore.foundation import L
 from fastai.callback.all import Callback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, replacing_yield
-from fastai.torch_core import apply_init, num_distrib, params, to_detach
-from fastai.vision.augment import Resize, ResizeMethod
+from fastai.torch_core import apply_init, no_random, num_distrib, params, to_detach, to_device
 from fastai.vision.core import TensorImage
 from fastai.vision.learner import create_head
 from PIL import Image
-from .data.annotation import Annotation, AnnotationError, vocab_of
+from .data.annotation import Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, check_labels, clip_objects
 from .data.image import image_size
-from .data.transforms import FitView, JointTransform, View
+from .data.transforms import View, valid_step
 from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
 from .models.registry import get_arch, list_archs
@@ -152,6 +151,7 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
                           "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first",
                           stacklevel=3)
     learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    if learn.in_pixels: learn.check_view()
     if pretrained and ours is not None: learn.freeze()     # a net of one's own comes as it is
     return learn
 
@@ -255,15 +255,35 @@ class TaskLearner(Learner):
         if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
         return src.new(shuffle=False, drop_last=False)
 
+    in_pixels = False        # whether predictions are pixels of the network's input, which must come back to the file
+
     def valid_view(self, size) -> View:
-        "How a picture of `size` (w, h) was laid on the network's input: what `annotate` undoes"
+        """How an image of `size` (w, h) is laid on the network's input of the validation set, by the transforms of
+        items and of batches together: what `annotate` undoes. `ValueError` where that cannot be undone"""
+        view,fixed = View((0, 0, *size), (0, 0, *size), tuple(size)),False
         for o in self.dls.valid.after_item.fs:
-            if isinstance(o, JointTransform): return o.view(size)
-            if type(o) is Resize: return _resize_view(o, size)
-            if hasattr(o, 'size') or 'Crop' in type(o).__name__:
-                raise ValueError(f"{type(o).__name__} cannot be undone, so that points and boxes do not come back to "
-                                 "the file: use JointTransform, or fastai's Resize")
-        return View((0, 0, *size), (0, 0, *size), tuple(size))
+            if (step := valid_step(o, view.out)) is not None: view,fixed = view.then(step),True
+        for o in self.dls.valid.after_batch.fs:
+            if (step := valid_step(o, view.out)) is None: continue
+            if not fixed: raise ValueError(
+                f"{type(o).__name__} resizes batches whose images were padded to the largest of them, so predictions "
+                "do not come back to the image file: bring all images to one size, item_tfms=JointTransform(size)")
+            view = view.then(step)
+        return view
+
+    def check_view(self):
+        "Raise `ValueError` now where the size of the network's input is not what `valid_view` computes"
+        a = next(iter(self.dls.valid.items if len(self.dls.valid.dataset) else []), None)
+        if not isinstance(a, Annotation): return
+        want = self.valid_view(a.size).out
+        with no_random():        # fastai's augmentation draws random numbers for the validation set too
+            dl = self.dls.test_dl([a], bs=1, num_workers=0)
+            x = dl.after_batch(to_device(dl.do_batch([dl.do_item(0)]), dl.device))[0]
+        came = x.shape[-1],x.shape[-2]
+        if came != want: raise ValueError(
+            f"{a.path}: the transforms bring the image to {wh(came)}, where JointTransform, Resize and batch "
+            f"transforms with a size would make it {wh(want)}: another transform changes the size, and predictions in "
+            "pixels would not come back to the image file; leave it out, or resize with JointTransform(size)")
 
     def items_of_batch(self, start, n) -> list[Annotation]:
         "Annotations `start` to `start + n` in the order in which the current DataLoader gives them"
@@ -342,15 +362,6 @@ class TaskLearner(Learner):
         file = Path(file) if isinstance(file, (str, os.PathLike)) else file
         if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
         return Learner.load(self, file, device=device, **kwargs)
-
-def _resize_view(tfm, size):
-    "fastai's `Resize` for the validation set as a view: a centred window of the network's aspect is cut, and scaled"
-    (w,h),(W,H) = size,tfm.size     # fastai takes (h, w) and keeps (w, h)
-    if tfm.method == ResizeMethod.Squish: return View(*FitView('squish')(w, h, (W, H)), (W, H))
-    m = (max if tfm.method == ResizeMethod.Pad else min)(w/W, h/H)
-    cw,ch = int(m*W),int(m*H)
-    x,y = int((w-cw)/2),int((h-ch)/2)
-    return View((x, y, x+cw, y+ch), (0, 0, W, H), (W, H))
 
 def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"

@@ -8,9 +8,9 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, object_bbox, object_label,
-                          path_of)
-from .data.transforms import JitterView, JointTransform, LightJitter
+from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, annotation_of, object_bbox,
+                          object_label)
+from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
                       pooled_head, task_dls, task_model)
 from .losses import LocalizationLoss
@@ -31,10 +31,10 @@ def localization_block(
     """Picture in, one name and one box out, x1 y1 x2 y2 in [-1, 1]; nan = no box. Its source is a list of `Annotation`.
     Where a transform cuts the object away, the label stays and the box is nan"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.8, 1.25), 'squish'), keep=True)
-    return DataBlock((FileImageBlock, *OneObjectBlock(vocab)), n_inp=1, get_x=path_of,
+    return DataBlock((FileImageBlock, *OneObjectBlock(vocab)), n_inp=1, get_x=annotation_of,
                      get_y=[object_label, object_bbox], dl_type=LocalizationDL,
                      splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
-                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     batch_tfms=batch_geometry(batch_tfms, 'box'))
 
 def localization_dls(
     annotations,          # list[Annotation] with one object each, or none: boxes (1, 4) or (0, 4). A label without
@@ -109,6 +109,7 @@ class LocalizationHead(nn.Module):
 
 class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
+    in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def eval_metrics(self): return localization_metrics()

@@ -1,6 +1,8 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
+import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 import numpy as np
 import pandas as pd
@@ -16,9 +18,8 @@ from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
 from .data.annotation import Annotation
-from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask,
-                          path_of)
-from .data.transforms import CropView, JointTransform, LightJitter
+from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask)
+from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
 from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
@@ -41,9 +42,9 @@ def segmentation_block(
 ) -> DataBlock:
     "Picture in, (h, w) class indices out, 255 = void. Its source is a list of `Annotation`"
     if item_tfms is None: item_tfms = JointTransform(size, train=CropView((.5, 1.)))
-    return DataBlock((FileImageBlock, ClassMaskBlock(codes)), get_x=path_of, get_y=annotation_of,
+    return DataBlock((FileImageBlock, ClassMaskBlock(codes)), get_x=annotation_of, get_y=annotation_of,
                      dl_type=SegmentationDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
-                     batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
+                     batch_tfms=batch_geometry(batch_tfms))
 
 def segmentation_dls(
     annotations,          # list[Annotation] with `mask`, as `read_masks` gives them
@@ -148,6 +149,7 @@ class InFileConfusion(Metric):
 class SegmentationLearner(TaskLearner):
     "A `TaskLearner` that answers with a class mask of each file's size"
     annotate_options = 'tile','postprocess'
+    in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
 
     def try_one_batch(self):
@@ -185,19 +187,19 @@ class SegmentationLearner(TaskLearner):
         """(c, h, w) probabilities of the network's input as (c, H, W) of a file of `size` (w, h); 0 for all classes
         where the network did not look"""
         res = p.new_zeros(len(p), size[1], size[0])
-        (x1,y1,x2,y2),part = self._place(p, size)
-        res[:, y1:y2, x1:x2] = _resize(part, (y2-y1, x2-x1))
+        (x1,y1,x2,y2),sample = self._place(p, size)
+        res[:, y1:y2, x1:x2] = sample(p)
         return res
 
     def labels_in_file(self, p, size) -> Tensor:
         """(H, W) class indices of a file of `size` (w, h), on the CPU: the best of (c, h, w) probabilities, 255 where
         the network did not look"""
-        (x1,y1,x2,y2),part = self._place(p, size)
-        hw,best = (y2-y1, x2-x1),None
+        (x1,y1,x2,y2),sample = self._place(p, size)
+        best = None
         # class by class where all at once would fill the memory
-        step = len(part) if len(part)*hw[0]*hw[1] <= AT_ONCE else 1
-        for i in range(0, len(part), step):
-            top,idx = _resize(part[i:i+step], hw).max(0)
+        step = len(p) if len(p)*(y2-y1)*(x2-x1) <= AT_ONCE else 1
+        for i in range(0, len(p), step):
+            top,idx = sample(p[i:i+step]).max(0)
             if best is None: best,which = top,idx.to(torch.int32)
             else:
                 on = top > best
@@ -207,18 +209,14 @@ class SegmentationLearner(TaskLearner):
         return res
 
     def _place(self, p, size):
-        "The rectangle of the file that the network saw, and the probabilities of just that"
+        """The rectangle of the file that the network saw, in whole pixels, and a function that brings maps like `p` to
+        that rectangle"""
         view,(h,w) = self.valid_view(size),p.shape[-2:]
-        dst = np.array(view.dst, float)
-        src = np.array(view.src, float)
-        # a net without padding answers for the centre of its input
+        # a net without padding predicts the center of its input
         cut = np.array([(view.out[0]-w)/2, (view.out[1]-h)/2])
-        seen = np.concatenate([np.maximum(dst[:2], cut), np.minimum(dst[2:], cut+[w, h])])
-        scale = np.tile((src[2:]-src[:2])/(dst[2:]-dst[:2]), 2)
-        there = (np.tile(src[:2], 2) + (seen-np.tile(dst[:2], 2))*scale).round().clip(0, np.tile(size, 2))
-        back  = np.tile(dst[:2], 2) + (there-np.tile(src[:2], 2))/scale - np.tile(cut, 2)
-        u1,v1,u2,v2 = back.round().astype(int).tolist()
-        return there.astype(int).tolist(),p[:, v1:max(v2, v1+1), u1:max(u2, u1+1)]
+        view = view.then(View((*cut, *(cut + [w, h])), (0, 0, w, h), (w, h)))
+        x1,y1,x2,y2 = np.array(view.src).round().clip(0, np.tile(size, 2)).astype(int).tolist()
+        return (x1, y1, x2, y2),partial(_resample, rect=(x1, y1, x2, y2), view=view)
 
     def to_annotations(self, probs, pictures, thresh):
         if thresh is not None:
@@ -287,7 +285,10 @@ class SegmentationLearner(TaskLearner):
         return (total/weight)[:, :H, :W]
 
     def _predict_tiles(self, x, tta):
-        x, = self.dls.valid.after_batch((TensorImage(x.to(self.dls.device)),))
+        b = TensorImage(x.to(self.dls.device)),
+        for o in self.dls.valid.after_batch.fs:      # tiles are not resized
+            if valid_step(o, (x.shape[-1], x.shape[-2])) is None: b = o(b, split_idx=1)
+        x, = b
         self.model.to(self.dls.device).eval()
         with torch.no_grad():
             p = self.probabilities(self.model(x))
@@ -363,10 +364,23 @@ class SegmentationLearner(TaskLearner):
     def tune_threshold(self, *args, **kwargs):
         raise ValueError("every pixel takes the class with the highest score, so that there is no threshold to tune")
 
-def _resize(p, hw):
-    "(c, h, w) at another size"
-    if p.shape[-2:] == tuple(hw): return p
-    return F.interpolate(p[None], hw, mode='bilinear', align_corners=False)[0]
+def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
+    "Maps `p` at the centers of the pixels of `rect` of the file, which `view` lays on them; bilinear"
+    whole = tuple(round(o) for o in view.dst)
+    if np.allclose((*rect, *whole), (*view.src, *view.dst), rtol=0, atol=1e-6):
+        (x1,y1,x2,y2),(u1,v1,u2,v2) = rect,whole
+        p = p[:, v1:v2, u1:u2]
+        if p.shape[-2:] == (y2-y1, x2-x1): return p
+        return F.interpolate(p[None], (y2-y1, x2-x1), mode='bilinear', align_corners=False)[0]
+    grid = []
+    for i,n in ((0, p.shape[2]), (1, p.shape[1])):
+        (a,b),(u,v) = view.src[i::2],view.dst[i::2]
+        at = u + (torch.arange(rect[i], rect[i+2]) + .5 - a)*(v - u)/(b - a)
+        at = at.clamp(min(math.ceil(u - 1e-6) + .5, n - .5), max(math.floor(v + 1e-6) - .5, .5))   # not of padding
+        grid.append((at*2/n - 1).to(p))
+    x,y = grid
+    xy = torch.stack([x.expand(len(y), -1), y[:,None].expand(-1, len(x))], -1)
+    return F.grid_sample(p[None], xy[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
 
 def _starts(n, tile):
     "Where tiles begin that cover `n` pixels and overlap by half"

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from .annotation import Annotation, AnnotationError, nearest, select_objects, wh
+from .annotation import Annotation, AnnotationError, nearest, select_objects, unturned, wh
 from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb
 from .masks import decode_class_mask
 from .proposals import check_boxes
@@ -41,9 +41,9 @@ class FileImage(PILImage):
 
     @classmethod
     def create(cls, o):
-        """`o`: a path, an `Annotation`, bytes, a PIL image, an array (h, w) or (h, w, 3), or a tensor (h, w) or
-        (3, h, w), both uint8"""
-        if isinstance(o, Annotation): o = o.path
+        """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes, a PIL image, an array (h, w) or
+        (h, w, 3), or a tensor (h, w) or (3, h, w), both uint8"""
+        if isinstance(o, Annotation): return cls._of_annotation(o)
         if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o))
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'picture in memory')
         if isinstance(o, Tensor):
@@ -58,6 +58,15 @@ class FileImage(PILImage):
             raise TypeError("a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, "
                             f"not {type(o).__name__}")
         return cls(to_rgb(ImageOps.exif_transpose(o)))
+
+    @classmethod
+    def _of_annotation(cls, a):
+        self = cls.create(a.path)
+        if self.size == a.size: return self
+        raise AnnotationError(
+            f"{a.path}, size: expected that of the image, {wh(self.size)}{unturned(a.path, a.size)}, got {wh(a.size)}; "
+            "boxes, points and masks would be shifted: fix `size`, and the coordinates if they belong to an image of "
+            "another size, or drop the annotation. `check_annotations` lists all such annotations")
 
     @classmethod
     def _of_bytes(cls, data, name):

@@ -1,7 +1,8 @@
 "Joint geometry: one view of a picture, laid on the network's input, moves image, boxes, points and masks alike"
 from __future__ import annotations
 import inspect, math, random
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
+from fastcore.basics import listify
 from fastai.data.transforms import ItemTransform
-from fastai.vision.augment import RandTransform
+from fastai.vision.augment import AffineCoordTfm, RandomResizedCropGPU, RandTransform, Resize, ResizeMethod
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
 from .blocks import (BBoxLabels, FileImage, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals,
@@ -24,8 +26,8 @@ IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is norm
 @dataclass(frozen=True)
 class View:
     "A rectangle of the picture, `src`, on a rectangle, `dst`, of a canvas; then flipped and turned about its centre"
-    src:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the picture
-    dst:tuple[int,int,int,int]         # x1 y1 x2 y2 in pixels of the canvas
+    src:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the image
+    dst:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the canvas
     out:tuple[int,int]                 # (w, h) of the canvas
     flip:bool = False                  # left and right change places
     vflip:bool = False                 # top and bottom do
@@ -72,6 +74,17 @@ class View:
     def undo_bboxes(self, b:Tensor) -> Tensor:   # (n, 4) -> (n, 4), may reach outside the picture
         "`b` of the canvas back in the picture"
         return _around(self.undo_points(_corners(b)))
+
+    def then(self, other:View) -> View:
+        "This view followed by `other`, a view of its canvas; neither is flipped or turned"
+        (x1,y1,x2,y2),(u1,v1,u2,v2) = self.dst,other.src
+        seen = max(x1, u1),max(y1, v1),min(x2, u2),min(y2, v2)      # of the canvas in between
+        return View(_moved(seen, self.dst, self.src), _moved(seen, other.src, other.dst), other.out)
+
+def _moved(r, a, b):
+    "Rectangle `r` where the map of rectangle `a` onto `b` takes it"
+    a,b,r = (np.array(o, float).reshape(2, 2) for o in (a, b, r))
+    return tuple((b[0] + (r - a[0])*(b[1] - b[0])/(a[1] - a[0])).flatten().tolist())
 
 def _corners(b):   # (..., 4) -> (..., 4, 2)
     return b[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2))
@@ -215,11 +228,20 @@ class JointTransform(ItemTransform):
 
     def view(self, size:tuple[int,int], split_idx:int=1, bboxes=None) -> View:
         "The view of a picture of `size` (w, h): random for `split_idx` 0, else the plain one that `annotate` undoes"
-        if split_idx != 0: return View(*self.valid(*size, self.size, bboxes), self.size)
+        if split_idx != 0: return View(*self._rects(self.valid, size, bboxes), self.size)
         for _ in range(10 if self.keep else 1):
             view = self._random_view(size, bboxes)
             if not self.keep or bboxes is None or not len(bboxes) or self._holds(view, bboxes): return view
-        return View(*self.valid(*size, self.size, bboxes), self.size)
+        return View(*self._rects(self.valid, size, bboxes), self.size)
+
+    def _rects(self, look, size, bboxes):
+        "`look`'s rectangles of the image and of the canvas, in whole pixels: pixels are cropped there"
+        src,dst = (tuple(round(float(o)) for o in r) for r in look(*size, self.size, bboxes))
+        for what,(x1,y1,x2,y2),(w,h) in (('image', src, size), ('canvas', dst, self.size)):
+            if not (0 <= x1 < x2 <= w and 0 <= y1 < y2 <= h): raise ValueError(
+                f"{look!r} returns {(x1, y1, x2, y2)} as the rectangle of the {what}, which is {w}x{h}; expected x1 y1 "
+                "x2 y2 inside of it, at least one pixel wide and high")
+        return src,dst
 
     def _holds(self, view, bboxes):
         "Whether all of `bboxes` stay on the canvas"
@@ -227,7 +249,7 @@ class JointTransform(ItemTransform):
         return bool((b >= -1e-3).all() and (b <= torch.tensor(self.size*2) + 1e-3).all())
 
     def _random_view(self, size, bboxes):
-        src,dst = self.train(*size, self.size, bboxes)
+        src,dst = self._rects(self.train, size, bboxes)
         angle = random.uniform(-self.rotate, self.rotate) if self.rotate and random.random() < self.p_rotate else 0.
         return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
 
@@ -240,7 +262,8 @@ class JointTransform(ItemTransform):
             raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
-        cut,view = _cut(im, self.view(size, split_idx, _objects(items, size)))
+        view = self.view(size, split_idx, _objects(items, size))
+        cut = _cut(im, view)
         items = [_lay(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
         if split_idx == 0 and self.tfms is not None: items = _apply_v2(self.tfms, items)
         items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
@@ -312,25 +335,27 @@ def _like(t, o, **meta):
     for k,v in {**getattr(o, '__dict__', {}), **meta}.items(): setattr(res, k, v)
     return res
 
-def _whole(src): return tuple(int(round(o)) for o in src)
-
 def _slice(t, src):
-    x1,y1,x2,y2 = _whole(src)
-    return t[..., y1:max(y2, y1+1), x1:max(x2, x1+1)]
+    x1,y1,x2,y2 = src
+    return t[..., y1:y2, x1:x2]
 
 def _cut(im, view):
-    """(c, h, w) uint8 of what `view` looks at, and the view; a file is decoded no finer than needed, and the view then
-    falls on whole pixels of that"""
-    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
-    if not isinstance(im, FileImage) or im.loaded:
-        return v2.functional.pil_to_tensor(im.crop(_whole(view.src))),view
+    """(c, h, w) uint8: the part of `im` that `view` looks at. A file is decoded no finer than needed; from a reduced
+    JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between pixels"""
+    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src)
+    if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src))
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
-    kx,ky = w/t.shape[2],h/t.shape[1]
-    if kx == ky == 1: return _slice(t, view.src),view
-    l,o = min(int(x1/kx), t.shape[2]-1),min(int(y1/ky), t.shape[1]-1)
-    r,b = max(l+1, round(x2/kx)),max(o+1, round(y2/ky))
-    return t[:, o:b, l:r],replace(view, src=(l*kx, o*ky, r*kx, b*ky))
+    k = _reduction((w, h), (t.shape[2], t.shape[1]))
+    if k == 1: return _slice(t, view.src)
+    small = Image.fromarray(t.permute(1, 2, 0).numpy())
+    return v2.functional.pil_to_tensor(small.resize((u2-u1, v2_-v1), Image.Resampling.BILINEAR,
+                                                    tuple(o/k for o in view.src)))
+
+def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
+    """How many pixels of a JPEG of `size` a column or row of its `decoded` form covers. This is not the ratio of the
+    sizes: libjpeg's last column and row reach beyond the edge"""
+    return next(k for k in (1, 2, 4, 8) if all(-(-n//k) == m for n,m in zip(size, decoded)))
 
 def _lay(cut, view, fill, nearest=False):
     "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
@@ -454,6 +479,65 @@ class TightBoxes(ItemTransform):
         if masks is None: return b
         tight = torch.where(labels[...,None] > 0, _mask_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
         return tuple(_like(tight, o) if type(o) is PixelBBox else o for o in b)
+
+# --- fastai's transforms: what they do to the validation set, and which of them coordinates cannot follow
+
+def batch_geometry(
+    batch_tfms,       # fastai's batch transforms, or None for `LightJitter()`
+    coords:str=None,  # what the targets hold: 'points', one 'box', 'boxes'; None where they are masks or labels
+) -> list:
+    """The batch transforms of a task's block. Those that move pixels do so about the edges of the image, as coordinates
+    are measured (`align_corners=False`); fastai's default moves pixels by their centers, and is up to half a pixel off.
+    Raises `ValueError` for transforms that `coords` cannot follow"""
+    tfms = [LightJitter()] if batch_tfms is None else listify(batch_tfms)
+    for o in tfms if coords else ():
+        if isinstance(o, RandomResizedCropGPU): raise ValueError(
+            f"batch_tfms holds RandomResizedCropGPU, as aug_transforms(min_scale=...) makes it, which crops images but "
+            f"no {coords}; crop in the item transform instead, JointTransform(size, train=CropView((min_scale, 1.))), "
+            "and leave min_scale out")
+        if coords == 'boxes' and isinstance(o, AffineCoordTfm) and o.pad_mode == 'reflection': raise ValueError(
+            "pad_mode='reflection' paints objects without boxes; use aug_transforms(..., pad_mode='zeros')")
+    return [_about_edges(o) if isinstance(o, AffineCoordTfm) else o for o in tfms]
+
+def _about_edges(tfm):
+    tfm = copy(tfm)
+    tfm.align_corners = False
+    return tfm
+
+def valid_step(
+    tfm,                  # transform of items or batches
+    size:tuple[int,int],  # (w, h) of the image that it is given
+) -> View|None:           # None where it does not change the geometry
+    "What `tfm` does to an image of the validation set; `ValueError` where that cannot be undone"
+    if isinstance(tfm, JointTransform): return tfm.view(size)
+    if type(tfm) is Resize: return _resize_view(tfm, size)
+    if isinstance(tfm, AffineCoordTfm):   # its `split_idx` is that of the last batch
+        return None if tfm.size is None else _grid_view((0, 0, *size), _wh(tfm.size), tfm.align_corners)
+    if isinstance(tfm, RandomResizedCropGPU):
+        tfm.before_call(torch.empty(1, 1, *size[::-1]), 1)
+        (y,x),(h,w) = tfm.tl,tfm.cp_size
+        return _grid_view((x, y, x+w, y+h), _wh(tfm.size), True)    # what `affine_coord` does by default
+    if getattr(tfm, 'split_idx', None) != 0 and (hasattr(tfm, 'size') or 'Crop' in type(tfm).__name__):
+        raise ValueError(f"{type(tfm).__name__} cannot be undone, so predictions in pixels do not come back to the "
+                         "image file: use JointTransform, fastai's Resize, or aug_transforms(size=...)")
+
+def _wh(size): return (size, size) if isinstance(size, int) else (size[1], size[0])   # fastai's (h, w)
+
+def _grid_view(src, out, align_corners):
+    "`src` resized to `out` by torch's `grid_sample`; with `align_corners` the centers of the corner pixels meet"
+    if not align_corners: return View(src, (0, 0, *out), out)
+    r = [(n-1)/max(m-1, 1) for n,m in zip((src[2]-src[0], src[3]-src[1]), out)]
+    x,y = (src[i] + .5 - r[i]/2 for i in (0, 1))
+    return View((x, y, x + r[0]*out[0], y + r[1]*out[1]), (0, 0, *out), out)
+
+def _resize_view(tfm, size):
+    "fastai's `Resize` for the validation set as a view: a centered window of the network's aspect is cut, and scaled"
+    (w,h),(W,H) = size,tfm.size     # fastai takes (h, w) and keeps (w, h)
+    if tfm.method == ResizeMethod.Squish: return View(*FitView('squish')(w, h, (W, H)), (W, H))
+    m = (max if tfm.method == ResizeMethod.Pad else min)(w/W, h/H)
+    cw,ch = int(m*W),int(m*H)
+    x,y = int((w-cw)/2),int((h-ch)/2)
+    return View((x, y, x+cw, y+ch), (0, 0, W, H), (W, H))
 
 # --- light
 
