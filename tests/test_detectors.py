@@ -6,7 +6,7 @@ n_params       of the full build of 20 classes          like=None  a net of the 
                                                                    in all tests; this one runs in some"""
 import copy, pickle
 from functools import lru_cache
-import pytest, torch, torchvision
+import numpy as np, pytest, torch, torchvision
 from fastai.learner import Learner
 from fastai.torch_core import TensorBase, TensorImage
 from fastai.vision.core import TensorBBox
@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn
+from torchvision.models.detection import roi_heads
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -25,9 +26,11 @@ from vision_tasks.learner import encoder_splitter
 from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
                                            pad_dets, retinanet, ssdlite, torchvision_detector)
 from vision_tasks.models.detection.base import fit_anchors, lies_on
-from vision_tasks.models.detection.torchvision import MultiScaleRoIPool, SSDLiteBackbone, mask_rcnn
+from vision_tasks.models.detection.torchvision import (MultiScaleRoIPool, SSDLiteBackbone, mask_rcnn,
+                                                       mask_targets)
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
+from vision_tasks.ops.masks import decode_mask, mask_bbox, paste_rle
 
 NETS  = list_archs('detection')
 NAMED = [n for n in NETS if n in list_models(module=torchvision.models.detection)]
@@ -648,7 +651,7 @@ def test_the_full_net_with_masks_has_the_parameters_that_it_is_known_to_have(nam
     with torch.device('meta'): net = get_arch(name, 'instance')(20)
     assert sum(p.numel() for p in net.parameters()) == arch_facts(name, 'instance')['n_params']
 
-def test_boxes_masks_and_losses_are_those_of_torchvisions_mask_rcnn_which_pastes_them():
+def test_boxes_masks_and_losses_are_those_of_torchvisions_mask_rcnn_but_for_aligned_targets(monkeypatch):
     net,x = make_instance('maskrcnn_resnet50_fpn'),torch.rand(2, 3, 65, 97)
     theirs = get_model('maskrcnn_resnet50_fpn', weights=None, weights_backbone=None, num_classes=4, **FEW)
     theirs.load_state_dict(net.net.state_dict())
@@ -661,8 +664,45 @@ def test_boxes_masks_and_losses_are_those_of_torchvisions_mask_rcnn_which_pastes
         assert_close(paste_masks_in_image(p[:n, None], d[:n, :4], (65, 97)), o['masks'])
     targs = [{**t, 'masks': m[l > 0]} for t,m,l in zip(targets(), drawn_masks(), GT[1])]
     torch.manual_seed(1)
-    expected = theirs.train()(list(x), targs)
+    old = theirs.train()(list(x), targs)
+    monkeypatch.setattr(roi_heads, 'project_masks_on_boxes', mask_targets)
+    torch.manual_seed(1)
+    expected = theirs(list(x), targs)
     assert_same(train(net, x, *GT, drawn_masks(), seed=1), expected)
+    assert abs(old['loss_mask'] - expected['loss_mask']) > 1e-4
+
+def blob(size, rng):
+    "(160, 160) bool: a smooth shape about `size` pixels wide, its center anywhere within a pixel"
+    y,x = np.mgrid[:160, :160] + .5
+    (cx,cy),(a,b,c) = 80 + rng.uniform(-.5, .5, 2),rng.normal(0, .12, 3)
+    t = np.arctan2(y-cy, x-cx)
+    return np.hypot(x-cx, y-cy) < size/2*(1 + a*np.cos(2*t) + b*np.sin(2*t) + c*np.cos(3*t))
+
+@pytest.mark.parametrize('jitter', [0, .04])
+@pytest.mark.parametrize('size', [21, 41, 81])
+def test_a_true_mask_comes_back_from_its_target_to_the_pixel(size, jitter):
+    rng = np.random.default_rng(0)
+    true = np.stack([blob(size, rng) for _ in range(60)])
+    boxes = torch.from_numpy(np.stack([mask_bbox(o) for o in true]))
+    boxes += torch.from_numpy(rng.normal(0, jitter*size, (60, 4))).float()
+    probs = mask_targets(torch.from_numpy(true).to(torch.uint8), boxes, torch.arange(60), 28)
+    found = np.stack([decode_mask(o, (160, 160)) for o in paste_rle(probs.numpy(), boxes.numpy(), (160, 160))])
+    y,x = np.mgrid[:160, :160] + .5
+    # nobody predicts what is outside of the box
+    true &= np.stack([(x > x1) & (x < x2) & (y > y1) & (y < y2) for x1,y1,x2,y2 in boxes.tolist()])
+    iou = (found & true).sum((1, 2))/(found | true).sum((1, 2))
+    assert iou.mean() >= .99 and iou.min() >= .95
+
+def test_masks_that_the_net_resizes_stay_where_the_image_goes():
+    net = make_instance('mask_rcnn', resize=True, min_size=130, max_size=194)
+    y,x = torch.meshgrid(torch.arange(65) + .5, torch.arange(97) + .5, indexing='ij')
+    disc = ((x-40)**2 + (y-30)**2 < 15**2).to(torch.uint8)
+    images,targs = net.net.transform([disc.float().expand(3, -1, -1)], [dict(boxes=torch.tensor([[25., 15, 55, 45]]),
+                                     labels=torch.ones(1, dtype=torch.long), masks=disc[None])])
+    m = targs[0]['masks'][0].double()
+    h,w = m.shape
+    center = torch.stack([(m.sum(0)*(torch.arange(w) + .5)).sum(), (m.sum(1)*(torch.arange(h) + .5)).sum()])/m.sum()
+    assert h == 130 and (center - torch.tensor([80., 60])).abs().max() < .05
 
 @pytest.mark.parametrize('autocast', [False, True])
 def test_mask_rcnn_pools_by_rounding_when_it_is_told_to_and_on_the_same_level_of_the_pyramid(autocast):

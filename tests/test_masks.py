@@ -1,6 +1,6 @@
 import numpy as np, pytest, torch
 from scipy import ndimage
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torch.nn.functional import grid_sample
 from vision_tasks.ops.masks import (decode_mask, encode_instances, encode_rle, join_polygons, mask_bbox, mask_polygons,
                                     paste_rle, rle_columns, rle_counts)
 
@@ -148,18 +148,23 @@ def _objects(rng, n, m, w, h):
     half[::7] = 0
     return rng.random((n, m, m)).astype(np.float32),np.concatenate([middle - half, middle + half], 1).astype(np.float32)
 
-def _pasted(probs, bboxes, size, thresh=.5):
-    masks = paste_masks_in_image(torch.tensor(probs)[:,None], torch.tensor(bboxes), size[::-1])
+def pasted(probs, bboxes, size, thresh=.5):
+    "(n, h, w) bool: `probs` at the centers of all pixels, by `grid_sample`, in the frame of each box"
+    b = torch.tensor(np.asarray(bboxes), dtype=torch.float64)
+    x,y = ((torch.arange(n) + .5 - b[:,i:i+1])/(b[:,i+2:i+3] - b[:,i:i+1]).clamp(min=1e-12)*2 - 1
+           for i,n in enumerate(size))
+    grid = torch.stack([x[:,None].expand(-1, size[1], -1), y[...,None].expand(-1, -1, size[0])], -1)
+    masks = grid_sample(torch.as_tensor(probs).double()[:,None], grid, padding_mode='zeros', align_corners=False)
     return (masks[:,0] > thresh).numpy()
 
 @pytest.mark.parametrize('m, thresh', [(28, .5), (14, .5), (7, .2), (1, .1)])
-def test_paste_rle_gives_the_pixels_that_torchvision_pastes(m, thresh):
+def test_paste_rle_gives_the_pixels_that_grid_sample_interpolates(m, thresh):
     # float32 rounds alike but for the order of sums: a pixel may differ that lies at the threshold to the last bits
     coco,rng,wrong,full = _coco(),np.random.default_rng(m),0,0
     for _ in range(40):
         size = w,h = tuple(rng.integers(1, 120, 2).tolist())
         probs,bboxes = _objects(rng, 8, m, w, h)
-        ours,theirs = paste_rle(probs, bboxes, size, thresh),_pasted(probs, bboxes, size, thresh)
+        ours,theirs = paste_rle(probs, bboxes, size, thresh),pasted(probs, bboxes, size, thresh)
         for a,b in zip(ours, theirs, strict=True):
             wrong += (coco.decode(a).astype(bool) != b).sum()
             full  += b.sum()
@@ -170,13 +175,14 @@ def test_a_pasted_mask_may_fill_the_picture_a_column_or_a_row():
     one = np.ones((1, 28, 28), np.float32)
     for box in ([-50, -50, 90, 90], [4, -50, 9, 90], [-50, 2, 90, 5], [6, -9, 30, 30], [-30, -30, 3, 3]):
         rle, = paste_rle(one, np.array([box], np.float32), (12, 8))
-        theirs = _pasted(one, np.array([box], np.float32), (12, 8))[0]
+        theirs = pasted(one, [box], (12, 8))[0]
         assert theirs.any()
         np.testing.assert_array_equal(decode_mask(rle, (12, 8)), theirs)
 
-def test_a_box_outside_the_picture_has_no_pixels_and_no_objects_are_no_masks():
+def test_a_box_without_the_center_of_a_pixel_of_the_image_gives_an_empty_mask_and_no_objects_no_masks():
     one = np.ones((2, 28, 28), np.float32)
-    for rle in paste_rle(one, [[50, 2, 60, 5], [-20, -30, -9, -8]], (12, 8)):
+    for box in ([50, 2, 60, 5], [-20, -30, -9, -8], [2.6, 1, 3.4, 7]):
+        rle = paste_rle(one, [box]*2, (12, 8))[1]
         assert rle == encode_rle(np.zeros((8, 12), bool))
     assert paste_rle(np.zeros((0, 28, 28)), np.zeros((0, 4)), (12, 8)) == []
 

@@ -50,21 +50,23 @@ def encode_instances(
 
 def paste_rle(
     probs:np.ndarray,    # (n, m, m) in [0, 1]: each object's mask, spread over its box, as mask heads predict it
-    bboxes:np.ndarray,   # (n, 4) x1 y1 x2 y2, pixels; what is outside the picture is cut off
-    size:tuple[int,int], # (w, h) in pixels of the picture
-    thresh:float=.5,     # in [0, 1]: a pixel is the object's where its probability is above
+    bboxes:np.ndarray,   # (n, 4) x1 y1 x2 y2, pixels, fractions included; what is outside the image is cut off
+    size:tuple[int,int], # (w, h) in pixels of the image
+    thresh:float=.5,     # in [0, 1]: a pixel belongs to the object where the probability at its center is above
 ) -> list[dict]:         # n RLE as of `encode_rle`
-    "The pixels of each object, those of torchvision's `paste_masks_in_image`, without ever making a picture of them"
-    probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float32)
+    """The pixels of each object, without ever making an image of them. The mask is interpolated bilinearly at the
+    centers of the pixels, as torch's `grid_sample` does; torchvision's `paste_masks_in_image` first rounds the box to
+    whole pixels, and is up to half a pixel off. A box that holds no center of a pixel gives an empty mask"""
+    probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64)
     n,m = len(bboxes),probs.shape[-1]
     if probs.shape != (n, m, m) or bboxes.shape != (n, 4):
         raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
     if not (np.abs(bboxes) < 1e6).all(): raise ValueError("bboxes: expected finite pixels below a million; clip them")
     if not 0 <= thresh <= 1: raise ValueError(f"thresh: expected a probability in [0, 1], got {thresh}")
-    # a border of zeros lets the mask fade out, and the box grows with it; then its edges are cut to whole pixels
+    # a border of zeros lets the mask fade out, and the box grows with it
     probs = np.pad(probs, ((0, 0), (1, 1), (1, 1)))
     middle,half = (bboxes[:,2:] + bboxes[:,:2])*.5,(bboxes[:,2:] - bboxes[:,:2])*.5*((m + 2)/m)
-    boxes = np.concatenate([middle - half, middle + half], 1).astype(np.int64).tolist()
+    boxes = np.concatenate([middle - half, middle + half], 1).tolist()
     return _rles([_paste(p, b, size, thresh) for p,b in zip(probs, boxes)], size[::-1])
 
 def mask_polygons(
@@ -201,10 +203,10 @@ def _follow(ends, kind, starts, kinds):
 
 # --- probabilities
 
-def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2, whole numbers, inclusive -> turns, as of `_turns`
+def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2 -> turns, as of `_turns`
     (x,across),(y,down) = (_taps(*box[i::2], size[i], len(p)) for i in (0, 1))
     (w,h),(ww,wh) = size,(len(across), len(down))
-    # the window only; zeros end each of its columns, unless that is the picture's and runs go on in the next one
+    # the window only; zeros end each of its columns, unless that is the image's and runs go on in the next one
     columns = np.zeros((ww + 1, wh + (wh < h)), bool)
     np.greater(across@p.T@down.T, thresh, out=columns[:ww,:wh])
     column,row = np.divmod(_turns(columns.ravel()), columns.shape[1])
@@ -212,10 +214,11 @@ def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2, whole numbers, 
     return turns[turns < w*h]
 
 def _taps(a, b, end, m):   # -> first pixel; (pixels, m) float32, rows sum to 1
-    "The weights of `m` samples, spread over the pixels `a` to `b`, in each of those pixels that is in 0..`end` - 1"
-    pixels = np.arange(max(a, 0), min(b + 1, end)).astype(np.float32)
-    at = ((pixels - a + .5)*np.float32(m/max(b - a + 1, 1)) - .5).clip(0, m - 1)
-    return max(a, 0),np.maximum(1 - np.abs(at[:,None] - np.arange(m, dtype=np.float32)), 0)
+    "The weights of `m` samples, spread from `a` to `b`, at the centers of the pixels between, of those in 0..`end` - 1"
+    first,last = np.ceil([a - .5, b - .5]).astype(int).tolist()
+    pixels = np.arange(max(first, 0), min(last, end))
+    at = (((pixels + .5 - a)*(m/(b - a) if b > a else 0.)) - .5).clip(0, m - 1).astype(np.float32)
+    return max(first, 0),np.maximum(1 - np.abs(at[:,None] - np.arange(m, dtype=np.float32)), 0)
 
 # --- run lengths
 

@@ -6,7 +6,10 @@ torchvision computes, but for this:
 - An anchor or proposal that lies by half of its area on an ignored object, and matches no true one, is no background.
 - A picture without objects teaches SSD background too: torchvision's loss of it is exactly 0.
 - A batch without anything to learn from has a loss of 0, not nan.
-- Masks stay as the net gives them, 28 x 28 probabilities to a box: whoever draws or writes them pastes them.
+- Masks stay as the net gives them, 28 x 28 probabilities to a box; `paste_rle` makes pixels of them.
+- The mask head learns from targets that lie where the object is (`mask_targets`); torchvision's are half a pixel off.
+  Its COCO weights were trained with those, so their masks come out half a pixel of the network's input too far left and
+  up until they are fine-tuned (in predicted boxes they still fit better than pasted by torchvision: `mask_alignment.py`).
 - All parameters can learn; which do is up to the learner (`freeze`, `unfreeze`), not to `trainable_backbone_layers`.
   BatchNorm is as torchvision has it: fixed in pretrained encoders, but for _v2 and SSDlite.
 - Under autocast features, logits and all about boxes are float32: coordinates above 256 are not integers in bfloat16"""
@@ -29,12 +32,12 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_pool
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_align, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from ..encoders import _read_weights, _set_n_in, create_encoder
@@ -52,7 +55,13 @@ class _Transform(GeneralizedRCNNTransform):
     resizes = False
 
     def resize(self, image, target=None):
-        return super().resize(image, target) if self.resizes else (image, target)   # `_skip_resize` is for training
+        if not self.resizes: return image,target   # `_skip_resize` is for training
+        masks = target and target.get('masks')
+        image,target = super().resize(image, target)
+        # torchvision's 'nearest' takes the pixel at the corner of each new one, half a pixel off
+        if masks is not None:
+            target['masks'] = F.interpolate(masks[:,None], image.shape[-2:], mode='nearest-exact')[:,0]
+        return image,target
 
     def forward(self, images, targets=None):
         images,targets = super().forward(images, targets)
@@ -74,6 +83,17 @@ class _RPN(RegionProposalNetwork):
         if any((l >= 0).any() for l in labels): return super().compute_loss(objectness, deltas, labels, targets)
         return 0*objectness.sum(),0*deltas.sum()
 
+def mask_targets(
+    masks:Tensor,   # (n, h, w) 0 and 1
+    boxes:Tensor,   # (k, 4) pixels
+    idxs:Tensor,    # (k,) which mask belongs to each box
+    size:int,       # of the target
+) -> Tensor:        # (k, size, size) in [0, 1]
+    """What the mask head shall predict: each mask inside its box. torchvision's `project_masks_on_boxes` leaves out
+    `aligned`, so its targets show the object half a pixel too far left and up"""
+    rois = torch.cat([idxs[:,None].to(boxes), boxes], 1)
+    return roi_align(masks[:,None].to(boxes), rois, size, aligned=True)[:,0]
+
 class _RoIHeads(RoIHeads):
     def forward(self, features, proposals, image_shapes, targets=None):
         if self.training:
@@ -82,7 +102,37 @@ class _RoIHeads(RoIHeads):
                 nil = 0*sum(p.sum() for p in self.parameters())
                 names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
                 return [],{k: nil for k in names}
-        return super().forward(features, proposals, image_shapes, targets)
+        with self._boxes_alone(): found,losses = super().forward(features, proposals, image_shapes, targets)
+        if not self.has_mask(): return found,losses
+        if self.training: return found,{**losses, 'loss_mask': self._mask_loss(features, image_shapes, targets)}
+        logits = self._mask_logits(features, [o['boxes'] for o in found], image_shapes)
+        for o,p in zip(found, maskrcnn_inference(logits, [o['labels'] for o in found])): o['masks'] = p
+        return found,losses
+
+    @contextmanager
+    def _boxes_alone(self):
+        "A while in which `forward` leaves the masks to us"
+        pool,self.mask_roi_pool = self.mask_roi_pool,None
+        try: yield
+        finally: self.mask_roi_pool = pool
+
+    def select_training_samples(self, proposals, targets):
+        self.samples = super().select_training_samples(proposals, targets)
+        return self.samples
+
+    def _mask_logits(self, features, boxes, image_shapes):
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+
+    def _mask_loss(self, features, image_shapes, targets):
+        "As `maskrcnn_loss`, on targets that lie where the boxes are"
+        (boxes,idxs,labels,_),self.samples = self.samples,None
+        on = [l > 0 for l in labels]
+        boxes,idxs,labels = ([o[k] for o,k in zip(os, on)] for os in (boxes, idxs, labels))
+        logits,labels = self._mask_logits(features, boxes, image_shapes),torch.cat(labels)
+        if not len(labels): return 0*logits.sum()
+        size  = logits.shape[-1]
+        targs = torch.cat([mask_targets(t['masks'], b, i, size) for t,b,i in zip(targets, boxes, idxs)])
+        return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels)), labels], targs)
 
     def _ignores(self, proposals, target):
         on = lies_on(proposals, target['ignored'])
