@@ -9,7 +9,7 @@ torchvision computes, but for this:
 - Masks stay as the net gives them, 28 x 28 probabilities to a box; `paste_rle` makes pixels of them.
 - The mask head learns from targets that lie where the object is (`mask_targets`); torchvision's are half a pixel off.
   Its COCO weights were trained with those, so their masks come out half a pixel of the network's input too far left and
-  up until they are fine-tuned (in predicted boxes they still fit better than pasted by torchvision: `mask_alignment.py`).
+  up until they are fine-tuned (pasted by torchvision, they would fit worse still: `mask_alignment.py`).
 - All parameters can learn; which do is up to the learner (`freeze`, `unfreeze`), not to `trainable_backbone_layers`.
   BatchNorm is as torchvision has it: fixed in pretrained encoders, but for _v2 and SSDlite.
 - Under autocast features, logits and all about boxes are float32: coordinates above 256 are not integers in bfloat16"""
