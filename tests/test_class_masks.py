@@ -3,7 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, check_annotations
+from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.check import check_annotations
 from vision_tasks.data.masks import MaskFile, decode_class_mask, read_codes, read_masks, write_masks
 
 CODES = ['sky', 'road', 'car']

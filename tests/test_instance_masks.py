@@ -2,7 +2,8 @@ import os
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, check_annotations, select_objects
+from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
+from vision_tasks.data.check import check_annotations
 from vision_tasks.data.coco import read_coco, write_coco
 from vision_tasks.data.masks import read_instance_masks, write_instance_masks
 from vision_tasks.data.synthetic import draw_shapes

@@ -2,6 +2,7 @@
 from fastai.vision.all import *
 from .data.annotation import *
 from .data.blocks import *
+from .data.check import *
 from .data.coco import *
 from .data.image import *
 from .data.masks import *
