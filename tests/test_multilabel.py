@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import StratifiedSplitter
+from vision_tasks.data.splits import StratifiedSplitter
 from vision_tasks.losses import AsymmetricLoss, MultilabelBCE, MultilabelFocal, balanced_pos_weight
 from vision_tasks.metrics import MultilabelF1
 from vision_tasks.multilabel import multilabel_block, multilabel_dls, multilabel_learner

@@ -8,6 +8,7 @@ from .data.image import *
 from .data.masks import *
 from .data.points import *
 from .data.proposals import *
+from .data.splits import *
 from .data.synthetic import *
 from .data.table import *
 from .data.transforms import *

@@ -11,9 +11,9 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
 from .data.annotation import Annotation, AnnotationError
-from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, annotation_of, marked_points,
-                          mirror_points, point_pairs)
+from .data.blocks import FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, point_pairs
 from .data.image import read_image
+from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
                       task_model)
