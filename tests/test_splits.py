@@ -153,7 +153,7 @@ def test_a_number_of_folds_that_is_none_is_refused(k):
 
 def test_no_fold_is_empty_and_a_large_group_is_a_warning():
     a = grouped([500] + [3]*20, [['ab'[i%2]] for i in range(560)])
-    with pytest.warns(UserWarning, match="has 500 of 560 images instead of 112, and 4 more are off .*'group 0', has 500"):
+    with pytest.warns(UserWarning, match="has 500 of 560 images instead of 112, and 4 more .*'group 0', has 500"):
         f = stratified_folds(a, 5)
     rest = np.sort(np.bincount(f, minlength=5))[:4]
     assert rest.tolist() == [15]*4
