@@ -10,7 +10,8 @@ from fastai.vision.all import (DataBlock, ImageBlock, Normalize, PointBlock, Res
 from machine import begin
 from multilabel_real import WEIGHTS, folder, probs_of, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.blocks import AnnotationSplitter, path_of
+from vision_tasks.data.blocks import path_of
+from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.table import read_df
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner

@@ -12,7 +12,8 @@ from torchvision.models import mobilenet_v2
 from machine import begin
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
-from vision_tasks.data.blocks import AnnotationSplitter, label_set, path_of, stratified_folds
+from vision_tasks.data.blocks import label_set, path_of
+from vision_tasks.data.splits import AnnotationSplitter, stratified_folds
 from vision_tasks.data.table import read_df
 from vision_tasks.data.voc import read_voc
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner

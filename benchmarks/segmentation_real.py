@@ -14,7 +14,8 @@ from loading import CAMVID, LIGHT, camvid
 from machine import begin
 from multilabel_real import WEIGHTS, folder, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.blocks import AnnotationSplitter, class_mask, path_of
+from vision_tasks.data.blocks import class_mask, path_of
+from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.image import open_image
 from vision_tasks.data.transforms import FitView, JointTransform
 from vision_tasks.metrics import confusion_counts, confusion_scores

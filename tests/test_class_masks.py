@@ -3,7 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, check_annotations
+from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.check import check_annotations
 from vision_tasks.data.masks import MaskFile, decode_class_mask, read_codes, read_masks, write_masks
 
 CODES = ['sky', 'road', 'car']
@@ -380,7 +381,7 @@ def test_what_cannot_be_written_is_told_before_anything_is(folder, tmp_path):
                          ([replace(a, path=None)], "annotation 0 has no file to name its mask by; set `path`")):
         with pytest.raises(AnnotationError, match=message): write_masks(anns, new, CODES)
     for dest in (folder.masks, folder.masks/'..'/'masks'):
-        with pytest.raises(AnnotationError, match="is a picture or mask of these annotations"):
+        with pytest.raises(AnnotationError, match="is an image or mask of these annotations"):
             write_masks([a], dest, CODES)
     png = folder.images/'b.png'
     Image.new('RGB', (W, H)).save(png)

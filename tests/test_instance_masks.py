@@ -2,7 +2,8 @@ import os
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, check_annotations, select_objects
+from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
+from vision_tasks.data.check import check_annotations
 from vision_tasks.data.coco import read_coco, write_coco
 from vision_tasks.data.masks import read_instance_masks, write_instance_masks
 from vision_tasks.data.synthetic import draw_shapes
@@ -145,7 +146,7 @@ def test_what_an_id_mask_cannot_hold_is_refused(folder, tmp_path, message):
 def test_no_picture_and_no_mask_is_written_over(folder, tmp_path):
     Image.new('RGB', (W, H)).save(folder.images/'a.png')
     a = Annotation(folder.images/'a.png', (W, H), [], [])
-    with pytest.raises(AnnotationError, match="a.png is a picture or mask of these annotations"):
+    with pytest.raises(AnnotationError, match="a.png is an image or mask of these annotations"):
         write_instance_masks([a], folder.images)
     b = annotation(folder, [ONE])
     with pytest.raises(AnnotationError, match="would both become"): write_instance_masks([a, b], tmp_path/'out')

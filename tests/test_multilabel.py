@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import StratifiedSplitter
+from vision_tasks.data.splits import StratifiedSplitter
 from vision_tasks.losses import AsymmetricLoss, MultilabelBCE, MultilabelFocal, balanced_pos_weight
 from vision_tasks.metrics import MultilabelF1
 from vision_tasks.multilabel import multilabel_block, multilabel_dls, multilabel_learner
@@ -185,7 +185,7 @@ def test_the_order_of_a_metric_and_a_threshold_does_not_matter(shapes):
 
 def test_bad_data_are_told_before_training(shapes, tmp_path):
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
-    with pytest.raises(AnnotationError, match=r"1 picture\(s\) in 1 group\(s\) cannot be split"): dls_of(shapes[1:2])
+    with pytest.raises(AnnotationError, match=r"1 image\(s\) in 1 group\(s\) cannot be split"): dls_of(shapes[1:2])
     with pytest.raises(AnnotationError, match="all 32 annotations are marked 'valid', none 'train'"):
         dls_of([replace(a, split='valid') for a in shapes])
     with pytest.raises(AnnotationError, match=r"gone.jpg: no such image file \(1 of 33 are missing\)"):

@@ -181,7 +181,7 @@ def test_a_centre_outside_the_picture_stays(biwi):
     assert read_biwi(biwi.path)[0].points.tolist() == [[-1680, 240]]
 
 def test_a_split_holds_out_whole_persons(biwi):
-    from vision_tasks.data.blocks import AnnotationSplitter
+    from vision_tasks.data.splits import AnnotationSplitter
     for person in range(1, 9):
         for frame in range(3): biwi(f'{person:02d}', frame, size=(8, 6))
     anns = read_biwi(biwi.path)

@@ -121,7 +121,7 @@ def test_a_picture_listed_on_two_sides_is_told_and_other_files_of_its_name_are_n
 def test_what_voc_cannot_hold_is_refused(shapes, tmp_path):
     with pytest.raises(AnnotationError, match="VOC holds boxes, and this annotation has none"):
         write_voc([Annotation(shapes[0].path, (64, 64), ['a'])], tmp_path)
-    with pytest.raises(AnnotationError, match="would both become 0000.xml"): write_voc([shapes[0], shapes[0]], tmp_path)
+    with pytest.raises(AnnotationError, match="would both become .*0000.xml"): write_voc([shapes[0]]*2, tmp_path)
     with pytest.raises(AnnotationError, match="gone.png: no such image file; nothing was written"):
         write_voc([Annotation(tmp_path/'gone.png', (4, 4), bboxes=[])], tmp_path/'n')
     for o in ('', ' x', 'x\n', 'x\x01y'):   # would come back as another name, or not at all

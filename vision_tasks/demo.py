@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from fastai.torch_core import set_seed
 from .data.annotation import Annotation
-from .data.blocks import stratified_folds
+from .data.splits import stratified_folds
 from .data.synthetic import (FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, SHAPE_CODES, SHAPES,
                              draw_figures, draw_shapes)
 from .detection import detection_dls, detection_learner

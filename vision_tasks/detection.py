@@ -17,9 +17,9 @@ from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
 from .data.annotation import Annotation
-from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes,
-                          path_of)
+from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes, path_of
 from .data.proposals import Proposals
+from .data.splits import AnnotationSplitter
 from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,

@@ -8,8 +8,9 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
 from .data.annotation import Annotation
-from .data.blocks import (AnnotationSplitter, FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks,
-                          object_bboxes, object_masks)
+from .data.blocks import (FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks, object_bboxes,
+                          object_masks)
+from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap

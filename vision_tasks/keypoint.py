@@ -11,10 +11,12 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
 from .data.annotation import Annotation, AnnotationError
-from .data.blocks import (AnnotationSplitter, FileImageBlock, KeypointBlock, annotation_of, marked_points,
-                          mirror_points, point_pairs)
+from .data.blocks import (FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, object_bboxes,
+                          point_pairs)
 from .data.image import read_image
+from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, batch_geometry
+from .data.writing import check_outputs, replacing
 from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
                       task_model)
 from .losses import PointLoss
@@ -207,24 +209,30 @@ def crop_instances(
 ) -> list[Annotation]: # one for each box that is not ignored, its file named after the picture and the box;
                        # group = the picture, so that a split keeps them together
     "One picture per box, with the points of that instance; for tasks that take one instance a picture"
-    res = []
-    for a in annotations:
-        if a.bboxes is None:
-            raise AnnotationError(f"{a.path}: no boxes, so that it is not known where the instances are")
-        folder = Path(dest) if dest is not None else a.path.parent/'crops'
-        folder.mkdir(parents=True, exist_ok=True)
-        im = read_image(a.path) if len(a.bboxes) else None
-        for i,b in enumerate(a.bboxes):
-            if a.ignore is not None and a.ignore[i]: continue
-            m = pad*(b[2:]-b[:2])
-            x1,y1 = np.maximum(np.floor(b[:2]-m), 0).astype(int).tolist()
-            x2,y2 = np.minimum(np.ceil(b[2:]+m), a.size).astype(int).tolist()
-            if x2 <= x1 or y2 <= y1: raise AnnotationError(
-                f"{a.path}, box {i}: {b.tolist()} has no pixel in the picture; leave it out first")
-            file = folder/f'{a.path.stem}_{i}.png'
-            im.crop((x1, y1, x2, y2)).save(file)
-            res.append(Annotation(file, (x2-x1, y2-y1), [a.labels[i]], [b - [x1, y1, x1, y1]],
-                                  None if a.points is None else a.points[i:i+1] - [x1, y1],
-                                  None if a.visible is None else a.visible[i:i+1],
-                                  group=a.group or str(a.path), split=a.split))
-    return res
+    annotations = list(annotations)
+    for i,a in enumerate(annotations):
+        if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
+    crops = [(a, [_crop(a, i, pad, dest) for i in range(len(object_bboxes(a))) if a.ignore is None or not a.ignore[i]])
+             for a in annotations]
+    # all that can fail, before the first file
+    check_outputs([c.path for _,some in crops for c,_ in some], [a.path for a,some in crops for _ in some],
+                  todo="rename one, or crop into a folder for each folder of images")
+    for a,some in crops:
+        im = read_image(a.path) if some else None
+        for c,window in some:
+            with replacing(c.path) as part: im.crop(window).save(part, 'PNG')
+    return [c for _,some in crops for c,_ in some]
+
+def _crop(a, i, pad, dest):
+    "(annotation, (x1, y1, x2, y2) in whole pixels of the image) of the crop around box `i` of `a`"
+    b = a.bboxes[i]
+    m = pad*(b[2:]-b[:2])
+    x1,y1 = np.maximum(np.floor(b[:2]-m), 0).astype(int).tolist()
+    x2,y2 = np.minimum(np.ceil(b[2:]+m), a.size).astype(int).tolist()
+    if x2 <= x1 or y2 <= y1: raise AnnotationError(
+        f"{a.path}, box {i}: {b.tolist()} has no pixel in the image; drop it first")
+    folder = Path(dest) if dest is not None else a.path.parent/'crops'
+    return Annotation(folder/f'{a.path.stem}_{i}.png', (x2-x1, y2-y1), [a.labels[i]], [b - [x1, y1, x1, y1]],
+                      None if a.points is None else a.points[i:i+1] - [x1, y1],
+                      None if a.visible is None else a.visible[i:i+1],
+                      group=a.group or str(a.path), split=a.split),(x1, y1, x2, y2)

@@ -8,8 +8,8 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import (NO_OBJECT, AnnotationSplitter, FileImageBlock, OneObjectBlock, annotation_of, object_bbox,
-                          object_label)
+from .data.blocks import NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, object_bbox, object_label
+from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
                       pooled_head, task_dls, task_model)

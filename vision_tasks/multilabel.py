@@ -7,7 +7,8 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .data.annotation import Annotation
-from .data.blocks import AnnotationSplitter, FileImageBlock, LabelSetBlock, label_set, path_of
+from .data.blocks import FileImageBlock, LabelSetBlock, label_set, path_of
+from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
                       task_model)

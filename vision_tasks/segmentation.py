@@ -18,7 +18,8 @@ from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
 from .data.annotation import Annotation
-from .data.blocks import (AnnotationSplitter, ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask)
+from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask
+from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
 from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name

@@ -17,6 +17,7 @@ from .data.blocks import (NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet,
                           point_pairs)
 from .data.image import read_image
 from .data.masks import decode_class_mask
+from .data.writing import replacing
 from .ops.boxes import paired_iou
 from .ops.masks import decode_mask, paste_rle
 
@@ -160,8 +161,8 @@ def contact_sheet(
     if masks: _legend(fig, vocab, sorted({i for m in masks for i in np.unique(decode_class_mask(m)).tolist()}))
     if title: fig.suptitle(title, fontsize=11)
     if fname is not None:
-        Path(fname).parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(fname, dpi=110, bbox_inches='tight')
+        with replacing(fname) as part:
+            fig.savefig(part, dpi=110, bbox_inches='tight', format=Path(fname).suffix[1:] or None)
     return fig
 
 def _show_prediction(truth, pred, ax, vocab, **kwargs):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .annotation import SPLITS, Annotation, AnnotationError, read_all, size_of, unturned, vocab_of, wh
+from .writing import replacing
 from ..ops.masks import encode_rle, rle_counts
 
 __all__ = ['read_coco', 'write_coco', 'coco_keypoints']
@@ -244,8 +245,7 @@ def write_coco(
                         for i,a in enumerate(annotations, 1)],
                 annotations=[dict(id=i, **o) for i,o in enumerate(objects, 1)],
                 categories=[dict(id=i, name=o, **points) for o,i in ids.items()])
-    fname.parent.mkdir(parents=True, exist_ok=True)
-    fname.write_text(json.dumps(data, allow_nan=False), encoding='utf-8')
+    with replacing(fname) as part: part.write_text(json.dumps(data, allow_nan=False), encoding='utf-8')
     return folder
 
 def _point_fields(annotations, names, skeleton):

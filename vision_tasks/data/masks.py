@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
 from .image import orientation
+from .writing import check_outputs, replacing
 from ..ops.masks import decode_mask, encode_instances
 
 __all__ = ['read_masks', 'read_instance_masks', 'write_masks', 'write_instance_masks', 'read_codes',
@@ -323,7 +324,7 @@ def write_masks(
                                   f"{bad[:10].tolist()}; are these the codes of this data set?")
         im = Image.fromarray(values[m].astype(np.uint8 if values.max() < 256 else np.uint16))
         if im.mode == 'L': im.putpalette(_voc_palette().tobytes())
-        im.save(file)
+        with replacing(file) as part: im.save(part, 'PNG')
         return file
     with ThreadPoolExecutor() as ex: return list(ex.map(write, annotations, files))
 
@@ -346,7 +347,9 @@ def write_instance_masks(
         raise AnnotationError(f"id masks say nothing of classes, and there are {x!r} ({p}) and {y!r} ({q}); "
                               "write a folder for each (`select_objects`), or use `write_coco`")
     dest.mkdir(parents=True, exist_ok=True)
-    def write(a, file): Image.fromarray(_id_mask(a)).save(file)
+    def write(a, file):
+        im = Image.fromarray(_id_mask(a))
+        with replacing(file) as part: im.save(part, 'PNG')
     with ThreadPoolExecutor() as ex: list(ex.map(write, annotations, files))
     return files
 
@@ -381,19 +384,12 @@ def _written(codes):   # {value: name} -> (256 or more,) the value of each class
 
 def _targets(annotations, dest):
     "The file of each annotation's mask, once it is sure that all can be written"
-    sources,files = set(),{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask by; set `path`")
-        file = dest/f'{a.path.stem}.png'
-        if file in files: raise AnnotationError(f"{a.path} and {files[file]} would both become {file}; rename one")
-        files[file] = a.path
-        mask = a.mask.path if isinstance(a.mask, MaskFile) else a.mask
-        sources |= {o.resolve() for o in (a.path, mask) if isinstance(o, Path)}
-    for file,path in files.items():
-        if file.resolve() in sources:
-            raise AnnotationError(f"{file} is a picture or mask of these annotations, and the mask of {path} would be "
-                                  "written over it; choose another folder")
-    return list(files)
+    files = [dest/f'{a.path.stem}.png' for a in annotations]
+    masks = [a.mask.path if isinstance(a.mask, MaskFile) else a.mask for a in annotations]
+    check_outputs(files, [a.path for a in annotations], keep=[o for o in masks if isinstance(o, Path)])
+    return files
 
 def _voc_palette():   # -> (256, 3) uint8
     "PASCAL VOC's colours: the bits of an index go to red, green and blue in turn, each from its highest bit down"

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np
 from .annotation import Annotation, AnnotationError, read_all, size_of
+from .writing import replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
 
@@ -47,9 +48,13 @@ def write_dlc(
     head = [['scorer',    *[scorer]*2*len(names)],
             ['bodyparts', *(o for o in names for _ in 'xy')],
             ['coords',    *['x', 'y']*len(names)]]
-    rows = [_row(i, a, names, path) for i,a in enumerate(annotations)]
-    fname.parent.mkdir(parents=True, exist_ok=True)
-    with open(fname, 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows(head + rows)
+    rows,owners = [_row(i, a, names, path) for i,a in enumerate(annotations)],{}
+    for i,(name,*_) in enumerate(rows):
+        if owners.setdefault(name, i) == i: continue
+        raise AnnotationError(f"annotations {owners[name]} and {i} are both of {name}, and one image is one row; "
+                              "drop one; nothing was written")
+    with replacing(fname) as part, part.open('w', newline='', encoding='utf-8') as f:
+        csv.writer(f).writerows(head + rows)
 
 def _project(fname):
     whole = fname.absolute()

@@ -6,7 +6,6 @@ from io import BytesIO
 import os
 from pathlib import Path
 import pickle
-from uuid import uuid4
 import warnings
 from zipfile import BadZipFile
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
 from .image import decode_image, open_image, to_rgb
+from .writing import replacing
 
 __all__ = ['Proposals']
 
@@ -135,12 +135,8 @@ def _read(file):
 
 def _write(file, bboxes):
     "All or nothing, so that two processes may write the same file, and one that is killed leaves none that is cut"
-    part = file.with_name(f'{uuid4().hex}.part')
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('xb') as f: np.savez_compressed(f, bboxes=bboxes)
-        os.replace(part, file)
+        with replacing(file) as part, part.open('xb') as f: np.savez_compressed(f, bboxes=bboxes)
     except OSError as e:
-        if part.exists(): part.unlink()
         raise OSError(f"proposals cannot be kept in {file.parent} ({e}); "
                       "pass cache=<a folder that can be written> to `Proposals`") from e

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from .annotation import Annotation
+from .writing import replacing
 from ..ops.masks import decode_mask, mask_bbox
 
 __all__ = ['draw_shapes', 'SHAPES', 'SHAPE_CODES', 'SHAPE_POINTS', 'SHAPE_FLIP_PAIRS',
@@ -100,13 +101,17 @@ def _draw(path, name, objects, rng, w, h):   # -> Annotation
     for k,m in zip(labels, masks):
         image[m],codes[m] = _colours(rng, _HUES[k], m),SHAPE_CODES.index(k)
     image += rng.normal(0, .012, image.shape)
-    Image.fromarray((image*255).round().clip(0, 255).astype(np.uint8)).save(path/'images'/name)
     codes = Image.fromarray(codes)
     codes.putpalette(_palette())
-    codes.save(path/'masks'/name)
+    _save(image, path/'images'/name)
+    with replacing(path/'masks'/name) as part: codes.save(part, 'PNG')
     return Annotation(path/'images'/name, (w, h), labels, np.reshape([mask_bbox(m) for m in masks], (-1, 4)),
                       points=np.reshape([p for *_,p in objects], (-1, 5, 2)), visible=np.full((len(objects), 5), 2),
                       masks=polygons, mask=path/'masks'/name)
+
+def _save(image, file):         # (h, w, 3) in about [0, 1]
+    image = Image.fromarray((image*255).round().clip(0, 255).astype(np.uint8))
+    with replacing(file) as part: image.save(part, 'PNG')
 
 def _background(rng, w, h):     # -> (h, w, 3) in about [0, 1]
     "Dull clouds of one colour, with a breath of others"
@@ -168,7 +173,7 @@ def _draw_figure(file, rng, w, h, behind, bush, unmarked):   # -> Annotation
     pose = _pose(rng)*([-1, 1] if behind else [1, 1])
     points,unit = _set_down(rng, pose, w, h)
     image,visible = _paint(rng, points, unit, w, h, behind, bush)
-    Image.fromarray((image*255).round().clip(0, 255).astype(np.uint8)).save(file)
+    _save(image, file)
     if unmarked: j = rng.integers(len(points)); points[j],visible[j] = np.nan,0
     return Annotation(file, (w, h), points=points, visible=visible)
 

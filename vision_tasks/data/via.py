@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from .annotation import SPLITS, Annotation, AnnotationError, read_all, size_of, vocab_of
 from .coco import _folder, _name
+from .writing import replacing
 from ..ops.masks import decode_mask, join_polygons, mask_polygons
 
 __all__ = ['read_via', 'write_via']
@@ -142,8 +143,7 @@ def write_via(
                                    project=dict(name=fname.stem)),
                 _via_img_metadata=files, _via_attributes=dict(region={label: names}, file={}),
                 _via_data_format_version='2.0.10', _via_image_id_list=list(files))
-    fname.parent.mkdir(parents=True, exist_ok=True)
-    fname.write_text(json.dumps(data, allow_nan=False), encoding='utf-8')
+    with replacing(fname) as part: part.write_text(json.dumps(data, allow_nan=False), encoding='utf-8')
     return folder
 
 def _shapes(a):

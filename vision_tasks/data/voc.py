@@ -9,6 +9,7 @@ from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
 from .annotation import Annotation, AnnotationError, read_all, size_of, unturned
+from .writing import check_outputs, replacing
 
 __all__ = ['read_voc', 'write_voc']
 
@@ -126,7 +127,7 @@ def write_voc(
 ):
     """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points, scores and
     `group` have no place in this format"""
-    dest,stems,lists,annotations = Path(dest),{},{},list(annotations)
+    dest,lists,annotations = Path(dest),{},list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if a.bboxes is None:
@@ -137,19 +138,19 @@ def write_voc(
             if o != o.strip() or not o or any(c < ' ' for c in o):
                 raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or has a control "
                                       "character; this format cannot hold it: rename it")
-        stem = a.path.stem
-        if stem in stems: raise AnnotationError(f"{a.path} and {stems[stem]} would both become {stem}.xml; rename one")
-        stems[stem] = a.path
+    check_outputs([dest/'Annotations'/f'{a.path.stem}.xml' for a in annotations], [a.path for a in annotations])
     for folder in ('JPEGImages', 'Annotations'): (dest/folder).mkdir(parents=True, exist_ok=True)
     for a in annotations:
         target = dest/'JPEGImages'/a.path.name
-        if not (target.exists() and target.samefile(a.path)): shutil.copyfile(a.path, target)
-        ElementTree.ElementTree(_xml(a)).write(dest/'Annotations'/f'{a.path.stem}.xml', encoding='utf-8')
+        if not (target.exists() and target.samefile(a.path)):
+            with replacing(target) as part: shutil.copyfile(a.path, part)
+        with replacing(dest/'Annotations'/f'{a.path.stem}.xml') as part:
+            ElementTree.ElementTree(_xml(a)).write(part, encoding='utf-8')
         if a.split is not None: lists.setdefault(a.split, []).append(a.path.stem)
     for name,ours in _LISTS.items():
         if ours not in lists: continue
-        (dest/'ImageSets'/'Main').mkdir(parents=True, exist_ok=True)
-        (dest/'ImageSets'/'Main'/f'{name}.txt').write_text('\n'.join(lists[ours]) + '\n')
+        # last, so that what they list is there
+        with replacing(dest/'ImageSets'/'Main'/f'{name}.txt') as part: part.write_text('\n'.join(lists[ours]) + '\n')
 
 def _xml(a):
     root = Element('annotation')

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, vocab_of, wh
+from .writing import check_outputs, replacing
 
 __all__ = ['read_yolo', 'write_yolo']
 
@@ -222,20 +223,21 @@ def write_yolo(
     for a,target,text in zip(annotations, targets, texts):
         _link(target, a.path)
         file = _label_file(target, 'labels')
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding='utf-8')
+        with replacing(file) as part: part.write_text(text, encoding='utf-8')
         lists.setdefault(a.split or 'train', []).append(f'./{target.relative_to(dest).as_posix()}\n')
     lists = {k: lists[v] for k,v in _KEYS.items() if v in lists}
-    dest.mkdir(parents=True, exist_ok=True)
-    for k,lines in lists.items(): (dest/f'{k}.txt').write_text(''.join(lines), encoding='utf-8')
+    # last, so that what they list is there
+    for k,lines in lists.items():
+        with replacing(dest/f'{k}.txt') as part: part.write_text(''.join(lines), encoding='utf-8')
     # no `path`: others look for a relative one elsewhere, but for none beside the yaml file
     data = {**{k: f'{k}.txt' for k in lists}, 'names': dict(enumerate(names))}
-    (dest/'data.yaml').write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    with replacing(dest/'data.yaml') as part:
+        part.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding='utf-8')
     return dest/'data.yaml'
 
 def _targets(annotations, dest):
     "Where below dest/images each picture is or will be, once it is sure that it can"
-    root,res,owners = os.path.abspath(dest/'images'),[],{}
+    root,res = os.path.abspath(dest/'images'),[]
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         size,here = size_of(a.path),Path(os.path.abspath(a.path))
@@ -246,10 +248,8 @@ def _targets(annotations, dest):
         target = dest/'images'/(here.relative_to(root) if inside else Path(a.split or 'train', a.path.name))
         if os.path.lexists(target) and not (target.exists() and target.samefile(a.path)):
             raise AnnotationError(f"{a.path}: {target} is there, and another picture; choose another folder")
-        file = _label_file(target, 'labels')
-        if file in owners: raise AnnotationError(f"{a.path} and {owners[file]} would both become {file}; rename one")
-        owners[file] = a.path
         res.append(target)
+    check_outputs([_label_file(o, 'labels') for o in res], [a.path for a in annotations])
     return res
 
 def _link(target, picture):
