@@ -1,6 +1,6 @@
 import numpy as np, pytest
 from PIL import Image, ImageOps
-from vision_tasks.data.image import image_size, read_image, to_rgb
+from vision_tasks.data.image import grey_levels, image_size, read_image, to_rgb
 
 PX = np.random.default_rng(0).integers(0, 255, (24, 36, 3), dtype=np.uint8)
 
@@ -59,3 +59,17 @@ def test_what_is_no_picture_is_told(tmp_path):
         with pytest.raises(OSError, match=told):
             read_image(tmp_path/name)
     with pytest.raises(FileNotFoundError): read_image(tmp_path/'gone.jpg')
+
+# --- grey levels
+
+def test_grey_levels_are_the_values_of_the_richest_channel(tmp_path):
+    levels = np.arange(40, dtype=np.uint8).repeat(5).reshape(10, 20)
+    for im,n in ((levels, 40), (np.dstack([levels*0, levels, levels//2]), 40), (levels*0, 1), (levels > 9, 2)):
+        im = Image.fromarray(im)
+        assert grey_levels(im) == n
+        im.save(tmp_path/'a.png')
+        assert grey_levels(tmp_path/'a.png') == n
+    assert grey_levels(Image.fromarray(PX)) > 200
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(tmp_path/'12.png')
+    assert grey_levels(tmp_path/'12.png') == 16
+    with pytest.raises(FileNotFoundError): grey_levels(tmp_path/'gone.png')

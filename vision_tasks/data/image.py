@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['read_image', 'to_rgb']   # `image_size` and the rest are ours alone: fastai has an `image_size` too
+__all__ = ['read_image', 'to_rgb', 'grey_levels']   # `image_size` and the rest are ours alone: fastai has an `image_size` too
 
 _ORIENTATION = 0x0112     # the EXIF tag
 _TURNED = {5, 6, 7, 8}    # its values that exchange width and height
@@ -37,6 +37,15 @@ def read_image(
 ) -> Image.Image:                 # upright, RGB, loaded; its size is the file's, or a fraction of it with `draft`
     "The picture of an image file. Raises `OSError` that names the file where it is missing, broken or truncated"
     with open_image(path) as im: return decode_image(im, path, draft)
+
+def grey_levels(
+    image,   # path of an image file, or a PIL image; not one of reduced size, whose averaged pixels have more levels
+) -> int:    # 1 to 256
+    """Number of different 8-bit values that an image uses, in the channel that has the most, after the conversion of
+    `to_rgb`. A photograph has more than 100; 16 or fewer in an image of 16 bits mean that only 12 of its bits are used,
+    and that it is nearly black. Raises as `read_image`"""
+    im = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    return int((np.reshape(im.histogram(), (3, 256)) > 0).sum(1).max())
 
 def open_image(file, name=None) -> Image.Image:
     "Pillow's lazy image of `file`, a path or a binary file; an error names `name`, or the path"
