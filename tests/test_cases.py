@@ -39,3 +39,26 @@ def test_a_batch_crop_that_boxes_and_points_cannot_follow_is_refused_by_name(tmp
         detection_dls(shapes, size=64, bs=4, num_workers=0, batch_tfms=tfms())
     with pytest.raises(ValueError, match='RandomResizedCropGPU'):
         keypoint_dls(figures, list(FIGURE_JOINTS), size=64, bs=4, num_workers=0, batch_tfms=tfms())
+import json
+from PIL import Image
+from vision_tasks.data.blocks import FileImage, PixelBBox
+from vision_tasks.data.coco import read_coco
+from vision_tasks.data.image import image_size, read_image
+from vision_tasks.data.transforms import JointTransform
+
+# --- image files and mask files
+
+def test_a_turned_tiff_has_the_size_and_the_boxes_of_the_image_as_shown(tmp_path):
+    file,json_file = tmp_path/'a.tif',tmp_path/'a.json'
+    im,turned = Image.new('RGB', (60, 90), (20, 20, 20)),Image.Exif()
+    im.paste((250, 250, 250), (10, 15, 30, 40))
+    turned[0x0112] = 6
+    im.transpose(Image.Transpose.ROTATE_90).save(file, exif=turned)
+    assert image_size(file) == read_image(file).size == FileImage.create(file).size == (60, 90)
+    x,b = JointTransform(64)((FileImage.create(file), PixelBBox.create([[10, 15, 30, 40]])), split_idx=1)
+    x1,y1,x2,y2 = b[0].round().int().tolist()
+    assert x.float()[:, y1+1:y2-1, x1+1:x2-1].min() > 249
+    json_file.write_text(json.dumps(dict(
+        images=[dict(id=1, file_name='a.tif', width=60, height=90)], categories=[dict(id=1, name='x')],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[10, 15, 20, 25])])))
+    assert read_coco(json_file, tmp_path)[0].size == (60, 90)
