@@ -40,6 +40,7 @@ def test_a_batch_crop_that_boxes_and_points_cannot_follow_is_refused_by_name(tmp
     with pytest.raises(ValueError, match='RandomResizedCropGPU'):
         keypoint_dls(figures, list(FIGURE_JOINTS), size=64, bs=4, num_workers=0, batch_tfms=tfms())
 import json
+import json, subprocess, sys
 from PIL import Image
 from vision_tasks.data.blocks import FileImage, PixelBBox
 from vision_tasks.data.coco import read_coco
@@ -62,3 +63,12 @@ def test_a_turned_tiff_has_the_size_and_the_boxes_of_the_image_as_shown(tmp_path
         images=[dict(id=1, file_name='a.tif', width=60, height=90)], categories=[dict(id=1, name='x')],
         annotations=[dict(id=1, image_id=1, category_id=1, bbox=[10, 15, 20, 25])])))
     assert read_coco(json_file, tmp_path)[0].size == (60, 90)
+
+def test_run_lengths_whose_sum_overflows_are_refused_and_the_process_lives():
+    code = """
+from vision_tasks.ops.masks import decode_mask
+try: decode_mask(dict(size=[48, 64], counts=[2**63-1, 2**63-1, 2, 48*64]), (64, 48))
+except ValueError as e: print('refused:', e)
+"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.returncode == 0 and 'refused: RLE: expected counts whose sum is h*w = 3072' in res.stdout

@@ -102,13 +102,18 @@ def rle_counts(
 ) -> np.ndarray:     # (k,) int64, sum h*w
     "The lengths of the runs of `rle`, column by column, zeros and ones in turn, zeros first (a length that may be 0)"
     (h,w),counts = _rle_size(rle),rle['counts']
-    n = _decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
+    if isinstance(counts, (str, bytes)): n = _decompress(counts)
+    else:
+        try: n = np.asarray(counts)
+        except ValueError: n = np.empty(())   # lists of several lengths
     if n.ndim != 1 or n.dtype.kind not in 'iu' or (n < 0).any():
         raise ValueError("RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, "
-                         f"got {counts!r:.80}; mend the runs")
-    if n.sum() != h*w:
-        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {n.sum()}; "
-                         "is the size that of another picture, or the file cut?")
+                         f"got {counts!r:.80}; fix the runs")
+    # a sum in 64 bits can wrap round to h*w, and then any run would pass
+    total = int(n.sum()) if int(n.max(initial=0))*len(n) < 2**63 else sum(n.tolist())
+    if total != h*w:
+        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {total}; "
+                         "is the size that of another image, or the file cut?")
     return n.astype(np.int64)
 
 def mask_bbox(
@@ -228,11 +233,16 @@ def _rles(turns, size):   # turns: list of (k,); size: (h, w)
     return [dict(size=list(size), counts=o) for o in counts]
 
 def _rle_size(rle, expected=None):
-    try: (h,w),_ = map(int, rle['size']),rle['counts']
+    try: (h,w),_ = rle['size'],rle['counts']
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; mend the mask") from None
+        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; fix the mask") from None
+    try: whole = int(h) == h and int(w) == w and h > 0 and w > 0
+    except (TypeError, ValueError, OverflowError): whole = False   # OverflowError: int(inf)
+    if not whole: raise ValueError("RLE: expected size [h, w] as two positive whole numbers of pixels, got "
+                                   f"{rle['size']!r:.80}; fix the size")
+    h,w = int(h),int(w)
     if expected in (None, (h, w)): return h,w
-    raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
+    raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the image's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
@@ -272,7 +282,8 @@ def _compress(runs):  # list of (k,) -> list of str, all at once, for most masks
     return [text[a:b] for a,b in zip([0, *ends], ends)]
 
 def _decompress(s):   # str or bytes -> (k,)
-    c = np.frombuffer(s.encode() if isinstance(s, str) else s, np.uint8).astype(np.int64) - _ZERO
+    b = s.encode('utf-8', 'surrogatepass') if isinstance(s, str) else s   # what is not ASCII is above 'o'
+    c = np.frombuffer(b, np.uint8).astype(np.int64) - _ZERO
     last = np.flatnonzero(c < _MORE)
     first = np.append(0, last[:-1] + 1)
     if not len(c) or (c < 0).any() or (c >= 2*_MORE).any() or c[-1] >= _MORE or (last - first >= _LONGEST).any():
