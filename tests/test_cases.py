@@ -41,11 +41,14 @@ def test_a_batch_crop_that_boxes_and_points_cannot_follow_is_refused_by_name(tmp
         keypoint_dls(figures, list(FIGURE_JOINTS), size=64, bs=4, num_workers=0, batch_tfms=tfms())
 import json
 import json, subprocess, sys
+import json, subprocess, sys, time, tracemalloc
+import numpy as np
 from PIL import Image
 from vision_tasks.data.blocks import FileImage, PixelBBox
 from vision_tasks.data.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
 from vision_tasks.data.transforms import JointTransform
+from vision_tasks.ops.masks import decode_mask
 
 # --- image files and mask files
 
@@ -72,3 +75,12 @@ except ValueError as e: print('refused:', e)
 """
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.returncode == 0 and 'refused: RLE: expected counts whose sum is h*w = 3072' in res.stdout
+
+def test_wild_polygons_take_little_memory_and_time():
+    rng,start = np.random.default_rng(0),time.process_time()
+    tracemalloc.start()
+    try:
+        for n,reach in ((10, 5e5), (100_000, 100)): decode_mask([rng.uniform(-reach, reach, 2*n).tolist()], (64, 48))
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally: tracemalloc.stop()
+    assert time.process_time() - start < 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['read_image', 'to_rgb', 'grey_levels']   # `image_size` and the rest are ours alone: fastai has an `image_size` too
+__all__ = ['read_image', 'to_rgb', 'grey_levels']   # `image_size` and the rest are ours alone: fastai has one too
 
 _ORIENTATION = 0x0112     # the EXIF tag
 _WIDTH,_HEIGHT = 256,257  # TIFF's tags
@@ -31,8 +31,8 @@ def orientation(im) -> int:
 
 def upright(im:Image.Image) -> Image.Image:
     "The open file `im`, loaded, its EXIF orientation applied; `im` itself where there is nothing to do"
-    # Pillow maps the rows of an uncompressed file into memory by the `size` that it has exchanged already, and mixes the
-    # pixels up; it cannot map an image that has no file name
+    # Pillow maps the rows of an uncompressed file into memory by the `size` that it has exchanged already, and mixes
+    # the pixels up; it cannot map an image that has no file name
     name = getattr(im, 'filename', '')
     if stored_size(im) != im.size: im.filename = ''
     im.load()

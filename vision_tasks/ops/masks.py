@@ -138,38 +138,61 @@ def _polygon(p, i):   # -> (m, 2) float64
     if a.ndim == 1 and len(a)%2 == 0: a = a.reshape(-1, 2)
     if a.ndim != 2 or a.shape[1] != 2 or len(a) < 3:
         raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), "
-                         f"got {p!r:.80}; leave the polygon out, or write [polygon] where the mask has only one")
-    # every fifth of a pixel of the outline is visited, so that a wild number costs all the memory there is
-    if (np.abs(a) < 1e6).all(): return a
-    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; mend the polygon")
+                         f"got {p!r:.80}; drop the polygon, or write [polygon] where the mask has only one")
+    if (np.abs(a) < 1e6).all(): return a   # wild numbers are faults of the file
+    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; fix the polygon")
 
 _FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
 
+_SOME = 2**18   # crossings at a time, so that memory is bounded whatever the polygon
+
 def _fill(p, w, h):   # (m, 2) -> (h, w) bool
     "The pixels inside polygon `p` by the even-odd rule, where COCO's rounding puts its outline"
-    u,v = _outline((_FINE*p + .5).astype(np.int64)).T   # towards zero, as C casts; for numbers below zero it matters
-    # where the outline steps over the middle of a column of pixels, all pixels below change sides
-    column = np.where(u[1:] < u[:-1], u[1:], u[1:]-1)
-    x,y = column//_FINE,(np.minimum(v[1:], v[:-1]) + _FINE//2)//_FINE
-    cross = (u[1:] != u[:-1]) & (column%_FINE == _FINE//2) & (x >= 0) & (x < w)
-    turns = np.sort(x[cross]*h + y[cross].clip(0, h))   # `h` is the top of the next column, which starts outside
+    a = (_FINE*p + .5).astype(np.int64)   # towards zero, as C casts; for numbers below zero it matters
+    b = np.roll(a, -1, 0)
+    # the columns of pixels over whose middle each edge steps, from grid column 5x + 2 to 5x + 3 or back, in the image
+    left,right = np.minimum(a[:,0], b[:,0]),np.maximum(a[:,0], b[:,0])
+    first = np.maximum(-((_FINE//2 - left)//_FINE), 0)
+    n     = np.maximum(np.minimum((right - _FINE//2 - 1)//_FINE, w - 1) + 1 - first, 0)
+    some  = np.flatnonzero(n)
+    parts = np.split(some, np.flatnonzero(np.diff(n[some].cumsum()//_SOME)) + 1)
+    turns,kept = [np.empty(0, np.int64)],0
+    for i in parts:
+        turns.append(_crossings(a[i], b[i], first[i], n[i], h))
+        # two turns at one place change nothing: without them there are never more than pixels
+        if sum(map(len, turns)) > 2*kept + 9*_SOME: turns = [_odd(np.concatenate(turns))]; kept = len(turns[0])
+    turns = np.sort(np.concatenate(turns))
     return _runs_to_mask(np.diff(turns, prepend=0, append=w*h), (h, w))
 
-def _outline(p):      # (m, 2) -> (k, 2), whole numbers
-    "The grid points of the closed outline through `p`: one a step along each edge's longer side, both ends included"
-    ends  = p,np.roll(p, -1, 0)
-    steep = np.abs(ends[1] - ends[0])@[-1, 1] > 0
-    a,b   = (np.where(steep[:,None], o[:,::-1], o) for o in ends)   # the longer side comes first
+def _odd(o):   # (k,) -> the values that occur an odd number of times
+    values,n = np.unique(o, return_counts=True)
+    return values[n%2 == 1]
+
+def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
+    """Where the edges from `a` to `b` cross the middles of `n` columns of pixels each, from `first` on, as an index
+    into the pixels column by column: from there on down they change sides. COCO walks an edge in whole steps of its
+    longer side, always from its lower end, and rounds the other side"""
     d     = b - a
-    n     = np.abs(d[:,0])
-    edge  = np.repeat(np.arange(len(p)), n + 1)
-    t     = np.arange(len(edge)) - np.repeat(np.cumsum(n + 1) - n - 1, n + 1)
-    # an edge rounds alike in both directions: always from its lower end, though visited in the outline's order
-    start = np.where(d[:,:1] < 0, b, a)[edge]
-    t     = np.where(d[:,0] < 0, n, 0)[edge] + np.where(d[:,0] < 0, -1, 1)[edge]*t
-    slope = d[:,1]/np.where(n > 0, d[:,0], 1)
-    uv    = np.stack([start[:,0] + t, (start[:,1] + slope[edge]*t + .5).astype(np.int64)], 1)
-    return np.where(steep[edge,None], uv[:,::-1], uv)
+    steep = np.abs(d)@[-1, 1] > 0
+    u,v   = np.where(steep, d[:,1], d[:,0]),np.where(steep, d[:,0], d[:,1])   # along the longer side, and across
+    low   = np.where((u < 0)[:,None], b, a)
+    slope = v/np.where(u != 0, u, 1)
+    edge  = np.repeat(np.arange(len(a)), n)
+    x     = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n - first, n)
+    c     = _FINE*x + _FINE//2
+    steep,slope,lx,ly = steep[edge],slope[edge],low[edge,0],low[edge,1]
+    # a flat edge has one grid row in each grid column: the upper of the two
+    at = lambda t: (ly + slope*t + .5).astype(np.int64)
+    y  = np.minimum(at(c - lx), at(c + 1 - lx))
+    # a steep edge has one grid column in each grid row: the last row before the step from `c` to `c + 1`, or back
+    with np.errstate(divide='ignore', invalid='ignore'): t = np.floor((c + .5 - lx)/slope)
+    before = lambda t: (lx + slope*t + .5 >= c + 1) == (slope < 0)
+    # the quotient is rounded, by far less than a step
+    t = np.where(steep, t, 0)
+    t = t - 1 + before(t) + (before(t) & before(t + 1))
+    y = np.where(steep, ly + t.astype(np.int64), y)
+    # `h` is the top of the next column, which starts outside
+    return x*h + ((y + _FINE//2)//_FINE).clip(0, h)
 
 # --- outlines
 
