@@ -46,6 +46,13 @@ def test_pictures_come_as_paths_bytes_arrays_images_tensors_and_annotations(file
         assert np.array_equal(np.asarray(FileImage.create(o)), px), type(o)
     assert np.asarray(FileImage.create(px[...,0])).shape == (30, 40, 3)
 
+def test_an_opened_image_is_not_changed(files):
+    _,px = files
+    im = Image.fromarray(px)
+    ours = FileImage.create(im)
+    ours.paste((0, 0, 0), (0, 0, 9, 9))
+    assert type(im) is Image.Image and np.array_equal(np.asarray(im), px)
+
 def test_what_is_no_picture_is_told(files):
     path,px = files
     (path/'half.jpg').write_bytes((path/'a.jpg').read_bytes()[:300])

@@ -223,21 +223,23 @@ def test_a_size_that_differs_from_the_pictures_raises_and_names_both(folder):
     with pytest.raises(AnnotationError, match="mask .*masks/a.png is 8x6, but its picture .*images/a.jpg is 8x8; "):
         folder.read()
 
-def test_a_mask_lies_on_the_picture_as_shown(folder):
+@pytest.mark.parametrize('suffix', ['jpg', 'tif'])
+def test_a_mask_lies_on_the_image_as_shown(folder, suffix):
     m = random_mask([0, 1, 2])
-    folder.picture('a.jpg', (W, H), exif=exif(6))
+    folder.picture(f'a.{suffix}', (W, H), exif=exif(6))
     Image.fromarray(m.T.copy()).save(folder.masks/'a.png')
     assert folder.read()[0].size == (H, W)
     same(folder.arrays()[0], m.T)
     Image.fromarray(m).save(folder.masks/'a.png')
-    with pytest.raises(AnnotationError, match=r"a.png is 8x6, but its picture .*a.jpg is 6x8 as shown \(8x6 as stored, "
-                                              "before its EXIF orientation is applied"): folder.read()
+    with pytest.raises(AnnotationError, match=rf"a.png is 8x6, but its picture .*a.{suffix} is 6x8 as shown \(8x6 as st"
+                                              "ored, before its EXIF orientation is applied"): folder.read()
 
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
 @pytest.mark.parametrize('kind', ['grey', 'palette', '16 bit'])
-def test_a_mask_that_exif_turns_is_turned(folder, kind):
+def test_a_mask_that_exif_turns_is_turned(folder, kind, suffix):
     m = random_mask([0, 1, 2])
     folder.picture('a.jpg', (W, H), exif=exif(6))
-    FILES[kind](m).save(folder.masks/'a.png', exif=exif(6))
+    FILES[kind](m).save(folder.masks/f'a.{suffix}', exif=exif(6))
     np.testing.assert_array_equal(folder.arrays()[0], np.rot90(m, -1))
 
 # --- which mask is whose
@@ -385,7 +387,7 @@ def test_what_cannot_be_written_is_told_before_anything_is(folder, tmp_path):
             write_masks([a], dest, CODES)
     png = folder.images/'b.png'
     Image.new('RGB', (W, H)).save(png)
-    with pytest.raises(AnnotationError, match="images/b.png is a picture or mask of these annotations"):
+    with pytest.raises(AnnotationError, match="images/b.png is an image or mask of these annotations"):
         write_masks([replace(a, path=png)], folder.images, CODES)
     with pytest.raises(ValueError, match="255 has no place in a mask"): write_masks([a], new, {0: 'a', 255: 'b'})
     assert not new.exists() and Image.open(png).mode == 'RGB'

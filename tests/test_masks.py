@@ -1,6 +1,8 @@
+import tracemalloc
 import numpy as np, pytest, torch
 from scipy import ndimage
 from torch.nn.functional import grid_sample
+from vision_tasks.ops import masks
 from vision_tasks.ops.masks import (decode_mask, encode_instances, encode_rle, join_polygons, mask_bbox, mask_polygons,
                                     paste_rle, rle_columns, rle_counts)
 
@@ -32,6 +34,31 @@ def test_polygons_fill_the_pixels_that_coco_fills(seed):
         np.testing.assert_array_equal(ours, theirs, err_msg=f"{(w, h)} {polygons}")
         full += ours.any()
     assert full > 100
+
+@pytest.mark.parametrize('some', [masks._SOME, 40])
+def test_polygons_far_outside_fill_what_coco_fills_inside(some, monkeypatch):
+    monkeypatch.setattr(masks, '_SOME', some)   # crossings at a time: many parts give the same pixels
+    coco,rng,full = _coco(),np.random.default_rng(0),0
+    for i in range(300):
+        w,h = rng.integers(1, 90, 2).tolist()
+        p = (rng.uniform(-1, 1, (rng.integers(3, 14), 2))*10**rng.uniform(0, 3) + .5)*[w, h]
+        if i%3 == 0: p = np.round(p*5)/5   # on COCO's grid
+        theirs = coco.decode(coco.frPyObjects([p.ravel().tolist()], h, w))[...,0].astype(bool)
+        np.testing.assert_array_equal(decode_mask([p], (w, h)), theirs, err_msg=f"{(w, h)} {p.tolist()}")
+        full += 0 < theirs.sum() < w*h
+    assert full > 100
+    p = rng.uniform(-1e5, 1e5, (20, 2))
+    theirs = coco.decode(coco.frPyObjects([p.ravel().tolist()], 48, 64))[...,0].astype(bool)
+    np.testing.assert_array_equal(decode_mask([p], (64, 48)), theirs)
+
+@pytest.mark.parametrize('n, reach', [(10, 5e5), (100_000, 100), (1_000_000, 20)])
+def test_memory_for_a_polygon_is_bounded_however_large_it_is_and_however_many_points_it_has(n, reach):
+    p = np.random.default_rng(0).uniform(-reach, reach, 2*n)
+    tracemalloc.start()
+    try:
+        decode_mask([p], (64, 48))
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally: tracemalloc.stop()
 
 OUTLINES = dict(border=[0, 0, 10, 0, 10, 6, 0, 6], around=[-20, -20, 40, -20, 40, 40, -20, 40], point=[3]*6,
                 line=[2, 2, 9, 2, 2, 2], outside=[30, 30, 40, 30, 40, 40], bow=[0, 0, 10, 6, 10, 0, 0, 6],
@@ -85,6 +112,79 @@ def test_uncompressed_runs_are_read_as_coco_reads_them():
     np.testing.assert_array_equal(decode_mask(rle, (4, 3)), coco.decode(coco.frPyObjects(rle, 3, 4)).astype(bool))
     np.testing.assert_array_equal(rle_counts(rle), rle['counts'])
 
+def _runs(counts):
+    "The runs in exact whole numbers, `None` where they are not well formed: maskApi.c's rleFrString, number by number"
+    if isinstance(counts, str): counts = counts.encode('utf-8', 'surrogatepass')
+    if not isinstance(counts, bytes):
+        return counts if counts and all(type(o) is int and 0 <= o < 2**64 for o in counts) else None
+    runs,i = [],0
+    while i < len(counts):
+        x,k,more = 0,0,True
+        while more:
+            if i == len(counts) or not 48 <= counts[i] < 112 or k == 7: return None
+            c = counts[i] - 48
+            x,more,k,i = x | (c & 31) << 5*k,c & 32,k + 1,i + 1
+        if c & 16: x -= 1 << 5*k
+        runs.append(x + runs[-2] if len(runs) > 2 else x)
+    return runs if runs and min(runs) >= 0 else None
+
+def _spoil(rng, size, runs):
+    "An RLE dict near a good one: as it is, or with one of the faults that files and attackers have"
+    h,w = size
+    runs,i = list(runs),rng.integers(len(runs))
+    big = int(rng.choice([2**31 - 1, 2**31, 2**32, 2**33]))*int(rng.choice([1, 2**30])) + int(rng.integers(-1, 2))
+    kind = rng.integers(12)
+    if   kind == 1: runs[i] -= int(rng.integers(1, 2*h*w))                    # below zero, or too few
+    elif kind == 2: runs[i] += big
+    elif kind == 3: runs[i:i] = [2**63 - 1, 2**63 - 1, 2]                     # the sum wraps round to itself
+    elif kind == 4: runs[i:i] = [big, -big]
+    elif kind == 5: runs[i:i] = [2**64 - big, big]
+    elif kind == 6: runs[i:i] = [0, 0]                                        # still good
+    elif kind == 7: del runs[i]
+    elif kind == 8:
+        sizes = [w, h],[-h, -w],[0, h*w],[h + .5, w],[big, big],[h, w, 1],[h],f"{h}{w}"
+        size = sizes[rng.integers(len(sizes))]
+    coded = max(map(abs, runs), default=0) < 2**33 and rng.random() < .6
+    if not coded: return dict(size=size, counts=runs)
+    d,text = [x - runs[j-2] if j > 2 else x for j,x in enumerate(runs)],''
+    for x in d:
+        more = True
+        while more:
+            c,x = x & 31,x >> 5
+            more = x != (-1 if c & 16 else 0)
+            text += chr(c + 32*more + 48)
+    at = int(rng.integers(len(text) + 1))
+    if   kind == 9:  text = text[:at]
+    elif kind == 10: text = text[:at] + chr(rng.choice([0, 47, 48, 79, 111, 112, 0xdc80, 0xe9, 0x20ac])) + text[at:]
+    elif kind == 11: text = text[:at] + 'o'*int(rng.integers(1, 9)) + text[at:]
+    return dict(size=size, counts=text if rng.random() < .5 else text.encode('utf-8', 'surrogatepass'))
+
+@pytest.mark.parametrize('seed', range(4))
+def test_spoilt_run_lengths_are_read_exactly_or_refused(seed):
+    rng,read,refused = np.random.default_rng(seed),0,0
+    for _ in range(1500):
+        h,w = rng.integers(1, 30, 2).tolist()
+        good = rle_counts(encode_rle(rng.random((h, w)) < rng.random())).tolist()
+        rle = _spoil(rng, [h, w], good)
+        runs = _runs(rle['counts'])
+        if runs is None or rle['size'] != [h, w] or sum(runs) != h*w:
+            refused += 1
+            for f in (lambda: decode_mask(rle, (w, h)), lambda: rle_columns(rle, (w, h))):
+                with pytest.raises(ValueError, match='^RLE: expected .*, got '): f()
+        else:
+            read += 1
+            flat = [i%2 for i,n in enumerate(runs) for _ in range(n)]
+            np.testing.assert_array_equal(decode_mask(rle, (w, h)), np.reshape(flat, (w, h)).T > 0)
+    assert read > 300 and refused > 300
+
+@pytest.mark.parametrize('counts', [[2**63 - 1, 2**63 - 1, 2, 48*64], [2**62]*4 + [48*64], [2**50]*2**14 + [48*64],
+                                    np.array([2**64 - 1, 1, 48*64], np.uint64),
+                                    np.array([2**63, 2**63, 48*64], np.uint64)])
+def test_runs_whose_sum_wraps_round_to_the_pixels_of_the_image_are_refused(counts):
+    assert sum(map(int, counts))%2**64 == 48*64
+    with pytest.raises(ValueError, match=r"RLE: expected counts whose sum is h\*w = 3072 .* got \d{14,}; is the size"):
+        decode_mask(dict(size=[48, 64], counts=counts), (64, 48))
+
 def test_runs_go_down_the_columns_and_begin_with_zeros():
     m = np.array([[0, 1, 1], [0, 1, 0]], bool)
     assert rle_counts(encode_rle(m)).tolist() == [2, 3, 1]
@@ -108,7 +208,7 @@ def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask(
 
 @pytest.mark.parametrize('mask, message', [
     ([[1, 1, 5, 5]],                        r"polygon 0: expected three or more points .* got \[1, 1, 5, 5\]; "
-                                            "leave the polygon out"),
+                                            "drop the polygon"),
     ([TRIANGLE, TRIANGLE[:5]],              r"polygon 1: expected three or more points"),
     (TRIANGLE,                              "polygon 0: expected three or more points .* got 1.0; "
                                             r".* write \[polygon\]"),
@@ -119,7 +219,7 @@ def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask(
     (np.zeros((10, 7), np.uint8),           r"expected a list of polygons, an RLE dict or an \(h, w\) bool array, "
                                             "got .*type uint8; .*mask > 0"),
     ('mask.png',                            r"expected a list of polygons, .* got 'mask.png'"),
-    (dict(size=[7, 10], counts=[70]),       r"RLE: expected size \[h, w\] = \[10, 7\] as the picture's, got \[7, 10\]"),
+    (dict(size=[7, 10], counts=[70]),       r"RLE: expected size \[h, w\] = \[10, 7\] as the image's, got \[7, 10\]"),
     (dict(size=[10, 7], counts=[30, 39]),   r"RLE: expected counts whose sum is h\*w = 70 .* got 69"),
     (dict(size=[10, 7], counts=[80, -10]),  "RLE: expected counts that are whole numbers, 0 or more, "
                                             r".* got \[80, -10\]"),
@@ -128,6 +228,10 @@ def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask(
                                             r".* got 'V'; is the string cut\?"),
     (dict(size=[10, 7], counts='~~'),       r"RLE: expected counts in COCO's characters"),
     (dict(size=[10, 7], counts=b''),        r"RLE: expected counts in COCO's characters"),
+    (dict(size=[10, 7], counts=[[30], [1, 39]]), r"RLE: expected counts that are whole numbers"),
+    (dict(size=[10.5, 7], counts=[70]),     r"RLE: expected size \[h, w\] as two positive whole .* \[10.5, 7\]"),
+    (dict(size=['10', '7'], counts=[70]),   r"RLE: expected size \[h, w\] as two positive whole numbers"),
+    (dict(size=[0, 7], counts=[0]),         r"RLE: expected size \[h, w\] as two positive whole numbers"),
     (dict(counts='V2'),                     r"RLE: expected dict\(size=\[h, w\], counts=...\), got {'counts': 'V2'}"),
     (dict(size=[10, 7]),                    r"RLE: expected dict\(size=\[h, w\], counts=...\)"),
 ])

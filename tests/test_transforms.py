@@ -1,5 +1,5 @@
 "Objects are painted into pixels, and labels must follow the pixels through every geometry"
-import pickle, random
+import pickle, random, tracemalloc
 import numpy as np, pytest, torch
 from fastai.vision.all import (PILImage, PILMask, PointScaler, Pipeline, TensorBBox, TensorImage, TensorMask,
                                TensorPoint, aug_transforms, fa_collate)
@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from vision_tasks.data.blocks import BBoxLabels, FileImage, InstanceMasks, PixelBBox, pad_objects
 from vision_tasks.data.transforms import (CropView, FitView, IoUView, JitterView, JointTransform, LightJitter, View,
-                                          ZoomOutView, _turn)
+                                          ZoomOutView, _fill_polygon, _turn)
 
 VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)),
              stretch=JitterView((.7, 1.4), 'squish'), iou=IoUView(), zoom=ZoomOutView(3., 1.))
@@ -281,3 +281,30 @@ def test_a_turn_equals_torchvisions_affine_inside_the_picture(hw, nearest):
 def test_training_without_chance_has_a_name_too():
     assert JointTransform(64, train='pad').train.method == 'pad'
     with pytest.raises(ValueError, match="method is 'squish', 'pad' or 'crop'"): JointTransform(64, train='fit')
+
+# --- polygons
+
+def _even_odd(p, w, rows):
+    "Whether the centre of each pixel of the first `rows` is inside `p`: an odd number of edges is right of it"
+    res,q = np.zeros((rows, w), bool),np.roll(p, -1, 0)
+    for row in range(rows):
+        on = (p[:,1] < row + .5) != (q[:,1] < row + .5)
+        x = p[on,0] + (row + .5 - p[on,1])*((q[on,0] - p[on,0])/(q[on,1] - p[on,1]))
+        res[row] = (x[:,None] > np.arange(w) + .5).sum(0)%2 == 1
+    return res
+
+def test_a_polygon_is_filled_by_the_even_odd_rule_in_bounded_memory():
+    rng = np.random.default_rng(0)
+    for n,reach in ((3, .5), (9, .5), (9, 4), (40, 40)):
+        for _ in range(20):
+            w,h = rng.integers(1, 40, 2).tolist()
+            p,canvas = (rng.uniform(-reach, reach, (n, 2)) + .5)*[w, h],np.zeros((h, w), np.uint8)
+            _fill_polygon(canvas, p)
+            np.testing.assert_array_equal(canvas, _even_odd(p, w, h))
+    p,canvas = rng.uniform(0, 224, (100_000, 2)),np.zeros((224, 224), np.uint8)
+    tracemalloc.start()
+    try:
+        _fill_polygon(canvas, p)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally: tracemalloc.stop()
+    np.testing.assert_array_equal(canvas[:3], _even_odd(p, 224, 3))

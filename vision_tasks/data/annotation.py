@@ -7,7 +7,7 @@ from pathlib import Path
 import warnings
 import numpy as np
 from PIL import Image
-from .image import image_size
+from .image import image_size, stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']
 
@@ -213,8 +213,8 @@ def wh(size) -> str:
     return f"{size[0]}x{size[1]}"
 
 def unturned(path, size) -> str:
-    "A remark where `size` is not that of the picture as shown, but as stored, before its EXIF orientation is applied"
-    with Image.open(path) as im: stored = im.size
+    "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
+    with Image.open(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''
 
 def nearest(name, names):

@@ -13,12 +13,12 @@ from fastai.data.transforms import Categorize, Category, IntToFloatTensor, Multi
 from fastai.torch_core import TensorCategory, TensorMultiCategory
 from fastai.vision.core import PILImage, PILMask, PointScaler, TensorBBox, TensorImage, TensorMask, TensorPoint
 from fasttransform import DisplayedTransform, ItemTransform
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
 from .annotation import Annotation, AnnotationError, nearest, select_objects, unturned, wh
-from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb
+from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb, upright
 from .masks import decode_class_mask
 from .proposals import check_boxes
 from ..ops.masks import decode_mask, rle_columns, rle_counts
@@ -56,7 +56,8 @@ class FileImage(PILImage):
         if not isinstance(o, Image.Image):
             raise TypeError("a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, "
                             f"not {type(o).__name__}")
-        return cls(to_rgb(ImageOps.exif_transpose(o)))
+        im = to_rgb(upright(o))
+        return cls(im.copy() if im is o else im)   # fastai changes the class of what it is given
 
     @classmethod
     def _of_annotation(cls, a):

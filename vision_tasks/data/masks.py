@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
-from .image import orientation
+from .image import upright
 from .writing import check_outputs, replacing
 from ..ops.masks import decode_mask, encode_instances
 
@@ -250,8 +250,7 @@ def _values(path, colours=False, todo="say in colors={(r, g, b): name} which col
     try:
         with Image.open(path) as im:
             packing = im.tile[0][3] if im.format == 'PNG' and im.tile else None   # gone once the pixels are loaded
-            im.load()
-            if orientation(im) != 1: im = ImageOps.exif_transpose(im)
+            im = upright(im)
             if colours and im.mode in _COLOURS: im = im.convert('RGBA')
             v,mode = np.array(im),im.mode   # `asarray` gives one that cannot be written to, which torch does not like
     except FileNotFoundError: raise

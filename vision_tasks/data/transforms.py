@@ -413,12 +413,20 @@ def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
     # the rows whose centres an edge crosses, its upper end included, its lower not
     ends = np.ceil(np.stack([p[:,1], q[:,1]]) - .5).astype(int).clip(0, h)
     first,n = ends.min(0),abs(ends[1] - ends[0])
-    edge = np.repeat(np.arange(len(p)), n)
-    if not len(edge): return
-    row  = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n - first, n)
-    x    = p[edge,0] + (row + .5 - p[edge,1])*((q[:,0] - p[:,0])/np.where(n, q[:,1] - p[:,1], 1))[edge]
-    # from where an edge crosses the row on, all pixels change sides
-    col  = np.ceil(x - .5).astype(int).clip(0, w)
+    slope = (q[:,0] - p[:,0])/np.where(n, q[:,1] - p[:,1], 1)
+    def crossings(i):   # (k,) edges -> rows, columns: from there on all pixels of the row change sides
+        edge = np.repeat(i, n[i])
+        row  = np.arange(len(edge)) - np.repeat(np.cumsum(n[i]) - n[i] - first[i], n[i])
+        x    = p[edge,0] + (row + .5 - p[edge,1])*slope[edge]
+        return row,np.ceil(x - .5).astype(int).clip(0, w)
+    edges,some = np.arange(len(p)),2**18   # crossings at a time, so that memory is bounded whatever the polygon
+    if n.sum() <= some: row,col = crossings(edges)
+    else:
+        odd = np.zeros(h*(w + 1), bool)
+        for row,col in map(crossings, np.split(edges, np.flatnonzero(np.diff(n.cumsum()//some)) + 1)):
+            odd ^= np.bincount(row*(w + 1) + col, minlength=len(odd))%2 > 0
+        row,col = np.divmod(np.flatnonzero(odd), w + 1)
+    if not len(row): return
     top,left,right = row.min(),col.min(),col.max()
     k,size = right-left+1,row.max()+1-top
     sides = np.bincount((row-top)*k + col-left, minlength=size*k).reshape(size, k).cumsum(1, dtype=np.uint8) & 1

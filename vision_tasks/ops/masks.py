@@ -104,13 +104,18 @@ def rle_counts(
 ) -> np.ndarray:     # (k,) int64, sum h*w
     "The lengths of the runs of `rle`, column by column, zeros and ones in turn, zeros first (a length that may be 0)"
     (h,w),counts = _rle_size(rle),rle['counts']
-    n = _decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
+    if isinstance(counts, (str, bytes)): n = _decompress(counts)
+    else:
+        try: n = np.asarray(counts)
+        except ValueError: n = np.empty(())   # lists of several lengths
     if n.ndim != 1 or n.dtype.kind not in 'iu' or (n < 0).any():
         raise ValueError("RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, "
-                         f"got {counts!r:.80}; mend the runs")
-    if n.sum() != h*w:
-        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {n.sum()}; "
-                         "is the size that of another picture, or the file cut?")
+                         f"got {counts!r:.80}; fix the runs")
+    # a sum in 64 bits can wrap round to h*w, and then any run would pass
+    total = int(n.sum()) if int(n.max(initial=0))*len(n) < 2**63 else sum(n.tolist())
+    if total != h*w:
+        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {total}; "
+                         "is the size that of another image, or the file cut?")
     return n.astype(np.int64)
 
 def mask_bbox(
@@ -135,38 +140,61 @@ def _polygon(p, i):   # -> (m, 2) float64
     if a.ndim == 1 and len(a)%2 == 0: a = a.reshape(-1, 2)
     if a.ndim != 2 or a.shape[1] != 2 or len(a) < 3:
         raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), "
-                         f"got {p!r:.80}; leave the polygon out, or write [polygon] where the mask has only one")
-    # every fifth of a pixel of the outline is visited, so that a wild number costs all the memory there is
-    if (np.abs(a) < 1e6).all(): return a
-    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; mend the polygon")
+                         f"got {p!r:.80}; drop the polygon, or write [polygon] where the mask has only one")
+    if (np.abs(a) < 1e6).all(): return a   # wild numbers are faults of the file
+    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; fix the polygon")
 
 _FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
 
+_SOME = 2**18   # crossings at a time, so that memory is bounded whatever the polygon
+
 def _fill(p, w, h):   # (m, 2) -> (h, w) bool
     "The pixels inside polygon `p` by the even-odd rule, where COCO's rounding puts its outline"
-    u,v = _outline((_FINE*p + .5).astype(np.int64)).T   # towards zero, as C casts; for numbers below zero it matters
-    # where the outline steps over the middle of a column of pixels, all pixels below change sides
-    column = np.where(u[1:] < u[:-1], u[1:], u[1:]-1)
-    x,y = column//_FINE,(np.minimum(v[1:], v[:-1]) + _FINE//2)//_FINE
-    cross = (u[1:] != u[:-1]) & (column%_FINE == _FINE//2) & (x >= 0) & (x < w)
-    turns = np.sort(x[cross]*h + y[cross].clip(0, h))   # `h` is the top of the next column, which starts outside
+    a = (_FINE*p + .5).astype(np.int64)   # towards zero, as C casts; for numbers below zero it matters
+    b = np.roll(a, -1, 0)
+    # the columns of pixels over whose middle each edge steps, from grid column 5x + 2 to 5x + 3 or back, in the image
+    left,right = np.minimum(a[:,0], b[:,0]),np.maximum(a[:,0], b[:,0])
+    first = np.maximum(-((_FINE//2 - left)//_FINE), 0)
+    n     = np.maximum(np.minimum((right - _FINE//2 - 1)//_FINE, w - 1) + 1 - first, 0)
+    some  = np.flatnonzero(n)
+    parts = np.split(some, np.flatnonzero(np.diff(n[some].cumsum()//_SOME)) + 1)
+    turns,kept = [np.empty(0, np.int64)],0
+    for i in parts:
+        turns.append(_crossings(a[i], b[i], first[i], n[i], h))
+        # two turns at one place change nothing: without them there are never more than pixels
+        if sum(map(len, turns)) > 2*kept + 9*_SOME: turns = [_odd(np.concatenate(turns))]; kept = len(turns[0])
+    turns = np.sort(np.concatenate(turns))
     return _runs_to_mask(np.diff(turns, prepend=0, append=w*h), (h, w))
 
-def _outline(p):      # (m, 2) -> (k, 2), whole numbers
-    "The grid points of the closed outline through `p`: one a step along each edge's longer side, both ends included"
-    ends  = p,np.roll(p, -1, 0)
-    steep = np.abs(ends[1] - ends[0])@[-1, 1] > 0
-    a,b   = (np.where(steep[:,None], o[:,::-1], o) for o in ends)   # the longer side comes first
+def _odd(o):   # (k,) -> the values that occur an odd number of times
+    values,n = np.unique(o, return_counts=True)
+    return values[n%2 == 1]
+
+def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
+    """Where the edges from `a` to `b` cross the middles of `n` columns of pixels each, from `first` on, as an index
+    into the pixels column by column: from there on down they change sides. COCO walks an edge in whole steps of its
+    longer side, always from its lower end, and rounds the other side"""
     d     = b - a
-    n     = np.abs(d[:,0])
-    edge  = np.repeat(np.arange(len(p)), n + 1)
-    t     = np.arange(len(edge)) - np.repeat(np.cumsum(n + 1) - n - 1, n + 1)
-    # an edge rounds alike in both directions: always from its lower end, though visited in the outline's order
-    start = np.where(d[:,:1] < 0, b, a)[edge]
-    t     = np.where(d[:,0] < 0, n, 0)[edge] + np.where(d[:,0] < 0, -1, 1)[edge]*t
-    slope = d[:,1]/np.where(n > 0, d[:,0], 1)
-    uv    = np.stack([start[:,0] + t, (start[:,1] + slope[edge]*t + .5).astype(np.int64)], 1)
-    return np.where(steep[edge,None], uv[:,::-1], uv)
+    steep = np.abs(d)@[-1, 1] > 0
+    u,v   = np.where(steep, d[:,1], d[:,0]),np.where(steep, d[:,0], d[:,1])   # along the longer side, and across
+    low   = np.where((u < 0)[:,None], b, a)
+    slope = v/np.where(u != 0, u, 1)
+    edge  = np.repeat(np.arange(len(a)), n)
+    x     = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n - first, n)
+    c     = _FINE*x + _FINE//2
+    steep,slope,lx,ly = steep[edge],slope[edge],low[edge,0],low[edge,1]
+    # a flat edge has one grid row in each grid column: the upper of the two
+    at = lambda t: (ly + slope*t + .5).astype(np.int64)
+    y  = np.minimum(at(c - lx), at(c + 1 - lx))
+    # a steep edge has one grid column in each grid row: the last row before the step from `c` to `c + 1`, or back
+    with np.errstate(divide='ignore', invalid='ignore'): t = np.floor((c + .5 - lx)/slope)
+    before = lambda t: (lx + slope*t + .5 >= c + 1) == (slope < 0)
+    # the quotient is rounded, by far less than a step
+    t = np.where(steep, t, 0)
+    t = t - 1 + before(t) + (before(t) & before(t + 1))
+    y = np.where(steep, ly + t.astype(np.int64), y)
+    # `h` is the top of the next column, which starts outside
+    return x*h + ((y + _FINE//2)//_FINE).clip(0, h)
 
 # --- outlines
 
@@ -231,11 +259,16 @@ def _rles(turns, size):   # turns: list of (k,); size: (h, w)
     return [dict(size=list(size), counts=o) for o in counts]
 
 def _rle_size(rle, expected=None):
-    try: (h,w),_ = map(int, rle['size']),rle['counts']
+    try: (h,w),_ = rle['size'],rle['counts']
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; mend the mask") from None
+        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; fix the mask") from None
+    try: whole = int(h) == h and int(w) == w and h > 0 and w > 0
+    except (TypeError, ValueError, OverflowError): whole = False   # OverflowError: int(inf)
+    if not whole: raise ValueError("RLE: expected size [h, w] as two positive whole numbers of pixels, got "
+                                   f"{rle['size']!r:.80}; fix the size")
+    h,w = int(h),int(w)
     if expected in (None, (h, w)): return h,w
-    raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the picture's, got {[h, w]}; is it [w, h]?")
+    raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the image's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
@@ -275,7 +308,8 @@ def _compress(runs):  # list of (k,) -> list of str, all at once, for most masks
     return [text[a:b] for a,b in zip([0, *ends], ends)]
 
 def _decompress(s):   # str or bytes -> (k,)
-    c = np.frombuffer(s.encode() if isinstance(s, str) else s, np.uint8).astype(np.int64) - _ZERO
+    b = s.encode('utf-8', 'surrogatepass') if isinstance(s, str) else s   # what is not ASCII is above 'o'
+    c = np.frombuffer(b, np.uint8).astype(np.int64) - _ZERO
     last = np.flatnonzero(c < _MORE)
     first = np.append(0, last[:-1] + 1)
     if not len(c) or (c < 0).any() or (c >= 2*_MORE).any() or c[-1] >= _MORE or (last - first >= _LONGEST).any():
