@@ -31,12 +31,20 @@ def centroid(t):   # (c, h, w) -> x, y
     x,y = torch.arange(w) + .5,torch.arange(h) + .5
     return torch.stack([(t.sum(0)*x).sum(), (t.sum(1)*y).sum()])/t.sum()
 
-@pytest.fixture(params=['png', 'jpg'])
+# how an upright image is stored, by EXIF orientation
+STORED = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE',
+          8: 'ROTATE_270'}
+
+@pytest.fixture(params=['png', *range(1, 9)], ids=lambda o: o if o == 'png' else f'jpg_{o}')
 def write(request, tmp_path):
+    "Writes an image with a spot as PNG, or as JPEG of one of the EXIF orientations"
     def f(size, at, sigma):
-        file = tmp_path/f'a.{request.param}'
-        Image.fromarray(spot(size, at, sigma)).save(file, **(dict(quality=97) if request.param == 'jpg' else {}))
-        return file
+        im = Image.fromarray(spot(size, at, sigma))
+        if request.param == 'png': im.save(tmp_path/'a.png'); return tmp_path/'a.png'
+        if request.param in STORED: im = im.transpose(Image.Transpose[STORED[request.param]])
+        meta = Image.Exif(); meta[0x0112] = request.param
+        im.save(tmp_path/'a.jpg', quality=97, exif=meta)
+        return tmp_path/'a.jpg'
     return f
 
 def follow(tfm, file, at, r, split_idx):

@@ -37,6 +37,7 @@ class FileImage(PILImage):
     """A picture that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
     more than it needs"""
     _bytes = _open = _name = None
+    exif = 1   # orientation of the file
 
     @classmethod
     def create(cls, o):
@@ -73,6 +74,7 @@ class FileImage(PILImage):
         im = open_image(io.BytesIO(data), name)
         self = cls(Image.Image())
         self._bytes,self._open,self._name,self._mode,self._size = bytearray(data),im,name,'RGB',shown_size(im)
+        self.exif = orientation(im)
         return self
 
     @property

@@ -2,7 +2,7 @@
 from __future__ import annotations
 import inspect, math, random
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 import numpy as np
 import torch
@@ -263,7 +263,7 @@ class JointTransform(ItemTransform):
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
         view = self.view(size, split_idx, _objects(items, size))
-        cut = _cut(im, view)
+        cut,view = _cut(im, view, exact=split_idx != 0)
         items = [_lay(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
         if split_idx == 0 and self.tfms is not None: items = _apply_v2(self.tfms, items)
         items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
@@ -339,18 +339,33 @@ def _slice(t, src):
     x1,y1,x2,y2 = src
     return t[..., y1:y2, x1:x2]
 
-def _cut(im, view):
-    """(c, h, w) uint8: the part of `im` that `view` looks at. A file is decoded no finer than needed; from a reduced
-    JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between pixels"""
-    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src)
-    if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src))
+def _cut(im, view, exact):
+    """(c, h, w) uint8: the part of `im` that `view` looks at, and the view. A file is decoded no finer than needed;
+    from a reduced JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between
+    pixels. Unless the view must be `exact`, its left and upper edge move out to whole pixels of the reduced image"""
+    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
+    if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src)),view
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
     k = _reduction((w, h), (t.shape[2], t.shape[1]))
-    if k == 1: return _slice(t, view.src)
-    small = Image.fromarray(t.permute(1, 2, 0).numpy())
-    return v2.functional.pil_to_tensor(small.resize((u2-u1, v2_-v1), Image.Resampling.BILINEAR,
-                                                    tuple(o/k for o in view.src)))
+    if k == 1: return _slice(t, view.src),view
+    # the columns and rows that reach beyond the edge are the last ones of the file, before it is turned
+    dx,dy = (t.shape[2]*k - w)*(im.exif in (2, 3, 6, 7)),(t.shape[1]*k - h)*(im.exif in (3, 4, 7, 8))
+    if not exact: x1,y1 = max((x1+dx)//k*k - dx, 0),max((y1+dy)//k*k - dy, 0)
+    box = (x1+dx)/k,(y1+dy)/k,(x2+dx)/k,(y2+dy)/k
+    return _reduce(t, box, (u2-u1, v2_-v1)),replace(view, src=(x1, y1, x2, y2))
+
+def _reduce(t, box, size):   # (3, h, w) uint8; x1 y1 x2 y2, fractions of pixels allowed; (w, h)
+    "What is in `box`, resized"
+    x1,y1,x2,y2 = box
+    if not (x1.is_integer() and y1.is_integer()):
+        im = Image.fromarray(t.permute(1, 2, 0).numpy())
+        return v2.functional.pil_to_tensor(im.resize(size, Image.Resampling.BILINEAR, box))
+    # sooner, but a scale can only be told from the first pixel on; the output may have a pixel more than asked for
+    cut = t[:, int(y1):math.ceil(y2), int(x1):math.ceil(x2)]
+    scale = tuple(n/(b-a)*(1 + 1e-9) for n,a,b in ((size[1], y1, y2), (size[0], x1, x2)))
+    res = F.interpolate(cut[None], scale_factor=scale, mode='bilinear', antialias=True, recompute_scale_factor=False)
+    return res[0, :, :size[1], :size[0]]
 
 def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
     """How many pixels of a JPEG of `size` a column or row of its `decoded` form covers. This is not the ratio of the
