@@ -8,6 +8,7 @@ from vision_tasks.data.blocks import FileImage, PixelBBox
 from vision_tasks.data.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
 from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_JOINTS
+from vision_tasks.data.synthetic import FIGURE_JOINTS, draw_figures, draw_shapes
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.detection import detection_dls
 from vision_tasks.keypoint import keypoint_dls
