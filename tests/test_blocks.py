@@ -1,9 +1,12 @@
 import pickle
 import numpy as np, pytest, torch
-from fastai.vision.all import image2tensor
+from fastai.vision.all import DataBlock, ImageBlock, image2tensor
 from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, LabelSet, LabelSetEncode, check_labels, label_set, path_of
+from vision_tasks.data.blocks import (FileImage, FileImageBlock, LabelSet, LabelSetEncode, check_labels, grey_range_of,
+                                      label_set, path_of)
+from vision_tasks.data.image import set_grey_range
+from vision_tasks.data.transforms import JointTransform
 
 @pytest.fixture
 def files(tmp_path):
@@ -52,6 +55,37 @@ def test_an_opened_image_is_not_changed(files):
     ours = FileImage.create(im)
     ours.paste((0, 0, 0), (0, 0, 9, 9))
     assert type(im) is Image.Image and np.array_equal(np.asarray(im), px)
+
+@pytest.mark.parametrize('size', [48, 64, 96, 128])
+def test_an_opened_jpeg_is_decoded_like_its_file_and_one_that_is_loaded_differs_by_little(tmp_path, size):
+    file = tmp_path/'a.jpg'
+    Image.fromarray(pytest.importorskip('skimage.data').astronaut()).save(file, exif=Image.Exif())
+    small = lambda o: JointTransform(size)((FileImage.create(o),), split_idx=1)[0].float()
+    a,opened = small(file),Image.open(file)
+    assert torch.equal(small(opened), a) and torch.equal(small(opened), a)   # and it may be used again
+    assert opened.size == (512, 512) and torch.equal(small(open(file, 'rb').read()), a)
+    opened.load()
+    d = (small(opened) - a).abs()
+    assert .1 < d.mean() < 4 and torch.equal(small(np.asarray(opened)), small(opened))   # of 255; measured: 1.3 to 3.4
+    with Image.open(file) as im:
+        im.draft('RGB', (100, 100))   # made smaller by the user
+        assert FileImage.create(im).size == im.size == (128, 128)
+
+def test_dls_keep_the_grey_range_that_held_when_they_were_made(tmp_path):
+    px = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.float32)
+    for i in range(4): Image.fromarray(px).save(tmp_path/f'{i}.tif')
+    files = sorted(tmp_path.glob('*.tif'))
+    def dls(block): return DataBlock((block, block), get_y=path_of).dataloaders(files, bs=2, num_workers=0)
+    set_grey_range((0, 4095))
+    try: kept = dls(FileImageBlock)
+    finally: set_grey_range()
+    for o,expected in ((kept, (0, 4095)), (dls(FileImageBlock('data')), 'data')):
+        assert grey_range_of(o) == grey_range_of(pickle.loads(pickle.dumps(o.new_empty()))) == expected
+        for x in o.one_batch() + o.test_dl([Image.open(files[0])]*2, rm_type_tfms=0).one_batch()[:1]:
+            assert x.min() == 0 and x.max() == 1
+    with pytest.raises(OSError, match="tif cannot be read as an image .mode F"):
+        dls(FileImageBlock).train_ds[0][0].load()
+    assert grey_range_of(dls(ImageBlock)) is None
 
 def test_what_is_no_picture_is_told(files):
     path,px = files

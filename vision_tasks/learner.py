@@ -16,7 +16,7 @@ from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, check_labels, clip_objects
-from .data.image import image_size
+from .data.image import image_size, shown_size
 from .data.transforms import View, valid_step
 from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
@@ -297,8 +297,13 @@ class TaskLearner(Learner):
         tta:bool=False,   # average with the mirrored pictures
         postprocess=None, # (probs, image) -> probs at the file's size, for tasks that answer pixel by pixel
     ) -> list[Annotation]:
-        """What the model sees in `items`: names and scores, in pixels of the files, in the order of `items`; batch by
-        batch, with a progress bar"""
+        """Predictions for `items`: class names and scores, in pixels of the files, in the order of `items`; batch by
+        batch, with a progress bar.
+
+        Files of large JPEGs are decoded at a reduced size, as in training; so is a JPEG that `Image.open` gave and
+        whose pixels nobody has asked for. Pixels that are decoded already (arrays, tensors, loaded images) differ from
+        those at the network's input by about 1 % on average, and scores differ a little: pass paths for the scores of
+        `evaluate`"""
         items = self.pictures_of(items)
         for name,v in (('tile', tile), ('postprocess', postprocess)):
             if v is not None and name not in self.annotate_options:
@@ -364,9 +369,10 @@ class TaskLearner(Learner):
         return Learner.load(self, file, device=device, **kwargs)
 
 def picture_of(o):
-    "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"
+    "(path, (w, h)) of what `annotate` takes; the path is None for an image that came as pixels"
     if isinstance(o, Annotation): return o.path,o.size
     if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)
     if isinstance(o, Tensor): return None,(o.shape[-1], o.shape[-2])
     if isinstance(o, np.ndarray): return None,(o.shape[1], o.shape[0])
+    if isinstance(o, Image.Image): return None,shown_size(o)
     return None,FileImage.create(o).size

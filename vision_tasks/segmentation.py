@@ -18,7 +18,7 @@ from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
 from .data.annotation import Annotation
-from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask
+from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask, grey_range_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
 from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
@@ -255,7 +255,7 @@ class SegmentationLearner(TaskLearner):
         return out
 
     def _pixels(self, item):   # (3, H, W) uint8
-        im = FileImage.create(item)
+        im = FileImage.create(item, grey_range_of(self.dls))
         return im.pixels() if not im.loaded else pil_to_tensor(im)
 
     def tiled_probs(self,

@@ -18,7 +18,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
 from .annotation import Annotation, AnnotationError, nearest, select_objects, unturned, wh
-from .image import decode_image, image_size, open_image, orientation, shown_size, to_rgb, upright
+from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
+                    resolve_grey_range, shown_size)
 from .masks import decode_class_mask
 from .proposals import check_boxes
 from ..ops.masks import decode_mask, rle_columns, rle_counts
@@ -34,18 +35,20 @@ __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 
 # --- pictures
 
 class FileImage(PILImage):
-    """A picture that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
+    """An image that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
     more than it needs"""
-    _bytes = _open = _name = None
+    _bytes = _open = _name = _grey_range = None
     exif = 1   # orientation of the file
 
     @classmethod
-    def create(cls, o):
+    def create(cls, o, grey_range=None):
         """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes, a PIL image, an array (h, w) or
-        (h, w, 3), or a tensor (h, w) or (3, h, w), both uint8"""
-        if isinstance(o, Annotation): return cls._of_annotation(o)
-        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o))
-        if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'picture in memory')
+        (h, w, 3), or a tensor (h, w) or (3, h, w), both uint8. A JPEG opened by Pillow whose pixels nobody has asked
+        for yet is read like its file, possibly at a reduced size; all other pixels are used as they are.
+        `grey_range`: as of `to_rgb`"""
+        if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
+        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o), grey_range)
+        if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
         if isinstance(o, Tensor):
             o = o.as_subclass(Tensor).cpu().numpy()
             if o.ndim == 3: o = o.transpose(1, 2, 0)
@@ -57,12 +60,16 @@ class FileImage(PILImage):
         if not isinstance(o, Image.Image):
             raise TypeError("a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, "
                             f"not {type(o).__name__}")
-        im = to_rgb(upright(o))
+        name = getattr(o, 'filename', '') or 'image in memory'
+        check_single(o, name)
+        jpeg = bytes_of_jpeg(o)
+        if jpeg is not None: return cls._of_bytes(jpeg, name, grey_range)
+        im = decode_rgb(o, grey_range)
         return cls(im.copy() if im is o else im)   # fastai changes the class of what it is given
 
     @classmethod
-    def _of_annotation(cls, a):
-        self = cls.create(a.path)
+    def _of_annotation(cls, a, grey_range):
+        self = cls.create(a.path, grey_range)
         if self.size == a.size: return self
         raise AnnotationError(
             f"{a.path}, size: expected that of the image, {wh(self.size)}{unturned(a.path, a.size)}, got {wh(a.size)}; "
@@ -70,11 +77,11 @@ class FileImage(PILImage):
             "another size, or drop the annotation. `check_annotations` lists all such annotations")
 
     @classmethod
-    def _of_bytes(cls, data, name):
+    def _of_bytes(cls, data, name, grey_range):
         im = open_image(io.BytesIO(data), name)
         self = cls(Image.Image())
         self._bytes,self._open,self._name,self._mode,self._size = bytearray(data),im,name,'RGB',shown_size(im)
-        self.exif = orientation(im)
+        self.exif,self._grey_range = orientation(im),resolve_grey_range(grey_range)
         return self
 
     @property
@@ -84,7 +91,7 @@ class FileImage(PILImage):
 
     def decode(self, least:tuple[int,int]=None) -> Image.Image:
         "The pixels as a plain RGB image; of a JPEG possibly a smaller one, but not under `least` (w, h)"
-        return self if self.loaded else decode_image(self._file(), self._name, least)
+        return self if self.loaded else decode_image(self._file(), self._name, least, self._grey_range)
 
     def _file(self):
         im,self._open = self._open or open_image(io.BytesIO(self._bytes), self._name),None
@@ -107,9 +114,21 @@ class FileImage(PILImage):
             self._im,self._bytes = self.decode().im,None
         return super().load()
 
-def FileImageBlock():
-    "A picture from a path, an `Annotation`, bytes, a PIL image or an array; float in 0..1 on the device"
-    return TransformBlock(type_tfms=FileImage.create, batch_tfms=IntToFloatTensor)
+class FileImageOpen(DisplayedTransform):
+    "`FileImage.create` with a `grey_range`, which is exported with the learner"
+    def __init__(self, grey_range=None): self.grey_range = resolve_grey_range(grey_range)
+    def encodes(self, o): return FileImage.create(o, self.grey_range)
+
+def FileImageBlock(
+    grey_range=None,   # as of `set_grey_range`, for images of more than 8 bits; None (default): what is set there now
+):
+    "An image from a path, an `Annotation`, bytes, a PIL image or an array; float in 0..1 on the device"
+    return TransformBlock(type_tfms=FileImageOpen(grey_range), batch_tfms=IntToFloatTensor)
+
+def grey_range_of(dls):
+    "The `grey_range` with which `dls` open images; `None` where their block is no `FileImageBlock`"
+    fs = dls.valid.dataset.tls[0].tfms.fs if hasattr(dls.valid.dataset, 'tls') else []
+    return next((f.grey_range for f in fs if isinstance(f, FileImageOpen)), None)
 
 def path_of(o):
     "The file of an `Annotation`; anything else as it is"
@@ -424,7 +443,7 @@ class ObjectMasks:
         if not isinstance(m, (list, tuple)): return None
         try:
             res = [np.asarray(p, np.float64).reshape(-1, 2) for p in m]
-            if all(len(p) > 2 for p in res): return res
+            if all(len(p) > 2 and np.isfinite(p).all() for p in res): return res
         except (TypeError, ValueError): pass
         self.decode(i)   # which says what is wrong
     def decode(self, i) -> np.ndarray:   # (h, w) bool

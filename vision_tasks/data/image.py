@@ -1,17 +1,23 @@
 "Image files as everybody sees them: upright (EXIF orientation applied) and RGB, whatever the file's mode"
 from __future__ import annotations
+from io import BytesIO
+import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['read_image', 'to_rgb', 'grey_levels']   # `image_size` and the rest are ours alone: fastai has one too
+# `image_size` and the rest are ours alone: fastai has one too
+__all__ = ['read_image', 'to_rgb', 'grey_levels', 'set_grey_range']
 
 _ORIENTATION = 0x0112     # the EXIF tag
-_WIDTH,_HEIGHT = 256,257  # TIFF's tags
+_WIDTH,_HEIGHT,_BITS,_KIND = 256,257,258,254   # TIFF's tags
 _TURNED = {5, 6, 7, 8}    # its values that exchange width and height
 
 def image_size(path) -> tuple[int,int]:
-    "(w, h) in pixels of the image file at `path` as shown, EXIF orientation applied; only its header is read"
-    with Image.open(path) as im: return shown_size(im)
+    """(w, h) in pixels of the image file at `path` as shown, EXIF orientation applied; only its header is read. Raises
+    `OSError` where the file is missing, no image, or holds several"""
+    with Image.open(path) as im:
+        check_single(im, path)
+        return shown_size(im)
 
 def shown_size(im) -> tuple[int,int]:
     "(w, h) of the open file `im` once it is upright"
@@ -39,21 +45,101 @@ def upright(im:Image.Image) -> Image.Image:
     if name: im.filename = name
     return im if orientation(im) == 1 else ImageOps.exif_transpose(im)
 
-def to_rgb(im:Image.Image) -> Image.Image:
-    "`im` in mode RGB: 16-bit grey is scaled to 8 bit (`convert` clips it), transparency is dropped"
+# --- grey values of more than 8 bits
+
+_grey_range = 'dtype'
+
+def set_grey_range(
+    grey_range='dtype', # 'dtype': the whole range of 16 bits (12, where a TIFF says so) becomes 0..255;
+                        # 'data': each image's own smallest value becomes 0, its largest 255;
+                        # (lo, hi): these values do, and what is outside becomes 0 or 255
+):
+    """How grey values of more than 8 bits become 8 bits wherever nothing else is said. `DataLoaders` keep what was set
+    when they were made, and export it with the learner.
+
+    Whole numbers of 32 bits (mode I) and floating point numbers (mode F) have no range of their own: with 'dtype' they
+    are refused. Colours of 16 bits are scaled by their whole range, and refused with 'data' and (lo, hi)"""
+    global _grey_range
+    _grey_range = resolve_grey_range(grey_range)
+
+def resolve_grey_range(grey_range):
+    "`grey_range` as of `set_grey_range`, checked; what was set for `None`"
+    if grey_range is None: return _grey_range
+    if isinstance(grey_range, str) and grey_range in ('dtype', 'data'): return grey_range
+    try: lo,hi = map(float, grey_range)
+    except (TypeError, ValueError): lo = hi = 0.
+    if np.isfinite([lo, hi]).all() and lo < hi: return lo,hi
+    raise ValueError(f"grey_range is 'dtype', 'data' or two numbers (lo, hi) with lo < hi, not {grey_range!r:.80}")
+
+def to_rgb(
+    im:Image.Image,
+    grey_range=None, # as of `set_grey_range`; None (default): what was set there, 'dtype' at first
+) -> Image.Image:    # itself where it is RGB
+    """`im` in mode RGB. Transparency is dropped, and colours that were multiplied by it (modes La, RGBa) are divided.
+    Raises `ValueError` that names the mode where its values have no range of their own"""
     if im.mode == 'RGB': return im
-    if im.mode.startswith('I;16') or im.mode == 'I':
-        im = Image.fromarray((np.asarray(im).astype(np.int64).clip(0, 65535)//257).astype(np.uint8))
+    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im = _to_8_bits(im, resolve_grey_range(grey_range))
     elif im.mode == 'P' and 'transparency' in im.info: im = im.convert('RGBA')
+    elif im.mode in ('La', 'RGBa'): im = im.convert(im.mode.upper())
     return im.convert('RGB')
+
+def _to_8_bits(im, grey_range):   # mode I, I;16* or F -> mode L
+    v = np.asarray(im)
+    if grey_range == 'dtype':
+        top = _largest(im)
+        if top is None:
+            kind = "32-bit whole numbers" if im.mode == 'I' else "floating point numbers"
+            raise ValueError(f"mode {im.mode} holds {kind}, here {v.min():g} to {v.max():g}, and no file says which of "
+                             "them is white; call set_grey_range((lo, hi)), or set_grey_range('data') for the range "
+                             "of each image, before the DataLoaders are made, or pass grey_range=")
+        if 0 < v.max() <= top//4: _warn_dark()
+        return Image.fromarray((v.astype(np.int64)*255//top).astype(np.uint8))
+    v = v.astype(np.float64)
+    if not np.isfinite(v).all(): raise ValueError(f"mode {im.mode}: expected finite values, got nan or infinity")
+    lo,hi = (v.min(), v.max()) if grey_range == 'data' else grey_range
+    return Image.fromarray(((v - lo)*(255/((hi - lo) or 1.))).clip(0, 255).round().astype(np.uint8))
+
+def _largest(im):
+    "The value of white in mode I, I;16* or F; `None` where no convention says so"
+    if im.mode.startswith('I;16'): return 2**getattr(im, 'tag_v2', {}).get(_BITS, (16,))[0] - 1
+    return 65535 if im.mode == 'I' and im.format in ('PNG', 'PPM') else None
+
+def _warn_dark():   # always the same text, so that it is shown once and not for each file
+    warnings.warn("images of 16 bits use no more than a quarter of their range, so that they are dark (values of 12 "
+                  "bits are nearly black: 16 grey levels of 256); call set_grey_range((0, 4095)), or "
+                  "set_grey_range('data') for the range of each image, before the DataLoaders are made; `grey_levels` "
+                  "counts what an image uses", stacklevel=2)
+
+def decode_rgb(im:Image.Image, grey_range=None) -> Image.Image:
+    "The opened image `im` upright and RGB; itself where it is both"
+    deep = _has_deep_colours(im)
+    if deep and resolve_grey_range(grey_range) != 'dtype':
+        raise ValueError("its colours have 16 bits, of which Pillow keeps the high 8; save it with 8 bits to scale it "
+                         "by another range")
+    rgb = to_rgb(upright(im), grey_range)
+    if deep and 0 < max(hi for _,hi in rgb.getextrema()) < 64: _warn_dark()
+    return rgb
+
+_DEEP = '16-bit colours'
+
+def _has_deep_colours(im):
+    """Whether the file of `im` has colours of 16 bits, of which Pillow keeps the high bytes. Noted in `info`: only the
+    tiles of a file that is not loaded tell it, and a PNG is loaded to look for EXIF data"""
+    tiles = getattr(im, 'tile', [])
+    if tiles: im.info[_DEEP] = im.mode in ('RGB', 'RGBA') and any(';16' in str(o[3]) for o in tiles)
+    return im.info.get(_DEEP, False)
+
+# --- files
 
 def read_image(
     path,                         # image file
     draft:tuple[int,int]=None,    # (w, h) in pixels of the image as shown: a JPEG may be decoded smaller, but not below
                                   # this
+    grey_range=None,              # as of `to_rgb`
 ) -> Image.Image:                 # upright, RGB, loaded; its size is the file's, or a fraction of it with `draft`
-    "The picture of an image file. Raises `OSError` that names the file where it is missing, broken or truncated"
-    with open_image(path) as im: return decode_image(im, path, draft)
+    """The image of a file. Raises `OSError` that names the file where it is missing, broken, truncated, or holds
+    several images, and where its mode cannot become RGB (`to_rgb`)"""
+    with open_image(path) as im: return decode_image(im, path, draft, grey_range)
 
 def grey_levels(
     image,   # path of an image file, or a PIL image; not one of reduced size, whose averaged pixels have more levels
@@ -61,25 +147,56 @@ def grey_levels(
     """Number of different 8-bit values that an image uses, in the channel that has the most, after the conversion of
     `to_rgb`. A photograph has more than 100; 16 or fewer in an image of 16 bits mean that only 12 of its bits are used,
     and that it is nearly black. Raises as `read_image`"""
-    im = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    im = decode_rgb(image) if isinstance(image, Image.Image) else read_image(image)
     return int((np.reshape(im.histogram(), (3, 256)) > 0).sum(1).max())
 
 def open_image(file, name=None) -> Image.Image:
     "Pillow's lazy image of `file`, a path or a binary file; an error names `name`, or the path"
-    try: return Image.open(file)
+    try: im = Image.open(file)
     except FileNotFoundError: raise
     except _BROKEN as e: raise _unreadable(name or file, e) from e
+    check_single(im, name or file)
+    _has_deep_colours(im)
+    return im
 
-def decode_image(im, name, draft=None) -> Image.Image:
+def check_single(im, name):
+    "Raise `OSError` that names the pages where the opened image `im` is one of several in its file"
+    n,what = _n_images(im),'pages' if im.format == 'TIFF' else 'frames'
+    if n > 1: raise OSError(f"{name} holds {n} images ({what} 0 to {n - 1}), and one was expected; save those that "
+                            "count as files of their own, or pass one opened: im.seek(i); im.copy()")
+
+def _n_images(im):
+    """How many images are in the file of `im`. What belongs to the first is not counted: other views and depth maps of
+    a phone's JPEG (MPO), the layers of Photoshop, smaller copies and masks of a TIFF"""
+    n = im.n_frames if getattr(im, 'is_animated', False) and im.format not in ('MPO', 'PSD') else 1
+    if n == 1 or im.format != 'TIFF': return n
+    at,kinds = im.tell(),[]
+    for i in range(n):
+        im.seek(i)
+        kinds.append(im.tag_v2.get(_KIND, 0))
+    im.seek(at)
+    return max(sum(not k & 5 for k in kinds), 1)   # bit 0: a smaller copy, bit 2: a mask of another page
+
+def decode_image(im, name, draft=None, grey_range=None) -> Image.Image:
     "The open file `im` upright and RGB; arguments as of `read_image`, `name` is for the error"
     try:
         if draft is not None and im.format == 'JPEG':
             im.draft('RGB', draft[::-1] if shown_size(im) != im.size else draft)
-        return to_rgb(upright(im))
+        return decode_rgb(im, grey_range)
     except _BROKEN as e: raise _unreadable(name, e) from e
+
+def bytes_of_jpeg(im) -> bytes|None:
+    "The file behind an opened JPEG that is as it was opened: neither loaded nor made smaller. `None` for all others"
+    fp = getattr(im, 'fp', None)
+    if im.format != 'JPEG' or not im.tile or fp is None or fp.closed: return None
+    at = fp.tell()
+    fp.seek(0)
+    data = fp.read()
+    fp.seek(at)
+    with Image.open(BytesIO(data)) as whole: return data if (whole.size, whole.mode) == (im.size, im.mode) else None
 
 _BROKEN = OSError, SyntaxError, ValueError   # Pillow raises SyntaxError for a broken PNG chunk
 
 def _unreadable(name, e):
-    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or leave it out "
+    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or drop it "
                    "(`check_annotations` lists all such files)")
