@@ -3,12 +3,12 @@ import json, random, subprocess, sys, time, tracemalloc
 import numpy as np, pytest, torch
 from PIL import Image
 from fastai.vision.all import aug_transforms, nn, ProgressCallback
-from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.blocks import FileImage, PixelBBox
 from vision_tasks.data.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
+from vision_tasks.data.masks import read_masks
 from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_JOINTS
-from vision_tasks.data.synthetic import FIGURE_JOINTS, draw_figures, draw_shapes
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.detection import detection_dls
 from vision_tasks.keypoint import keypoint_dls
@@ -62,6 +62,15 @@ def test_a_turned_tiff_has_the_size_and_the_boxes_of_the_image_as_shown(tmp_path
         images=[dict(id=1, file_name='a.tif', width=60, height=90)], categories=[dict(id=1, name='x')],
         annotations=[dict(id=1, image_id=1, category_id=1, bbox=[10, 15, 20, 25])])))
     assert read_coco(json_file, tmp_path)[0].size == (60, 90)
+
+def test_masks_saved_as_jpeg_are_refused_though_their_noise_falls_on_classes(tmp_path):
+    images,masks = tmp_path/'im',tmp_path/'m'
+    for o in (images, masks): o.mkdir()
+    Image.new('RGB', (64, 48)).save(images/'a.png')
+    m = np.zeros((48, 64), np.uint8); m[10:30, 10:40] = 15; m[35:] = 9
+    Image.fromarray(m).save(masks/'a.jpg', quality=90)
+    with pytest.raises(AnnotationError, match="a.jpg is a JPEG, which blurs"):
+        read_masks(images, masks, [f'c{i}' for i in range(21)])
 
 def test_run_lengths_whose_sum_overflows_are_refused_and_the_process_lives():
     code = """

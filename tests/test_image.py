@@ -3,7 +3,7 @@ import numpy as np, pytest
 from PIL import Image, TiffImagePlugin
 from vision_tasks.data.annotation import AnnotationError, size_of
 from vision_tasks.data.blocks import FileImage
-from vision_tasks.data.image import (grey_levels, image_size, read_image, set_grey_range, shown_size,
+from vision_tasks.data.image import (grey_levels, image_size, lossy_format, read_image, set_grey_range, shown_size,
                                      stored_size, to_rgb, upright)
 
 PX = np.random.default_rng(0).integers(0, 255, (24, 36, 3), dtype=np.uint8)
@@ -258,3 +258,21 @@ def test_smaller_copies_and_other_views_of_an_image_are_not_counted(tmp_path):
     im.save(tmp_path/'a.jpg', 'MPO', save_all=True, append_images=[im], quality=100)   # a phone's depth map
     with Image.open(tmp_path/'a.jpg') as o: assert (o.format, o.n_frames) == ('MPO', 2)
     assert read_image(tmp_path/'a.jpg').size == FileImage.create(tmp_path/'a.jpg').size == (36, 24)
+
+# --- lossy formats
+
+@pytest.mark.parametrize('suffix, kw, name', [
+    ('jpg', {}, 'JPEG'), ('png', {}, None), ('bmp', {}, None), ('gif', {}, None), ('tif', {}, None),
+    ('tif', dict(compression='tiff_lzw'), None), ('tif', dict(compression='jpeg'), 'TIFF with JPEG compression'),
+    ('webp', {}, 'lossy WebP'), ('webp', dict(lossless=True), None), ('jp2', {}, 'JPEG 2000'), ('avif', {}, 'AVIF')])
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
+def test_pillows_format_says_whether_pixels_are_exact(tmp_path, suffix, kw, name, mode):
+    if f'.{suffix}' not in Image.registered_extensions(): pytest.skip(f'this Pillow writes no {suffix}')
+    im = Image.fromarray(PX)
+    if mode == 'RGBA' and suffix not in ('jpg', 'bmp', 'gif') and name != 'TIFF with JPEG compression': im.putalpha(99)
+    im.save(tmp_path/f'a.{suffix}', **kw)
+    (tmp_path/f'a.{suffix}').rename(tmp_path/'a.png')   # whatever it is called
+    for _ in range(2):
+        with Image.open(tmp_path/'a.png') as im:
+            assert lossy_format(im) == name
+            im.load()   # still readable

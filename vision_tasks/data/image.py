@@ -195,6 +195,29 @@ def bytes_of_jpeg(im) -> bytes|None:
     fp.seek(at)
     with Image.open(BytesIO(data)) as whole: return data if (whole.size, whole.mode) == (im.size, im.mode) else None
 
+# the formats that Pillow, or a plugin of it, writes with loss, and whose files do not say where there was none
+_LOSSY = {'JPEG': 'JPEG', 'MPO': 'JPEG', 'JPEG2000': 'JPEG 2000', 'AVIF': 'AVIF', 'HEIF': 'HEIF', 'JXL': 'JPEG XL',
+          'tiff_jpeg': 'TIFF with JPEG compression', 'jpeg': 'TIFF with JPEG compression',
+          'webp': 'TIFF with WebP compression'}
+
+def lossy_format(im) -> str|None:
+    "The name of the lossy format of the open file `im`, which is not loaded; `None` where its pixels are exact"
+    if im.format == 'TIFF': return _LOSSY.get(im.info.get('compression'))
+    if im.format != 'WEBP': return _LOSSY.get(im.format)
+    at = im.fp.tell()
+    im.fp.seek(0)
+    data = im.fp.read()
+    im.fp.seek(at)
+    return 'lossy WebP' if 'VP8 ' in _webp_chunks(data, 12) else None
+
+def _webp_chunks(data, i):
+    "The names of the chunks of a WebP file from byte `i` on, those in the frames of an animation too"
+    while i + 8 <= len(data):
+        name,n = data[i:i+4].decode('latin-1'),int.from_bytes(data[i+4:i+8], 'little')
+        yield name
+        if name == 'ANMF': yield from _webp_chunks(data[:i+8+n], i + 8 + 16)
+        i += 8 + n + n%2
+
 _BROKEN = OSError, SyntaxError, ValueError   # Pillow raises SyntaxError for a broken PNG chunk
 
 def _unreadable(name, e):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
-from .image import upright
+from .image import check_single, lossy_format, upright
 from .writing import check_outputs, replacing
-from ..ops.masks import decode_mask, encode_instances
+from ..ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 
 __all__ = ['read_masks', 'read_instance_masks', 'write_masks', 'write_instance_masks', 'read_codes',
            'decode_class_mask', 'MaskFile', 'VOID']
@@ -37,7 +37,8 @@ def read_masks(
     class is an error that counts its pixels; so is a mask without a picture where `images` is a folder. `mask` is the
     file's path where the file holds the indices, otherwise a `MaskFile`; `decode_class_mask` reads both when they are
     needed. A palette file's values are its indices, or its colours where `colors` has such; transparency says nothing.
-    A mask lies on the picture as shown (EXIF applied to either).
+    A mask lies on the picture as shown (EXIF applied to either). Lossy formats (JPEG) are refused, since they blur
+    classes into others.
 
     Files of 0 and 255 are ambiguous, for 255 is void unless said otherwise: `colors=[0, 255]` makes two classes of
     them. A trimap of 1, 2 and 3 = border: `codes={1: 'pet', 2: 'background'}, void=3`"""
@@ -204,11 +205,9 @@ class MaskTable:
         bad,n = np.unique(v[~known], return_counts=True)
         top = np.argsort(-n, kind='stable')[:5]
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ''
-        jpeg = ("; JPEG blurs what stands in a mask: save masks as png"
-                if Path(path).suffix.lower() in ('.jpg', '.jpeg') else '')
         raise AnnotationError(f"mask {path}: {what} without a class: "
                               f"{', '.join(f'{self._text(bad[i])} ({n[i]} px)' for i in top)}{more}; expected "
-                              f"{self._known()}; mend the mask, or name them in codes, colors or void{jpeg}")
+                              f"{self._known()}; fix the mask, or name them in codes, colors or void")
 
     def _text(self, v): return str((int(v) >> 16, int(v) >> 8 & 255, int(v) & 255)) if self.colours else str(v)
 
@@ -230,8 +229,8 @@ def decode_class_mask(
     mask,                     # `Annotation.mask`: a path, a `MaskFile`, or (h, w) class indices
     size:tuple[int,int]=None, # (w, h) in pixels that the mask must have, the picture's; None = any
 ) -> np.ndarray:              # (h, w) class indices, 255 = void; uint8, or int32 where the source has more than 8 bits
-    """A class mask as an array, upright (EXIF applied). Raises `OSError` where the file is missing or broken,
-    `AnnotationError` where it holds something else than indices"""
+    """A class mask as an array, upright (EXIF applied). Raises `OSError` where the file is missing, broken, or holds
+    several images, `AnnotationError` where it has a lossy format or something else than indices"""
     file = mask.path if isinstance(mask, MaskFile) else mask
     if isinstance(mask, MaskFile): m = mask.table.decode(file)
     elif isinstance(mask, (str, Path)): m = _values(file)
@@ -249,6 +248,8 @@ def _values(path, colours=False, todo="say in colors={(r, g, b): name} which col
     "The values of a mask's file, or its colours as numbers; (h, w) uint8, uint16 or int32"
     try:
         with Image.open(path) as im:
+            check_single(im, path)
+            lossy = lossy_format(im)
             packing = im.tile[0][3] if im.format == 'PNG' and im.tile else None   # gone once the pixels are loaded
             im = upright(im)
             if colours and im.mode in _COLOURS: im = im.convert('RGBA')
@@ -256,6 +257,9 @@ def _values(path, colours=False, todo="say in colors={(r, g, b): name} which col
     except FileNotFoundError: raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise OSError(f"mask {path} cannot be read as an image ({e}); replace the file") from e
+    if lossy is not None:
+        raise AnnotationError(f"mask {path} is a {lossy}, which blurs classes and the ids of objects into others; save "
+                              "masks as png from the start, or restore their values and save that as png")
     if colours:
         if mode == 'RGBA': return (v.view('>u4')[...,0] >> 8).astype(np.int32)   # four bytes as one number, without A
         raise AnnotationError(f"mask {path} is of mode {mode}, in which there are no colours of 8 bits; "
