@@ -5,7 +5,7 @@ from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
 from vision_tasks.data.check import check_annotations
 from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.masks import read_instance_masks, write_instance_masks
+from vision_tasks.data.masks import read_instance_masks, read_masks, write_instance_masks
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.via import read_via, write_via
 from vision_tasks.data.yolo import read_yolo, write_yolo
@@ -74,13 +74,89 @@ def test_masks_are_found_by_stem_by_a_function_or_by_lists(folder):
     b, = read_instance_masks([folder.images/'a.jpg'], [folder.masks/'a_mask.png'], 'cell')
     assert a.masks == b.masks and len(a.masks) == 3
 
+# --- a file for each object
+
+class Bowl:
+    "The layout of the 2018 Data Science Bowl: <id>/images/<id>.png, <id>/masks/*.png"
+    def __init__(self, path): self.path = path
+    def put(self, stem, masks, names=None):
+        folder = self.path/stem
+        for o in ('images', 'masks'): (folder/o).mkdir(parents=True)
+        Image.new('RGB', (W, H)).save(folder/'images'/f'{stem}.png')
+        for i,m in enumerate(masks):
+            Image.fromarray(m).save(folder/'masks'/(names[i] if names else f'{"qwe"[i]}{stem}.png'))
+        return folder/'masks'
+    def images(self): return sorted(self.path.glob('*/images/*.png'))
+    def read(self, mask_of=lambda p: p.parents[1]/'masks', **kw):
+        return read_instance_masks(self.images(), None, 'nucleus', mask_of=mask_of, **kw)
+
+@pytest.fixture
+def bowl(tmp_path): return Bowl(tmp_path)
+
+def test_a_folder_has_a_file_for_each_object(bowl):
+    seven,two = IDS == 7,IDS == 2
+    wide = seven | two   # objects of two files may overlap
+    folder = bowl.put('a', [np.uint8(o)*255 for o in (seven, two, wide)])
+    bowl.put('b', [two*np.uint16(300)]); bowl.put('c', [])
+    (folder/'Thumbs.db').write_bytes(b'no mask'); (folder/'._x.png').write_bytes(b'macOS')
+    a,b,c = bowl.read(split='train')
+    order = [wide, seven, two]   # 'ea.png', 'qa.png', 'wa.png'
+    assert a.masks == [encode_rle(o) for o in order] and a.labels == ['nucleus']*3 and a.split == 'train'
+    np.testing.assert_array_equal(a.bboxes, [mask_bbox(o) for o in order])
+    assert b.masks == [encode_rle(two)] and c.masks == [] and c.bboxes.shape == (0, 4)
+    for o in (a, b, c): assert len(check_annotations([o], ['nucleus'])) == 0
+
+def test_a_list_has_a_file_for_each_object_in_its_order(bowl):
+    seven,two = IDS == 7,IDS == 2
+    folder = bowl.put('a', [np.uint8(seven), two], ['x.png', 'y.png'])
+    files = [folder/'y.png', folder/'x.png']
+    want = [encode_rle(two), encode_rle(seven)]
+    for masks,mask_of in ((None, lambda p: files), (folder, lambda p: ['y.png', 'x.png']), ([files], None)):
+        a, = read_instance_masks(bowl.images(), masks, 'cell', mask_of=mask_of)
+        assert a.masks == want
+    assert read_instance_masks(bowl.images(), [folder], 'cell')[0].masks == want[::-1]
+    assert read_instance_masks(bowl.images(), folder, 'cell', mask_of=lambda p: [])[0].masks == []
+    one, = read_instance_masks(bowl.images(), folder, 'cell', mask_of=lambda p: 'x.png')   # a file of ids
+    assert one.masks == want[1:]
+
+NOT_ONE = {
+    r"mask .*masks/qa.png of .*a.png: expected one object, .* the values \[2, 7, 200\]; return the path": lambda b:
+        b.put('a', [np.where(IDS == 300, 200, IDS).astype(np.uint8)]),
+    r"mask .*masks/wa.png of .*a.png: expected an object, got no pixel other than 0; delete the file": lambda b:
+        b.put('a', [np.uint8(IDS == 7), np.zeros((H, W), np.uint8)]),
+    r"mask .*masks/qa.png is 6x9, but its picture .*a.png is 9x6": lambda b: b.put('a', [np.uint8(IDS == 7).T.copy()]),
+    r"mask .*masks/a.jpg is a JPEG": lambda b: b.put('a', [np.uint8(IDS == 7)*255], ['a.jpg']),
+    r"mask .*masks/qa.png holds colours": lambda b: b.put('a', [np.zeros((H, W, 3), np.uint8)]),
+}
+@pytest.mark.parametrize('message', NOT_ONE, ids=range(len(NOT_ONE)))
+def test_a_file_that_is_not_one_object_raises_or_is_dropped_and_counted(bowl, message):
+    NOT_ONE[message](bowl)
+    bowl.put('b', [np.uint8(IDS == 7)])
+    with pytest.raises(AnnotationError, match=message): bowl.read()
+    with pytest.warns(UserWarning, match='1 of 2'): assert len(bowl.read(on_error='drop')) == 1
+
+def test_files_twice_missing_files_and_class_masks_in_folders_are_refused(bowl):
+    folder = bowl.put('a', [np.uint8(IDS == 7)])
+    with pytest.raises(AnnotationError, match="qa.png appears twice by mask_of="):
+        bowl.read(lambda p: [folder/'qa.png']*2)
+    with pytest.raises(AnnotationError, match="gone.png"): bowl.read(lambda p: [folder/'gone.png'])
+    with pytest.raises(AnnotationError, match="has no mask by mask_of="): bowl.read(lambda p: None)
+    for masks in (folder, [folder/'qa.png']):
+        with pytest.raises(AnnotationError, match="a.png has a list or folder of masks by mask_of=; a class"):
+            read_masks(bowl.images(), None, ['a', 'b'], mask_of=lambda p: masks)
+
+def test_void_values_of_a_file_are_no_object(bowl):
+    bowl.put('a', [np.where(IDS == 300, 255, np.where(IDS == 7, 7, 0)).astype(np.uint8)])
+    a, = bowl.read(void=255)
+    assert a.masks == [encode_rle(IDS == 7)]
+
 BAD = {
     r"mask .*bad.png is 6x9, but its picture .*bad.jpg is 9x6; bring both to one size": lambda f:
         f.put('bad', IDS.T.astype(np.uint16), size=(W, H)),
     r"bad.jpg has no mask of its stem": lambda f: f.picture('bad'),
     r"mask .*bad.png holds colours \(mode RGB\), not one whole number a pixel; expected the ids of objects": lambda f:
         f.put('bad', np.zeros((H, W, 3), np.uint8)),
-    r"mask .*bad.jpg is a JPEG, which blurs the ids of objects into others; save masks as png": lambda f:
+    r"mask .*bad.jpg is a JPEG, which blurs classes and the ids of objects into others; save masks as png": lambda f:
         f.put('bad', IDS.astype(np.uint8), '.jpg'),
     r"mask .*bad.tif: expected ids of objects, 0 or more, got -1": lambda f:
         f.put('bad', np.full((H, W), -1, np.int32), '.tif'),

@@ -1,5 +1,5 @@
-"""Masks in files, one a picture: for semantic segmentation, whose pixels are class indices, other values, or colours;
-and for instances, whose pixels are the ids of objects"""
+"""Masks in files: for semantic segmentation one an image, whose pixels are class indices, other values, or colours; for
+instances one an image, whose pixels are the ids of objects, or one an object"""
 from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,16 +55,24 @@ def read_masks(
 
 def read_instance_masks(
     images,               # as of `read_masks`
-    masks,                # as of `read_masks`
-    label:str,            # the name of all objects, for the files say nothing of classes
-    mask_of=None,         # as of `read_masks`
+    masks,                # as of `read_masks`; in a list of masks an element is also what `mask_of` may return
+    label:str,            # class name of all objects, since the files have no classes
+    mask_of=None,         # path of an image -> path of its id mask; or a list of paths, or the path of a folder, of
+                          # files with one object each, which may be empty. Absolute, or from the folder `masks`
     void=(),              # value(s) that are no object, beside 0: 255 is the borders in PASCAL VOC's SegmentationObject
     split:str=None,       # as of `read_masks`
     on_error:str='raise', # as of `read_masks`
 ) -> list[Annotation]:    # as of `read_masks`
-    """Pictures with the objects of their id masks: a value of the file is the id of one object, in however many pieces;
-    ids may leave numbers out, and 0 is none. The objects are in the order of their ids, with tight boxes and RLE masks.
-    A picture whose mask is 0 throughout has no objects. A palette file's values are its indices"""
+    """Images with the objects of their id masks: a value of the file is the id of one object, in however many pieces;
+    ids may have gaps, and 0 is none. The objects are in the order of their ids, with tight boxes and RLE masks. An
+    image whose mask is 0 throughout has no objects. A palette file's values are its indices.
+
+    Where each object has a file of its own, all of one value other than 0, objects are in the order of the list, or of
+    the files' names, and may overlap: `read_instance_masks(Path('stage1_train').glob('*/images/*.png'), None,
+    'nucleus', mask_of=lambda p: p.parents[1]/'masks')` reads the 2018 Data Science Bowl.
+
+    Raises `AnnotationError` for masks of another size, in a lossy format (JPEG), or of several values where one object
+    is expected"""
     if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {label!r:.80}")
     void = [void] if isinstance(void, Integral) else void
@@ -119,10 +127,8 @@ def _pairs(images, masks, mask_of):
         if isinstance(images, (str, Path)) or mask_of is not None or len(pictures) != len(masks):
             raise ValueError(f"masks: a list of {len(masks)} paths goes beside a list of as many pictures, without "
                              f"mask_of; there are {len(pictures)} pictures")
-        return [([p], [Path(m)], 'by masks=') for p,m in zip(pictures, masks)]
-    if mask_of is not None:
-        found = [(p, mask_of(p)) for p in pictures]
-        return [([p], [] if m is None else [Path(masks or '')/m], 'by mask_of=') for p,m in found]
+        return [([p], _mask_files(m, Path()), 'by masks=') for p,m in zip(pictures, masks)]
+    if mask_of is not None: return [([p], _mask_files(mask_of(p), Path(masks or '')), 'by mask_of=') for p in pictures]
     if masks is None: raise ValueError("masks=None says not where the masks are; name the folder, or give mask_of=")
     stems = {}
     for p in pictures: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
@@ -132,33 +138,60 @@ def _pairs(images, masks, mask_of):
         elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
     return list(stems.values())
 
+def _mask_files(m, folder):
+    "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
+    if m is None: return []
+    if not isinstance(m, (str, Path)): return [[folder/o for o in m]]
+    return [_image_files(folder/m)] if (folder/m).is_dir() else [folder/m]
+
+def _image_files(folder):
+    return sorted(p for p in Path(folder).iterdir()   # ._x.png is what macOS leaves beside x.png
+                  if p.suffix.lower() in Image.registered_extensions() and p.name[0] != '.')
+
 def _files(o, arg):
     "The image files of a folder, sorted, or the paths of a list"
     if not isinstance(o, (str, Path)): files = [Path(p) for p in o]
     elif not Path(o).is_dir():
         raise AnnotationError(f"{o}: no such folder; name it with {arg}=, or give a list of paths")
-    else:
-        files = sorted(p for p in Path(o).iterdir()   # ._x.png is what macOS leaves beside x.png
-                       if p.suffix.lower() in Image.registered_extensions() and p.name[0] != '.')
+    else: files = _image_files(o)
     if files: return files
     raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
 
 def _read(pictures, masks, paired, table, split, seen):
     picture,file = _pair(pictures, masks, paired)
-    file = MaskFile(file, table)
-    m,size = _fitting(decode_class_mask, file, file.path, picture)
+    if isinstance(file, list):
+        raise AnnotationError(f"{picture} has a list or folder of masks {paired}; a class mask is one file, and "
+                              "`read_instance_masks` reads a file for each object")
+    file,size = MaskFile(file, table),size_of(picture)
+    m = _fitting(decode_class_mask, file, file.path, picture, size)
     seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
     return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
 
 def _read_instances(pictures, masks, paired, label, void, split):
     picture,file = _pair(pictures, masks, paired)
-    if file.suffix.lower() in ('.jpg', '.jpeg'):
-        raise AnnotationError(f"mask {file} is a JPEG, which blurs the ids of objects into others; save masks as png")
-    ids,size = _fitting(lambda o: _values(o, todo="expected the ids of objects; `read_masks` reads classes by colours"),
-                        file, file, picture)
-    if ids.min() < 0: raise AnnotationError(f"mask {file}: expected ids of objects, 0 or more, got {ids.min()}")
-    _,rles,bboxes = encode_instances(np.where(np.isin(ids, void), 0, ids) if void else ids)
+    size = size_of(picture)
+    if isinstance(file, list):
+        twice = [o for o in file if file.count(o) > 1]
+        if twice: raise AnnotationError(f"{picture}: mask {twice[0]} appears twice {paired}; list each object once")
+        objects = [_one_object(_ids(o, picture, size, void), o, picture) for o in file]
+        rles,bboxes = [encode_rle(m) for m in objects],np.reshape([mask_bbox(m) for m in objects], (-1, 4))
+    else: _,rles,bboxes = encode_instances(_ids(file, picture, size, void))
     return Annotation(picture, size, [label]*len(rles), bboxes, masks=rles, split=split)
+
+def _ids(file, picture, size, void):   # -> (h, w), 0 where there is no object
+    decode = lambda o: _values(o, todo="expected the ids of objects; `read_masks` reads classes by colours")
+    ids = _fitting(decode, file, file, picture, size)
+    if ids.min() < 0: raise AnnotationError(f"mask {file}: expected ids of objects, 0 or more, got {ids.min()}")
+    return np.where(np.isin(ids, void), 0, ids) if void else ids
+
+def _one_object(ids, file, picture):   # -> (h, w) bool
+    values = np.unique(ids[ids > 0])
+    if len(values) == 1: return ids > 0
+    if not len(values): raise AnnotationError(f"mask {file} of {picture}: expected an object, got no pixel other than "
+                                              "0; delete the file, or drop it from the list")
+    raise AnnotationError(f"mask {file} of {picture}: expected one object, which is all of one value, got the values "
+                          f"{values[:10].tolist()}; return the path itself, not a list or folder, for a file of ids, "
+                          "or name values that are no object in void")
 
 def _pair(pictures, masks, paired):   # -> picture, mask
     if not pictures:
@@ -170,12 +203,11 @@ def _pair(pictures, masks, paired):   # -> picture, mask
     if masks: return pictures[0],masks[0]
     raise AnnotationError(f"{pictures[0]} has no mask {paired}; name it with mask_of=, or leave the picture out")
 
-def _fitting(decode, mask, file, picture):   # -> (h, w), as `decode` gives it; (w, h)
+def _fitting(decode, mask, file, picture, size):   # -> (h, w), as `decode` gives it
     "The mask of `picture`, which must have its size"
-    size = size_of(picture)
     try: m = decode(mask)
     except OSError as e: raise AnnotationError(f"{e} (mask of {picture})") from e
-    if m.shape == size[::-1]: return m,size
+    if m.shape == size[::-1]: return m
     raise AnnotationError(f"mask {file} is {wh(m.shape[::-1])}, but its picture {picture} is {wh(size)}"
                           f"{unturned(picture, m.shape[::-1])}; bring both to one size, or pair them anew")
 
