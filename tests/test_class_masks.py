@@ -5,7 +5,8 @@ import numpy as np, pytest
 from PIL import Image
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.check import check_annotations
-from vision_tasks.data.masks import MaskFile, decode_class_mask, read_codes, read_masks, write_masks
+from vision_tasks.data.masks import (MaskFile, decode_class_mask, read_codes, read_instance_masks, read_masks,
+                                    write_masks)
 
 CODES = ['sky', 'road', 'car']
 W,H = 8,6
@@ -105,17 +106,39 @@ def test_a_value_outside_the_codes_raises_with_file_values_and_counts(folder):
     m[0,:3],m[1,1] = 7,9
     folder.put('b', m); folder.put('a', np.eye(H, W, dtype=np.uint8))
     with pytest.raises(AnnotationError, match=r"masks/b.png: values without a class: 7 \(3 px\), 9 \(1 px\); "
-                                              r"expected 0-2, 255; mend the mask, or name them in codes, colors or"):
+                                              r"expected 0-2, 255; fix the mask, or name them in codes, colors or"):
         folder.read()
     with pytest.warns(UserWarning, match=r"1 of 2 pictures are left out: .*b.png: values without a class: 7 \(3"):
         assert [a.path.stem for a in folder.read(on_error='drop')] == ['a']
     folder.put('b', np.arange(W*H, dtype=np.uint16).reshape(H, W) + 1000)
     with pytest.raises(AnnotationError, match=r"1004 \(1 px\) and 43 more; expected 0-2, 255"): folder.read()
 
-def test_masks_that_jpeg_blurred_are_told(folder):
-    folder.put('a', random_mask([0, 1, 2])*100, '.jpg')
-    with pytest.raises(AnnotationError, match="JPEG blurs what stands in a mask: save masks as png"):
-        folder.read(colors=[0, 100, 200])
+LOSSY = [('jpg', {}, 'JPEG'), ('webp', {}, 'lossy WebP'), ('jp2', {}, 'JPEG 2000'), ('avif', {}, 'AVIF'),
+         ('tif', dict(compression='jpeg'), 'TIFF with JPEG compression')]
+
+@pytest.mark.parametrize('suffix, kw, name', LOSSY)
+@pytest.mark.parametrize('called', [None, '.png'])
+def test_masks_in_lossy_formats_are_refused_whatever_their_name(folder, suffix, kw, name, called):
+    if f'.{suffix}' not in Image.registered_extensions(): pytest.skip(f'this Pillow writes no {suffix}')
+    m = np.zeros((H, W), np.uint8)   # one value, which no format changes
+    file = folder.put('a', m, f'.{suffix}', **kw)
+    if called: file = file.rename(file.with_suffix(called))
+    told = f"mask .*masks/a.{(called or suffix).lstrip('.')} is a {name}, which blurs classes and the ids of objects"
+    for read in (folder.read, lambda: folder.read(colors=[0, 100, 200]), lambda: folder.read(colors=RGB),
+                 lambda: decode_class_mask(file), lambda: read_instance_masks(folder.images, folder.masks, 'x')):
+        with pytest.raises(AnnotationError, match=told): read()
+    rows = check_annotations([Annotation(folder.images/'a.jpg', (W, H), mask=file)], CODES)
+    assert rows.detail.str.contains(name).any()
+
+def test_webp_without_loss_is_a_mask(folder):
+    m = random_mask([0, 1, 2])
+    folder.put('a', np.repeat(m[...,None], 3, 2), '.webp', lossless=True)
+    same(folder.arrays(colors={(i, i, i): i for i in range(3)})[0], m)
+
+def test_a_mask_of_several_pages_is_refused(folder):
+    m = [Image.fromarray(random_mask([0, 1], i)) for i in range(3)]
+    folder.put('a', m[0], '.tif', save_all=True, append_images=m[1:])
+    with pytest.raises(AnnotationError, match=r"a.tif holds 3 images \(pages 0 to 2\), and one was"): folder.read()
 
 # --- colours
 
@@ -151,7 +174,7 @@ def test_colours_are_found_in_every_kind_of_file(painted):
 def test_an_unknown_colour_raises_with_the_colour_its_count_and_the_file(painted):
     folder,m = painted
     with pytest.raises(AnnotationError, match=r"masks/a.png: colours without a class: \(224, 224, 192\) \(12 px\); "
-                       r"expected \(0, 0, 0\), \(1, 2, 3\), \(128, 64, 128\); mend the mask, or name them in"):
+                       r"expected \(0, 0, 0\), \(1, 2, 3\), \(128, 64, 128\); fix the mask, or name them in"):
         folder.read(colors=RGB)
 
 def test_colours_without_a_table_and_a_table_without_colours_are_told(painted):
@@ -348,6 +371,47 @@ def test_values_with_holes_are_written_as_they_were_read(folder, tmp_path, codes
     file, = write_masks(folder.read(codes), tmp_path/'new', codes)
     assert Image.open(file).mode == mode
     np.testing.assert_array_equal(np.asarray(Image.open(file)), m)
+
+GIVEN = [([0, 255, 7], None, 'L', [0, 255, 7]), ([0, 255, 7], 100, 'L', [0, 255, 7, 100]),
+         ([1, 2, 3], None, 'L', [1, 2, 3, 255]), ([0, 300, 65535], None, 'I;16', [0, 300, 65535, 255]),
+         ({4: 'car', 2: 'sky', 3: 1}, 9, 'L', [2, 3, 4, 9])]
+
+@pytest.mark.parametrize('values, void, mode, written', GIVEN)
+def test_values_are_written_and_read_back(folder, tmp_path, values, void, mode, written):
+    m = np.array([0, 1, 2, 255])[random_mask(range(len(written)))].astype(np.uint8)
+    folder.picture('a.jpg')
+    file, = write_masks([Annotation(folder.images/'a.jpg', (W, H), mask=m)], tmp_path/'new', CODES, values, void=void)
+    with Image.open(file) as im: assert im.mode == mode   # no palette, which other tools would take for colours
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), np.array(written)[np.where(m == 255, 3, m)])
+    back, = read_masks(folder.images, tmp_path/'new', CODES, colors=values, void=void)
+    same(decode_class_mask(back.mask), m)
+
+@pytest.mark.parametrize('colors', [RGB, dict(zip(RGB, CODES)), np.array(RGB)])
+@pytest.mark.parametrize('void', [None, VOID])
+def test_colours_are_written_and_read_back(folder, tmp_path, colors, void):
+    m = random_mask([0, 1, 2] if void is None else [0, 1, 2, 255])
+    folder.picture('a.jpg')
+    a = Annotation(folder.images/'a.jpg', (W, H), mask=m)
+    file, = write_masks([a], tmp_path/'new', CODES, colors=colors, void=void)
+    with Image.open(file) as im: assert im.mode == 'RGB'
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), np.array([*RGB, VOID])[np.minimum(m, 3)])
+    back, = read_masks(folder.images, tmp_path/'new', CODES, colors=colors, void=void)
+    same(decode_class_mask(back.mask), m)
+
+@pytest.mark.parametrize('kw, message', [
+    (dict(values=[0, 1, 2], colors=RGB), "values and colors both say what is written"),
+    (dict(void=3), "void= goes with"), (dict(values=[0, 1]), "expected one for each of the 3 codes, got 2"),
+    (dict(values=[0, 1, 1]), "1 stands for 'road' and"), (dict(values=[0, 1, 2], void=1), "'road' and void"),
+    (dict(values=RGB), "values: expected whole numbers, got"), (dict(values=[-1, 0, 1]), "from 0 to 65535"),
+    (dict(colors=[0, 1, 2]), r"colors: expected colours \(r, g, b\), got"),
+    (dict(values=[0, 1, 65536]), "from 0 to 65535"), (dict(values={0: 'sky', 1: 'rod'}), "did you mean 'road'"),
+    (dict(values=[0, 255, 7]), r"a.jpg, mask: 12 pixels are void \(255\), for which there is no value or colour"),
+    (dict(colors=RGB), "12 pixels are void"), (dict(values={0: 'sky', 1: 'road'}), r"got \[2\]; are these the codes")])
+def test_values_and_colours_that_cannot_be_read_back_are_refused(folder, tmp_path, kw, message):
+    folder.picture('a.jpg')
+    a = Annotation(folder.images/'a.jpg', (W, H), mask=random_mask([0, 1, 2, 255]))
+    with pytest.raises(ValueError, match=message): write_masks([a], tmp_path/'new', CODES, **kw)
+    assert not list((tmp_path/'new').glob('*'))
 
 def test_more_than_255_codes_take_16_bits_and_leave_255_to_void(folder, tmp_path):
     codes = [str(i) for i in range(300)]

@@ -340,25 +340,39 @@ def _index(o, names):
 
 def write_masks(
     annotations,     # list[Annotation] with `mask`
-    dest,            # folder, made if not there; no picture and no mask of `annotations` may be written over
+    dest,            # folder, made if not there; no image and no mask of `annotations` may be written over
     codes,           # as of `read_masks`: names; or {value: name}, then those values are written; or a yaml file
+    values=None,     # the value of each class, 0 to 65535, in the order of `codes`, or {value: name or index};
+                     # None (default): the class indices, or the values of `codes`
+    colors=None,     # the colour (r, g, b) of each class, in the same forms, in place of values
+    void=None,       # value or colour of void pixels; None (default): 255 unless it is the value of a class, and no
+                     # colour. Void pixels without a value or colour are an error
 ) -> list[Path]:     # the files, in the order of `annotations`
-    """Write what `read_masks(images, dest, codes)` reads: a png for every picture, named by its stem, void as 255. The
-    palette is PASCAL VOC's; where a value is above 255 the files are grey of 16 bits"""
+    """Write what `read_masks(images, dest, codes)` reads: a png for every image, named by its stem, void as 255. The
+    palette is PASCAL VOC's; where a value is above 255 the files are grey of 16 bits.
+
+    With `values` the files are grey, without a palette, and with `colors` RGB; `read_masks(images, dest, codes,
+    colors=values or colors, void=void)` reads them: `values=[0, 255]` are masks of two classes as many tools expect
+    them"""
     dest,annotations,codes = Path(dest),list(annotations),_values_of(codes)
-    values = _written(codes)
+    pixels,rgb = _written_as(codes, values, colors, void)
     files = _targets(annotations, dest)
     for a in annotations:
-        if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); leave it out")
+        if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); drop it")
     dest.mkdir(parents=True, exist_ok=True)
     def write(a, file):
         m = decode_class_mask(a.mask, a.size)
-        bad = np.unique(m[(m < 0) | (m >= len(values)) | (values[m.clip(0, len(values) - 1)] < 0)])
+        bad = np.unique(m[(m < 0) | (m >= len(pixels)) | (pixels[m.clip(0, len(pixels) - 1)] < 0)])
+        if VOID in bad and len(codes) <= VOID:
+            raise AnnotationError(f"{a.path}, mask: {(m == VOID).sum()} pixels are void (255), for which there is no "
+                                  "value or colour; give void=")
         if len(bad):
             raise AnnotationError(f"{a.path}, mask: expected class indices below {len(codes)}, or 255 (void), got "
                                   f"{bad[:10].tolist()}; are these the codes of this data set?")
-        im = Image.fromarray(values[m].astype(np.uint8 if values.max() < 256 else np.uint16))
-        if im.mode == 'L': im.putpalette(_voc_palette().tobytes())
+        px = pixels[m]
+        if rgb: im = Image.fromarray(np.stack([px >> 16, px >> 8 & 255, px & 255], 2).astype(np.uint8))
+        else: im = Image.fromarray(px.astype(np.uint8 if pixels.max() < 256 else np.uint16))
+        if im.mode == 'L' and values is None: im.putpalette(_voc_palette().tobytes())
         with replacing(file) as part: im.save(part, 'PNG')
         return file
     with ThreadPoolExecutor() as ex: return list(ex.map(write, annotations, files))
@@ -407,6 +421,24 @@ def _id_mask(a):   # -> (h, w) ids, from 1; 0 = none
                  "one object a pixel", "give them to the one or the other, or use `write_coco`")
         ids[m] = i
     return ids
+
+def _written_as(codes, values, colors, void):
+    """(256 or more,) what is written for each class index, a colour as one number, -1 where there is nothing; whether
+    they are colours"""
+    if values is not None and colors is not None:
+        raise ValueError("values and colors both say what is written; give one of them")
+    given,rgb = (values, False) if colors is None else (colors, True)
+    if given is None:
+        if void is not None: raise ValueError("void= goes with values= or colors=; without them void is written as 255")
+        return _written(codes),False
+    table = _mask_table(codes, given, void)
+    if table.colours != rgb: raise ValueError(f"{'colors' if rgb else 'values'}: expected "
+                                              f"{'colours (r, g, b)' if rgb else 'whole numbers'}, got {given!r:.80}")
+    if not rgb and not (0 <= table.values.min() and table.values.max() < 65536):
+        raise ValueError(f"values: expected whole numbers from 0 to 65535, got {table.values.tolist()}")
+    res = np.full(max(len(codes), VOID + 1), -1)
+    res[table.indices[::-1]] = table.values[::-1]   # the smallest where a class has several
+    return res,rgb
 
 def _written(codes):   # {value: name} -> (256 or more,) the value of each class index, -1 where there is no class
     values = np.full(max(len(codes), VOID + 1), -1)
