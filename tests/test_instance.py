@@ -128,6 +128,12 @@ def test_polygons_that_reach_out_of_the_picture_do_not_paint_its_border(anns):
     _,b,m = tfm(item(torch.zeros(64, 64, dtype=torch.uint8), a), split_idx=1)
     assert m.shape == (1, 64, 128) and torch.from_numpy(mask_bbox(m[0].bool().numpy())).tolist() == [32, 20, 62, 40]
 
+def test_a_polygon_with_nan_is_refused_when_it_is_drawn(anns):
+    a = Annotation(anns[0].path, (64, 64), ['circle'], [[0, 20, 30, 40]],
+                   masks=[[[2, 20, 30, 20, float('nan'), 40, 2, 40]]])
+    with pytest.raises(AnnotationError, match=r"masks, row 0 \(circle\): mask, polygon 0: expected finite pixels"):
+        JointTransform(64)(item(torch.zeros(64, 64, dtype=torch.uint8), a), split_idx=1)
+
 def test_an_object_whose_mask_leaves_the_view_goes_with_box_and_label_and_what_is_ignored_needs_no_mask(anns):
     class Left(FitView):
         def __call__(self, w, h, out, bboxes=None): return (0, 0, 32, 64),(0, 0, *out)
