@@ -1,25 +1,30 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
 import os, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
-import numpy as np
+import cloudpickle, numpy as np, torch
 from torch import Tensor, nn
 from fastcore.foundation import L
+from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
-from fastai.callback.all import Callback
+from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner, replacing_yield
-from fastai.torch_core import apply_init, no_random, num_distrib, params, to_detach, to_device
-from fastai.vision.core import TensorImage
+from fastai.learner import Learner, Metric, replacing_yield, save_model
+from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_distrib, params, rank_distrib, to_detach,
+                               to_device)
+from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
-from .data.blocks import FileImage, check_labels, clip_objects
+from .data.blocks import FileImage, array_size, check_labels, clip_objects
 from .data.image import image_size
 from .data.transforms import View, valid_step
+from .data.writing import replacing
 from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
+from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder
 
@@ -290,7 +295,8 @@ class TaskLearner(Learner):
         return [self.dl.items[i] for i in self.dl._DataLoader__idxs[start:start+n]]
 
     def annotate(self,
-        items,            # list of Annotation, path, PIL image or array (h, w, 3) uint8; or one of these
+        items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
+                          # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
         thresh=None,      # in place of the learner's own: a number, or one per class
         bs:int=None,      # pictures at a time; None = as in training
         tile=None,        # (w, h) of tiles, for tasks that answer pixel by pixel
@@ -313,7 +319,7 @@ class TaskLearner(Learner):
 
     def pictures_of(self, items) -> list:
         "What `annotate` was given, as a list; raises for a folder"
-        one = isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor))
+        one = isinstance(items, (str, os.PathLike, Annotation, bytes, bytearray, Image.Image, np.ndarray, Tensor))
         items = [items] if one else list(items)
         folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
         if folder is not None:
@@ -367,6 +373,5 @@ def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"
     if isinstance(o, Annotation): return o.path,o.size
     if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)
-    if isinstance(o, Tensor): return None,(o.shape[-1], o.shape[-2])
-    if isinstance(o, np.ndarray): return None,(o.shape[1], o.shape[0])
+    if isinstance(o, (Tensor, np.ndarray)): return None,array_size(o)
     return None,FileImage.create(o).size
