@@ -82,3 +82,86 @@ def test_an_array_has_the_size_of_the_image_that_it_becomes(shape, size):
     assert array_size(o) == FileImage.create(o).size == size
     if shape != (3, 9, 3): assert array_size(torch.from_numpy(o)) == FileImage.create(torch.from_numpy(o)).size == size
     else: assert array_size(torch.from_numpy(o)) == (3, 9)      # a tensor has channels first
+
+# --- normalization
+
+class Own(nn.Module):
+    "A user's own net for any task whose targets are (b, n)"
+    def __init__(self, n, **attrs):
+        super().__init__()
+        self.net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, n))
+        for k,v in attrs.items(): setattr(self, k, v)
+    def forward(self, x): return self.net(x)
+
+def fed(dls): return dls.valid.one_batch()[0].as_subclass(Tensor)
+
+@pytest.fixture
+def raw(shapes, tmp_path):
+    "DataLoaders, and their first batch of validation in [0, 1]"
+    dls = multilabel_dls(shapes[:8], size=32, bs=4, num_workers=0, device='cpu', path=tmp_path)
+    return dls,fed(dls).clone()
+
+def standard(x, mean, std): return (x - torch.tensor(mean).view(-1, 1, 1))/torch.tensor(std).view(-1, 1, 1)
+
+@pytest.mark.parametrize('own', [lambda n: Own(n), Own], ids=['module', 'callable'])
+@pytest.mark.filterwarnings("ignore:Own has no attribute `encoder`")
+def test_images_of_ones_own_net_are_normalized_by_imagenets_statistics_with_a_notice(raw, own):
+    dls,x = raw
+    arch = own(4) if own is not Own else Own
+    with pytest.warns(UserWarning, match="Own does not say how its images are normalized"):
+        multilabel_learner(dls, arch)
+    torch.testing.assert_close(fed(dls), standard(x, *imagenet_stats))
+
+@pytest.mark.filterwarnings("ignore:Own has no attribute `encoder`")
+def test_normalize_chooses_the_statistics_whatever_an_earlier_learner_left(raw):
+    dls,x = raw
+    multilabel_learner(dls, 'test_resnet', pretrained=False, normalize=([.1]*3, [.2]*3))
+    torch.testing.assert_close(fed(dls), standard(x, [.1]*3, [.2]*3))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        warnings.filterwarnings('ignore', "Own has no attribute `encoder`")
+        multilabel_learner(dls, Own(4), normalize=(np.array([.5, .4, .3]), torch.tensor([.2, .3, .4])))
+        torch.testing.assert_close(fed(dls), standard(x, [.5, .4, .3], [.2, .3, .4]))
+        for nothing in (None, False):
+            multilabel_learner(dls, Own(4), normalize=nothing)
+            assert torch.equal(fed(dls), x)
+        multilabel_learner(dls, Own(4, mean=[.3]*3, std=[.6]*3))        # what a net says of itself
+        torch.testing.assert_close(fed(dls), standard(x, [.3]*3, [.6]*3))
+    dls.add_tfms([Normalize.from_stats([.7]*3, [.1]*3, cuda=False)], 'after_batch')
+    multilabel_learner(dls, 'test_resnet', pretrained=False)
+    enc = get_encoder_stats()
+    torch.testing.assert_close(fed(dls), standard(x, *enc))
+
+def get_encoder_stats():
+    import timm
+    cfg = timm.create_model('test_resnet').default_cfg
+    return list(cfg['mean']),list(cfg['std'])
+
+@pytest.mark.parametrize('bad', [3, ([.5]*3,), ([.5]*3, [.5]), ([.5]*3, [0., 1, 1]), 'imagenet', ([np.nan]*3, [1.]*3)])
+def test_statistics_without_a_meaning_are_refused(raw, bad):
+    with pytest.raises(ValueError, match=r"normalize is True, None or \(mean, std\)"):
+        multilabel_learner(raw[0], 'test_resnet', pretrained=False, normalize=bad)
+
+def test_every_learner_takes_normalize(task, anns, tmp_path):
+    dls = task.make_dls(anns, size=32, bs=4, path=tmp_path)
+    x = fed(dls).clone()
+    task.make_learner(dls, normalize=None)
+    assert torch.equal(fed(dls), x)
+    if task.name in ('detection', 'instance'):
+        task.make_learner(dls)
+        assert torch.equal(fed(dls), x)          # torchvision's nets normalize
+        with pytest.raises(ValueError, match="TorchvisionDetector normalizes its images itself"):
+            task.make_learner(dls, normalize=imagenet_stats)
+        return
+    task.make_learner(dls, normalize=([.1]*3, [.2]*3))
+    torch.testing.assert_close(fed(dls), standard(x, [.1]*3, [.2]*3))
+
+def test_a_net_of_ours_without_weights_is_fed_by_imagenets_statistics_without_a_notice(shapes, tmp_path):
+    task = next(t for t in TASKS if t.name == 'segmentation')
+    dls = task.make_dls(task.anns(shapes)[:6], size=32, bs=2, path=tmp_path)
+    x = fed(dls).clone()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', "UNet has no attribute `encoder`")
+        warnings.filterwarnings('error', "UNet does not say how")
+        segmentation_learner(dls, 'unet', pretrained=False, arch_kwargs=dict(width=.1, padding='same'))
+    torch.testing.assert_close(fed(dls), standard(x, *imagenet_stats))

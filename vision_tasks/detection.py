@@ -95,6 +95,9 @@ def detection_learner(
     loss_func=None,        # None = `DetectionLoss()`, the sum of the detector's losses
     metrics=None,          # None = COCO's mean AP, in pixels of the files
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
+                           # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
+                           # they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> DetectionLearner:
@@ -102,7 +105,7 @@ def detection_learner(
     model = make_detector('detection', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP()] if metrics is None else metrics
     return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 DEFAULTS = dict(detection=('fasterrcnn_resnet50_fpn_v2', 'faster_rcnn'),   # by itself, and with an `encoder`
                 instance=('maskrcnn_resnet50_fpn_v2', 'mask_rcnn'))

@@ -77,6 +77,9 @@ def instance_learner(
     loss_func=None,        # None = `DetectionLoss()`, the sum of the net's losses
     metrics=None,          # None = COCO's mean AP of boxes and of masks, in pixels of the files
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
+                           # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
+                           # they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> InstanceLearner:
@@ -84,7 +87,7 @@ def instance_learner(
     model = make_detector('instance', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP(), MeanAP(iou_type='segm')] if metrics is None else metrics
     return make_learner(InstanceLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 class InstanceLearner(DetectionLearner):
     """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;

@@ -124,6 +124,9 @@ def keypoint_learner(
     loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
     metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None,         # model -> parameter groups; None = encoder and head
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it, the two points by name or index
     **learner_kwargs,      # of fastai's `Learner`
@@ -133,7 +136,7 @@ def keypoint_learner(
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
     return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;

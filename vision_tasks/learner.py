@@ -133,8 +133,8 @@ class NormalizeInPlace(Normalize):
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
 def one_normalize(dls, mean, std):
-    """Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced. None:
-    the model normalises itself, so that they do not"""
+    """Let every DataLoader of `dls` normalize once, with `mean` and `std`; what normalized before is replaced. None:
+    they do not normalize"""
     for dl in dls.loaders:
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
@@ -143,12 +143,36 @@ def one_normalize(dls, mean, std):
         for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
         pipe.add(norm)
 
-def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, **kwargs) -> TaskLearner:
-    """A `cls` on `dls`, which are normalised as the model says, else its encoder; the encoder is frozen where it is
-    `pretrained`"""
-    encoder = getattr(model, 'encoder', None)
-    ours = next((o for o in (model, encoder) if hasattr(o, 'mean')), None)
-    if ours is not None: one_normalize(dls, ours.mean, ours.std)
+def input_stats(model, normalize=True) -> tuple:
+    """(mean, std) with which images are normalized for `model`, each None where they are not: what `normalize` says; if
+    that is True those of the model, else of its encoder, else ImageNet's, of which a warning tells where the model is
+    a user's own. Raises `ValueError` for statistics that are no `(mean, std)`, or for a model that normalizes itself"""
+    if normalize is None or normalize is False: return None,None
+    if normalize is True:
+        told = _told_stats(model)
+        if told is not None: return told.mean,told.std
+        if not type(model).__module__.startswith(__package__):
+            warnings.warn(f"{type(model).__name__} does not say how its images are normalized (attributes `mean` and "
+                          "`std`), so they are with ImageNet's statistics; pass normalize=(mean, std), or "
+                          "normalize=None to feed them in [0, 1]", stacklevel=4)
+        return imagenet_stats
+    try: mean,std = (np.asarray(o, dtype=np.float64).reshape(-1) for o in normalize)
+    except (TypeError, ValueError): mean = std = np.zeros(0)
+    if len(mean) != len(std) or not len(mean) or not (np.isfinite(mean).all() and (std > 0).all()): raise ValueError(
+        f"normalize is True, None or (mean, std), numbers for each channel of images in [0, 1]; got {normalize!r:.80}")
+    if getattr(model, 'normalizes', False):
+        raise ValueError(f"{type(model).__name__} normalizes its images itself; leave normalize={normalize!r:.60} out")
+    return mean.tolist(),std.tolist()
+
+def _told_stats(model):
+    "What has `mean` and `std`: `model` or its encoder; None where neither has"
+    return next((o for o in (model, getattr(model, 'encoder', None))
+                 if hasattr(o, 'mean') and hasattr(o, 'std') and not callable(o.mean)), None)
+
+def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, normalize=True, **kwargs):
+    "A `cls` on `dls`, which normalize as `input_stats` says; the encoder is frozen where it is `pretrained`"
+    encoder,ours = getattr(model, 'encoder', None),_told_stats(model)
+    one_normalize(dls, *input_stats(model, normalize))
     if splitter is None:
         splitter = encoder_splitter
         if encoder is None:

@@ -77,6 +77,9 @@ def localization_learner(
                            # `LocalizationLoss(bbox, weight)`
     metrics=None,          # None = accuracy, mean IoU, both right at IoU .5
     splitter=None,         # model -> parameter groups; None = encoder and heads
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> LocalizationLearner:
@@ -88,7 +91,7 @@ def localization_learner(
     if getattr(loss, 'n_out', 0) is None: loss.n_out = n_out
     metrics = localization_metrics() if metrics is None else metrics
     return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 def localization_metrics() -> list:
     "Accuracy of the class, mean IoU of the box, both right at IoU .5"

@@ -65,6 +65,9 @@ def multilabel_learner(
                          # `MultilabelBCE(pos_weight=...)`
     metrics=None,        # None = mAP, macro F1 and accuracy at the learner's threshold
     splitter=None,       # model -> parameter groups; None = encoder and head
+    normalize=True,      # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                         # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                         # as they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,    # of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...
 ) -> MultilabelLearner:
@@ -75,7 +78,7 @@ def multilabel_learner(
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
     return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 class MultilabelLearner(TaskLearner):
     """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the

@@ -87,6 +87,9 @@ def segmentation_learner(
     loss_func=None,        # 'ce' (default), 'focal', 'dice', 'ce_dice', or a loss on (b, c, h, w) and (b, h, w)
     metrics=None,          # None = mean IoU and pixel accuracy, in pixels of the network's input
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     aux_weight:float=.5,   # of the auxiliary loss, where the net has an auxiliary head when training
     **learner_kwargs,      # of fastai's `Learner`
@@ -97,7 +100,8 @@ def segmentation_learner(
     metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
     cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]
     loss = loss_by_name(loss_func or 'ce', SEGMENTATION_LOSSES, '(b, c, h, w)')
-    learn = make_learner(SegmentationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
+    learn = make_learner(SegmentationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, normalize,
+                         **learner_kwargs)
     learn.try_one_batch()
     return learn
 
