@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from fastcore.basics import PrettyString, detuplify, tuplify
 from fastcore.foundation import L
-from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import LRFinder
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
@@ -173,24 +172,20 @@ class DetectionLearner(TaskLearner):
     "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'boxes'
 
     # --- one batch: the model sees the objects, for its losses are its own affair
 
-    def _do_fit(self, *args):
-        mixing = [type(cb).__name__ for cb in self.cbs if isinstance(cb, MixHandler)]
-        if mixing: raise ValueError(f"{mixing[0]} mixes pictures and one label each, which boxes cannot follow: leave "
-                                    "it out; JointTransform and `batch_tfms` augment detection")
-        return super()._do_fit(*args)
-
-    def fit(self, n_epoch, *args, cbs=None, **kwargs):
+    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; then `fit_stages`, where the net has such and neither `lr_find` nor `fine_tune` asks"
-        super().fit(n_epoch, *args, cbs=cbs, **kwargs)
+        super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
         if not self.in_stages and not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
-    def fine_tune(self, *args, **kwargs):
+    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
+                  div:float=5., **kwargs):
         "`TaskLearner.fine_tune`; then, once, `fit_stages`"
         self.in_stages = True
-        try: super().fine_tune(*args, **kwargs)
+        try: super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
         finally: self.in_stages = False
         self.fit_stages()
 

@@ -186,18 +186,37 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 
 # --- learner
 
-class _Stream(Callback):
-    "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored pictures"
-    order = 65   # after mixed precision made the predictions float32
-    every_process = True   # answers for all pictures, so that one may ask alone
-    def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
+NO_DATA = "an exported learner leaves its data behind"
+
+@contextmanager
+def trackers_waiting(learn, event_name):
+    """A while, at the end of an epoch, in which fastai's trackers (`EarlyStoppingCallback`, `SaveModelCallback`,
+    `ReduceLROnPlateau`) do not run whose metric has no value this epoch, as of `MeanAP(every=4)`: nan would count as no
+    progress"""
+    idle = [] if event_name != 'after_epoch' else [
+        cb for cb in learn.cbs if isinstance(cb, TrackerCallback) and cb.run and not getattr(cb, 'every_epoch', False)
+        and any(cb.monitor in (m.name, f'valid_{m.name}') and hasattr(m, 'due') and not m.due(learn)
+                for m in learn.metrics)]
+    for cb in idle: cb.run = False
+    try: yield
+    finally:
+        for cb in idle: cb.run = True
+
+class _Scoring(Callback):
+    """Raise `ValueError` where the model gives nan, as one that diverged: scores would be those of its first class. By
+    this name fastai's loggers and trackers know that nothing is trained: they neither write nor load anything"""
+    order,name = 65,'gather_preds'   # after mixed precision made the predictions float32
     def __call__(self, event_name):
         if event_name == 'after_pred': self.after_pred()   # fastai's own would bury the message of an error
+    def after_pred(self): refuse_nan(self.learn.pred)
+
+class _Stream(_Scoring):
+    "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored images"
+    every_process,name = True,'streaming'   # predicts all images, so that one process may ask alone
+    def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def after_pred(self):
+        super().after_pred()
         p = self.learn.probabilities(self.learn.pred)
-        if p.isnan().any():
-            raise ValueError("the model gives nan for these pictures: it diverged in training; "
-                             "train it anew with a lower learning rate")
         if self.mirror:
             mirrored = self.learn.model(*[o.flip(-1) for o in self.learn.xb])
             p = (p + self.learn.mirror_back(self.learn.probabilities(mirrored)))/2
@@ -226,25 +245,67 @@ class TaskLearner(Learner):
         raise NotImplementedError
 
     lr_mult = 100.           # `fine_tune`'s ratio of the head's rate to the encoder's; fastai's
+    not_mixed = None         # the targets that MixUp and CutMix cannot mix, for an error; None: they mix them
 
     # --- what all have
 
-    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, **kwargs):
-        "fastai's `fine_tune`; `lr_mult` None = the task's own, for an encoder may have to learn more than new names"
+    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
+        "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
+        self.check_training(cbs)
+        Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+
+    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
+                  div:float=5., **kwargs):
+        """fastai's `fine_tune`; `lr_mult` None (default): the task's own, since an encoder may have to learn more than
+        new classes"""
+        self.check_training(kwargs.get('cbs'))   # before anything is frozen
         lr_mult = self.lr_mult if lr_mult is None else lr_mult
-        Learner.fine_tune(self, epochs, base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, **kwargs)
+        Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+
+    def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
+                suggest_funcs=SuggestionMethod.Valley):
+        "fastai's `lr_find`; raises `ValueError` before it starts where `check_training` does"
+        self.check_training()
+        return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
+
+    def check_training(self, cbs=None):
+        """Raise `ValueError` where training with the further callbacks `cbs` makes no sense: on no batch at all, or
+        with MixUp or CutMix where the task's targets cannot be mixed; `RuntimeError` in one of several processes that
+        do not train as one"""
+        if num_distrib() > 1 and not hasattr(self, 'distributed'):
+            raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
+                               "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
+        kinds  = [o if isinstance(o, type) else type(o) for o in (*self.cbs, *L(cbs))]
+        mixing = [o for o in kinds if issubclass(o, MixHandler)]
+        if mixing and self.not_mixed is not None: raise ValueError(
+            f"{mixing[0].__name__} mixes images and one label each, which {self.not_mixed} cannot follow: drop it; "
+            "JointTransform and `batch_tfms` augment this task")
+        train = self.dls.train
+        if not hasattr(train, '__len__') or getattr(train, 'n', 0) is None or len(train): return
+        if not len(train.dataset): raise ValueError(f"there are no images to train on: {NO_DATA}")
+        raise ValueError(f"the training DataLoader gives no batch: bs={train.bs} is more than its "
+                         f"{len(train.dataset)} images, and it drops the last batch; make it with a smaller bs, or "
+                         "with drop_last=False")
+
+    def one_batch(self, i, b):
+        "fastai's `one_batch`; torch's error where BatchNorm meets a single image says what to do"
+        try: Learner.one_batch(self, i, b)
+        except ValueError as e:
+            if 'more than 1 value per channel' not in str(e): raise
+            alone = len(self.dls.train.dataset) == 1
+            raise ValueError(
+                f"the model normalizes over the images of a batch (BatchNorm), so that it cannot train on a batch of "
+                f"{find_bs(b)}: " + ("the training set has no more images; add some, and " if alone else "") +
+                "raise bs to 2 or more, or drop the last batch (drop_last=True)") from e
+
+    def _call_one(self, event_name):
+        with trackers_waiting(self, event_name): Learner._call_one(self, event_name)
 
     def distrib_ctx(self, sync_bn:bool=True, in_notebook:bool=False, **kwargs):
         """A while in which the learner trains, validates and predicts in the processes that `torchrun` or `accelerate
         launch` started: `with learn.distrib_ctx(): learn.fine_tune(5)`. `sync_bn`: on GPUs, BatchNorm's statistics are
         over the batches of all; `in_notebook` is fastai's and changes nothing; `kwargs` are accelerate's"""
         return in_processes(self, sync_bn, **kwargs)
-
-    def _do_fit(self, *args):
-        if num_distrib() > 1 and not hasattr(self, 'distributed'):
-            raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
-                               "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
-        return super()._do_fit(*args)
 
     def to_detach(self, b, cpu=True, gather=True):
         "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"

@@ -114,6 +114,7 @@ class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'boxes'
 
     def eval_metrics(self): return localization_metrics()
 

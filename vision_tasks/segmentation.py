@@ -156,6 +156,7 @@ class SegmentationLearner(TaskLearner):
     annotate_options = 'tile','postprocess'
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'class masks'
 
     def try_one_batch(self):
         "Let an error of sizes come now, not in the middle of an epoch"
