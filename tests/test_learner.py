@@ -251,6 +251,111 @@ def test_every_detector_refuses_nan_before_its_threshold_drops_it(name, what):
         for p in ps.values(): p.fill_(torch.nan)
         with pytest.raises(ValueError, match="gives nan for these images"): net(x, **kw)
 
+# --- what evaluation leaves alone
+
+def snapshot(learn):
+    r = learn.recorder
+    return deepcopy((r.values, r.losses, r.iters, r.lrs, list(r.metric_names), r.smooth_loss.count, r.smooth_loss.val,
+                     [m.name for m in learn.metrics]))
+
+def test_evaluation_and_prediction_leave_the_recorder_as_it_was(task, learn, anns):
+    learn.fit(2, 1e-4)
+    before,values = snapshot(learn),[m.value for m in learn.metrics]
+    for f in (learn.evaluate, learn.evaluate_per_class, lambda: learn.annotate(anns[:3]),
+              lambda: learn.predict(anns[0]), learn.show_results, learn.get_preds, lambda: learn.evaluate(dl=anns[:3])):
+        f()
+        assert snapshot(learn) == before
+    if 'tune' not in task.raises: learn.tune_threshold()
+    assert snapshot(learn) == before and learn.recorder.plot_loss(skip_start=0)
+    np.testing.assert_equal([m.value for m in learn.metrics], values)
+
+def test_a_learner_that_was_never_trained_has_no_record_after_evaluation(learn, anns):
+    before = {*vars(learn.recorder)}
+    learn.evaluate(); learn.annotate(anns[:2])
+    assert {*vars(learn.recorder)} == before
+
+def test_evaluation_neither_logs_nor_saves_nor_loads(task, learn):
+    learn.add_cbs([SaveModelCallback(monitor=task.score), CSVLogger()])
+    learn.fit(1, 1e-3)
+    log,file = (learn.path/'history.csv').read_text(),(learn.path/'models'/'model.pth').read_bytes()
+    with torch.no_grad():
+        for p in learn.model.parameters(): p.mul_(.9)
+    before = state(learn)
+    learn.evaluate(); learn.evaluate_per_class(); learn.annotate(learn.dls.valid.items)
+    assert (learn.path/'history.csv').read_text() == log and (learn.path/'models'/'model.pth').read_bytes() == file
+    assert same(before, state(learn))
+
+# --- other sets
+
+def test_a_list_of_annotations_is_evaluated_as_the_set_that_it_would_be(task, learn):
+    items = list(learn.dls.valid.items)
+    assert learn.evaluate(dl=items) == pytest.approx(learn.evaluate(), rel=1e-5, nan_ok=True)
+    a,b = learn.evaluate_per_class(dl=items),learn.evaluate_per_class()
+    assert a.equals(b)
+    assert learn.evaluate(dl=tuple(items[:1]))['valid_loss'] == learn.evaluate(dl=items[0])['valid_loss']
+
+def test_a_list_for_evaluation_is_checked_as_the_dls_check_theirs(task, learn, anns):
+    with pytest.raises(AnnotationError, match="the data set is empty"): learn.evaluate(dl=[])
+    with pytest.raises(TypeError, match="list of Annotation"): learn.evaluate(dl=[anns[0].path])
+    with pytest.raises((AnnotationError, ValueError), match="without ground truth"):
+        learn.evaluate(dl=learn.dls.test_dl([anns[0].path]))
+    if task.name in ('multilabel', 'localization', 'detection', 'instance'):
+        a = next(a for a in anns if a.labels)
+        with pytest.raises(AnnotationError, match="'sphere', which is not in the vocab"):
+            learn.evaluate(dl=[replace(a, labels=['sphere']*len(a.labels))])
+    if task.name in ('localization', 'detection', 'instance'):
+        w,h = a.size
+        with pytest.warns(UserWarning, match="1 of 1 .* reach outside"):
+            learn.evaluate(dl=[replace(a, bboxes=a.bboxes + np.float32([0, 0, w, h]))])
+
+def test_an_exported_learner_says_in_one_way_that_it_has_no_data_and_takes_a_list(task, learn, anns):
+    learn.export()
+    loaded,want = load_learner(learn.path/'export.pkl'),learn.evaluate(dl=anns[:4])
+    with loaded.no_bar(), loaded.no_logging():
+        for f in (loaded.evaluate, loaded.show_results, loaded.evaluate_per_class, loaded.plot_top_losses,
+                  loaded.get_preds, loaded.validate, *([] if 'tune' in task.raises else [loaded.tune_threshold])):
+            with pytest.raises(ValueError, match="no images in this set: an exported learner leaves its data behind; "
+                                                 "pass dl=annotations"): f()
+        assert loaded.evaluate(dl=anns[:4]) == pytest.approx(want, rel=1e-4, nan_ok=True)
+        loaded.show_results(dl=anns[:4])
+
+# --- images without ground truth
+
+def drawn():
+    import matplotlib.pyplot as plt
+    fig = plt.gcf()
+    fig.canvas.draw()
+    n = sum(bool(ax.images) for ax in fig.axes)
+    plt.close('all')
+    return n
+
+def test_images_without_ground_truth_are_shown_with_their_predictions(task, learn, anns):
+    files = [a.path for a in anns[:3]]
+    dl = learn.dls.test_dl(files)
+    for show,n in ((lambda: dl.show_batch(), 3), (lambda: dl.show_batch(max_n=2), 2),
+                   (lambda: learn.show_results(dl=dl), 3), (lambda: learn.show_results(dl=dl, max_n=2), 2),
+                   (lambda: learn.show_results(dl=files), 3),
+                   (lambda: learn.show_results(dl=[np.zeros((40, 50, 3), np.uint8)]), 1)):
+        show()
+        assert drawn() == n
+    assert learn.show_results(dl=anns[:2]) is None and drawn() >= 2     # with ground truth
+    x,*_ = dl.show_batch(show=False)
+    assert len(x) == 3
+
+def test_images_with_proposals_and_without_ground_truth_are_shown(shapes):
+    dls = detection_dls(shapes[:8], size=64, bs=4, num_workers=0, device='cpu', proposals=Whole())
+    learn = detection_learner(dls, 'fast_rcnn', encoder='test_resnet', pretrained=False, arch_kwargs=dict(width=.06))
+    with learn.no_bar(), learn.no_logging():
+        dl = dls.test_dl([a.path for a in shapes[:3]])
+        dl.show_batch(); assert drawn() == 3
+        learn.show_results(dl=dl); assert drawn() == 3
+        with pytest.raises(ValueError, match="without ground truth"): learn.evaluate(dl=dl)
+        assert 'map' in learn.evaluate(dl=shapes[:3])
+
+class Whole:
+    "The whole image as its only proposal"
+    def __call__(self, o): return np.array([[0., 0, *FileImage.create(o).size]], np.float32)
+
 # --- what may be annotated
 
 def test_bytes_and_arrays_are_images(task, learn, anns):
@@ -366,3 +471,68 @@ def test_a_net_of_ours_without_weights_is_fed_by_imagenets_statistics_without_a_
         warnings.filterwarnings('error', "UNet does not say how")
         segmentation_learner(dls, 'unet', pretrained=False, arch_kwargs=dict(width=.1, padding='same'))
     torch.testing.assert_close(fed(dls), standard(x, *imagenet_stats))
+
+# --- fastai's callbacks with their defaults
+
+class FakeWriter:
+    """In place of tensorboard's `SummaryWriter`, which need not be installed: it traces the graph and draws the figures
+    as that does, and writes nothing"""
+    figures,scalars = 0,0
+    def __init__(self, log_dir=None): pass
+    def add_graph(self, model, *inputs):
+        mode = model.training
+        try: torch.jit.trace(model.eval(), inputs, strict=False)
+        finally: model.train(mode)
+    def add_scalar(self, name, value, step): FakeWriter.scalars += np.isfinite(float(value))
+    def add_figure(self, name, fig, step):
+        fig.canvas.draw()
+        FakeWriter.figures += any(ax.images for ax in fig.axes)
+    def close(self): pass
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    fake = types.ModuleType('torch.utils.tensorboard')
+    fake.SummaryWriter = FakeWriter
+    monkeypatch.setitem(sys.modules, 'tensorboard', types.ModuleType('tensorboard'))
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', fake)
+    import fastai.callback.tensorboard as module
+    monkeypatch.setattr(module, 'SummaryWriter', FakeWriter)
+    FakeWriter.figures = FakeWriter.scalars = 0
+    return module
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:.torch.jit.trace:FutureWarning',
+                            'ignore:To copy construct from a tensor')     # a trace is only drawn
+def test_tensorboard_logs_every_epoch(learn, tensorboard):
+    learn.fit(2, 1e-4, cbs=tensorboard.TensorBoardCallback())
+    assert len(learn.recorder.values) == 2 and FakeWriter.figures == 2 and FakeWriter.scalars > 4
+
+ALL = {k: o for k,o in sorted(vars(callbacks).items()) if inspect.isclass(o) and issubclass(o, Callback)}
+# these fail in fastai itself, on any learner, or are no callbacks to be added with their defaults
+SKIPPED = dict(
+    GatherPredsCallback="for `get_preds`: it expects to be set up by a validation before it sees a batch",
+    ModelResetter="for recurrent nets: it calls `model.reset`",
+    RNNCallback="for recurrent nets: it expects three outputs",
+    ParamScheduler="has no defaults: it needs schedules",
+    ModelToHalf="for `to_non_native_fp16`, which needs a GPU", NonNativeMixedPrecision="needs a GPU")
+MIXING = 'MixHandler','MixUp','CutMix'
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_callback_of_fastai_runs_with_its_defaults(task, made, tmp_path, name, capsys):
+    if name in SKIPPED: pytest.skip(SKIPPED[name])
+    learn = pickle.loads(made)
+    learn.path = tmp_path
+    if name in MIXING and task.name != 'multilabel':
+        with pytest.raises(ValueError, match="cannot follow"): learn.fit(1, 1e-4, cbs=ALL[name]())
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')        # no GPU for mixed precision
+        learn.fit(2, 1e-4, cbs=ALL[name]())
+    assert len(learn.recorder.values) == 2 and np.isfinite([v[0] for v in learn.recorder.values if v]).all()
+    assert learn.validate()[0] > 0
+
+def test_results_that_are_not_drawn_are_what_fastai_returns(task, learn):
+    b = learn.dls.valid.one_batch()
+    _,_,out = learn.get_preds(dl=[b], with_decoded=True)
+    x,y,samples,outs = learn.dls.valid.show_results(b, out, show=False, max_n=3)
+    assert x.shape == b[0].shape and len(samples) == len(outs) == 3
+    assert all(len(s) == len(b) for s in samples) and all(isinstance(o, tuple) for o in outs)

@@ -16,7 +16,8 @@ from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
 from .data.annotation import Annotation
-from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes, path_of
+from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
+                          path_of)
 from .data.proposals import Proposals
 from .data.splits import AnnotationSplitter
 from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
@@ -223,14 +224,24 @@ class DetectionLearner(TaskLearner):
         if not self.training or not len(self.yb): return
         self._do_grad_opt()
 
-    def get_preds(self, ds_idx=1, dl=None, with_loss=False, **kwargs):
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
         "fastai's `get_preds`: (n, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input, label 0 = none"
         if with_loss:      # a detector's losses are means over a batch
-            dl = self.dls[ds_idx] if dl is None else dl
+            dl = self.set_with_images(ds_idx) if dl is None else dl
             dl = dl.new(bs=1, shuffle=False, drop_last=False)
-        return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
+        return super().get_preds(ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs, **kwargs)
 
-    # --- answers
+    # --- predictions
+
+    @property
+    def classes(self): return list(self.dls.vocab[1:])   # without background
+
+    def prepared(self, annotations):
+        for a in annotations: object_bboxes(a)
+        annotations = clipped(annotations)
+        check_labels(annotations, self.dls.vocab[1:])
+        return annotations
 
     def to_annotations(self, dets, pictures, thresh):
         thresh = self.loss_func.thresh if thresh is None else thresh
@@ -268,7 +279,9 @@ class DetectionLearner(TaskLearner):
     def mirror_back(self, probs):
         raise ValueError("boxes of a picture and of its mirror image have no average; leave tta out")
 
-    def tta(self, *args, **kwargs): self.mirror_back(None)
+    def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
+        "Raises `ValueError`: boxes have no average"
+        self.mirror_back(None)
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
@@ -295,7 +308,7 @@ class DetectionLearner(TaskLearner):
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         "The loss; then COCO's figures, in pixels of the files; then further metrics of the learner's own"
-        own = [m for m in self.metrics if not isinstance(m, MeanAP)]
+        own = [m for m in self.own_metrics() if not isinstance(m, MeanAP)]
         truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
         return {'valid_loss': loss, **self.coco_scores(truth, said), **{m.name: v for m,v in zip(own, rest)}}
 

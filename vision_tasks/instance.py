@@ -103,11 +103,16 @@ class InstanceLearner(DetectionLearner):
         m = round((dets.shape[1]-6)**.5)
         return paste_rle(dets[:,6:].view(-1, m, m).numpy(), bboxes.numpy(), size)
 
-    def get_preds(self, ds_idx=1, dl=None, with_loss=False, **kwargs):
+    def prepared(self, annotations):
+        for a in annotations: check_masks(a)
+        return super().prepared(annotations)
+
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
         """fastai's `get_preds`: (n, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input, label 0 =
         none; with (n, max_dets, m, m) masks in [0, 1]. The targets hold masks too: of a large set, ask
         `with_targs=False`"""
-        return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
+        return super().get_preds(ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs, **kwargs)
 
     def annotate(self, items, thresh=None, bs:int=None, tile=None, tta:bool=False, postprocess=None,
                  masks:str='rle',   # 'rle', or 'polygons', which cannot leave out holes: they are filled

@@ -11,7 +11,7 @@ from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner, Metric, replacing_yield, save_model
+from fastai.learner import Learner, Metric, save_model
 from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_distrib, params, rank_distrib, to_detach,
                                to_device)
 from fastai.vision.core import TensorImage, imagenet_stats
@@ -26,7 +26,7 @@ from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
-from .show import FixedOrder
+from .show import FixedOrder, show_predictions
 
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
@@ -222,6 +222,21 @@ class _Stream(_Scoring):
             p = (p + self.learn.mirror_back(self.learn.probabilities(mirrored)))/2
         self.f(p)
 
+@contextmanager
+def recorder_kept(learn):
+    "A while after which `learn.recorder` is as it was, so that the training is still there to be plotted"
+    rec = getattr(learn, 'recorder', None)
+    if rec is None:
+        yield
+        return
+    # fastai begins new lists, but counts on in its two losses
+    kept = {k: copy(v) if isinstance(v, Metric) else v for k,v in vars(rec).items()}
+    try: yield
+    finally:
+        vars(rec).clear()
+        vars(rec).update(kept)
+
+
 class TaskLearner(Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
     annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
@@ -235,6 +250,10 @@ class TaskLearner(Learner):
     def probabilities(self, pred) -> Tensor:
         "Raw output of the model as probabilities"
         return self.loss_func.activation(pred.as_subclass(Tensor).float())
+
+    def prepared(self, annotations) -> list[Annotation]:
+        "`annotations` as the task's `*_dls` would take them; raises where it would"
+        return annotations
 
     def mirror_back(self, probs) -> Tensor:
         "Probabilities of mirrored pictures as those of the pictures"
@@ -311,37 +330,73 @@ class TaskLearner(Learner):
         "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"
         return to_detach(b, cpu, gather=False)
 
-    def get_preds(self, ds_idx:int=1, dl=None, *, reorder:bool=True, **kwargs):
-        "fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set"
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
+        """fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set.
+        `learn.recorder` keeps the last training"""
+        if dl is None: self.set_with_images(ds_idx)
         # each process shuffles in its own way, and would bring back its own order
         if reorder and getattr(dl, 'shuffle', False) and hasattr(self, 'distributed'): dl = dl.new(shuffle=False)
-        return super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
+        with nullcontext() if inner else recorder_kept(self):
+            return Learner.get_preds(self, ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs,
+                                     **kwargs)
 
     def export(self, *args, **kwargs):
         "fastai's `export`; the processes that trained it do not go along"
         with self.removed_cbs(self._grab_cbs(Distributed)): Learner.export(self, *args, **kwargs)
 
-    def evaluate(self, ds_idx:int=1, dl=None) -> dict:
-        """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.
-        Batches stream: no logits are kept"""
+    def validate(self, ds_idx:int=1, dl=None, cbs=None):
+        "fastai's `validate`: the loss and the metrics as a list"
+        if dl is None: self.set_with_images(ds_idx)
+        return Learner.validate(self, ds_idx, dl, cbs)
+
+    def evaluate(self,
+        ds_idx:int=1, # of the set: 0 for training, 1 for validation
+        dl=None,      # in place of it: a DataLoader with ground truth, or a list of `Annotation`, such as a test set
+    ) -> dict:
+        """The loss and all scores, by name; the learner's own metrics first. Batches stream: no logits are kept.
+        `learn.recorder` keeps the last training"""
         dl,have = self.whole_dl(ds_idx, dl),{m.name for m in self.metrics}
-        metrics = [*self.metrics, *(m for m in self.eval_metrics() if m.name not in have)]
+        metrics = [*self.own_metrics(), *(m for m in self.eval_metrics() if m.name not in have)]
         with self.scored_by(metrics):
             return dict(zip(['valid_loss', *(m.name for m in metrics)], list(self.validate(dl=dl))))
 
+    def own_metrics(self) -> list:
+        "The learner's metrics as copies, so that their counts of the last epoch stay"
+        return [copy(m) for m in self.metrics]
+
     @contextmanager
     def scored_by(self, metrics):
-        "A while in which `metrics` stand in place of the learner's own"
-        return replacing_yield(self, 'metrics', metrics)
+        """A while in which `metrics` stand in place of the learner's own, loggers and trackers are idle, and a model
+        that diverged is refused; after it the recorder is as it was"""
+        old,trackers = self.metrics,[cb for cb in self.cbs if isinstance(cb, TrackerCallback)]
+        # a tracker insists on its metric even while it is idle
+        with recorder_kept(self), self.removed_cbs(trackers), self.added_cbs([_Scoring()]):
+            self.metrics = metrics
+            try: yield
+            finally: self.metrics = old
+
+    def set_with_images(self, ds_idx:int=1):
+        "The `ds_idx`-th DataLoader; `ValueError` where it has no images, as that of an exported learner"
+        if not len(self.dls[ds_idx].dataset):
+            raise ValueError(f"there are no images in this set: {NO_DATA}; pass dl=annotations, a list of `Annotation`")
+        return self.dls[ds_idx]
+
+    def has_truth(self, dl) -> bool:
+        "Whether `dl` gives targets beside the images"
+        return not hasattr(dl.dataset, 'tls') or len(dl.dataset.tls) > self.dls.n_inp
+
+    def annotated_dl(self, annotations):
+        "A DataLoader of `annotations`, checked and prepared as the task's `*_dls` does"
+        return self.dls.test_dl(self.prepared(check_data(annotations)), with_labels=True)
 
     def whole_dl(self, ds_idx:int=1, dl=None):
-        "The `ds_idx`-th set, or `dl`, in its order, to its end and without augmentation"
-        src = self.dls[ds_idx] if dl is None else dl
-        if not len(src.dataset):
-            raise ValueError("there are no data here: an exported learner leaves them behind; "
-                             "pass dl=learn.dls.test_dl(annotations, with_labels=True)")
-        if hasattr(src.dataset, 'tls') and len(src.dataset.tls) <= self.dls.n_inp:
-            raise ValueError("these are pictures without truth: pass learn.dls.test_dl(annotations, with_labels=True)")
+        "The `ds_idx`-th set, or `dl`, which may be a list of annotations; in order, to its end, without augmentation"
+        if isinstance(dl, Annotation): dl = [dl]
+        if isinstance(dl, (list, tuple, L)): return self.annotated_dl(dl)
+        src = self.set_with_images(ds_idx) if dl is None else dl
+        if not self.has_truth(src):
+            raise ValueError("these are images without ground truth: pass dl=annotations, a list of `Annotation`")
         if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
         return src.new(shuffle=False, drop_last=False)
 
@@ -376,8 +431,9 @@ class TaskLearner(Learner):
             "pixels would not come back to the image file; leave it out, or resize with JointTransform(size)")
 
     def items_of_batch(self, start, n) -> list[Annotation]:
-        "Annotations `start` to `start + n` in the order in which the current DataLoader gives them"
-        return [self.dl.items[i] for i in self.dl._DataLoader__idxs[start:start+n]]
+        """Annotations `start` to `start + n` in the order in which the current DataLoader gives them; none for a batch
+        behind its last, as `TensorBoardCallback` shows one, or of a list of batches, as of `get_preds(dl=[b])`"""
+        return [self.dl.items[i] for i in getattr(self.dl, '_DataLoader__idxs', [])[start:start+n]]
 
     def annotate(self,
         items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
@@ -418,21 +474,47 @@ class TaskLearner(Learner):
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(f, tta))
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
-        "fastai's `predict`, of one item as `annotate` takes it: what is there, the decisions, the probabilities"
-        return super().predict(item, rm_type_tfms=rm_type_tfms, with_input=with_input)
+        "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
+        res = Learner.predict(self, item, rm_type_tfms, with_input)
+        refuse_nan(res[-1])
+        return res
 
-    def tta(self, *args, **kwargs):
-        """fastai's `tta` averages answers over augmented pictures as if nothing in them had moved; where answers say
-        where things are it raises"""
-        raise ValueError("tta averages over pictures whose points, boxes and pixels have moved; "
-                         "use annotate(items, tta=True), which turns the answers for mirrored pictures back")
+    def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
+        """fastai's `tta` averages predictions over augmented images as if nothing in them had moved; where predictions
+        have places it raises `ValueError`"""
+        raise ValueError("tta averages over images whose points, boxes and pixels have moved; "
+                         "use annotate(items, tta=True), which turns the predictions for mirrored images back")
 
-    def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
-        "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"
-        dl = (self.dls[ds_idx] if dl is None else dl).new(shuffle=shuffle)
+    def show_results(self,
+        ds_idx:int=1,      # of the set
+        dl=None,           # in place of it: a DataLoader, or a list of `Annotation` or of paths
+        max_n:int=9,       # images to draw at most
+        shuffle:bool=True, # draw images at random
+        **kwargs,          # of the DataLoader's `show_results`: `ncols`, ...
+    ):
+        "Draw images with ground truth and prediction; with the prediction alone where there is no ground truth"
+        if dl is None: dl = self.set_with_images(ds_idx)
+        elif isinstance(dl, (list, tuple, L)):
+            truth = all(isinstance(o, Annotation) for o in dl)
+            dl = self.annotated_dl(dl) if truth else self.dls.test_dl(list(dl), rm_type_tfms=0)
+        dl = dl.new(shuffle=shuffle)
+        if not self.has_truth(dl):
+            self.show_annotations([dl.items[i] for i in dl.get_idxs()[:max_n]], **kwargs)
+            return
         b = dl.one_batch()
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
+
+    def show_annotations(self, items, ncols:int=None, **kwargs):
+        "Draw `items`, as `annotate` takes them, with their predictions in pixels of the files"
+        images = [FileImage.create(o) for o in items]
+        names = dict(point_names=self.dls.vocab, skeleton=self.dls.skeleton) if hasattr(self.dls, 'skeleton') else {}
+        show_predictions(self.annotate(items), images, ncols, vocab=self.classes, **names)
+
+    @property
+    def classes(self) -> list:
+        "The names of the classes, or of the points"
+        return list(self.dls.vocab)
 
     def _answers(self, b):
         "Probabilities and decisions of batch `b`; without metrics, for some want the annotations behind a batch"

@@ -8,7 +8,8 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, object_bbox, object_label
+from .data.blocks import (NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, check_labels, object_bbox,
+                          object_label)
 from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
@@ -117,6 +118,15 @@ class LocalizationLearner(TaskLearner):
     not_mixed = 'boxes'
 
     def eval_metrics(self): return localization_metrics()
+
+    def prepared(self, annotations):
+        annotations = clipped(annotations)
+        check_labels(annotations, [*self.dls.vocab, NO_OBJECT])
+        none = [a for a in annotations if object_label(a) == NO_OBJECT]
+        if none and NO_OBJECT not in self.dls.vocab: raise AnnotationError(
+            f"{none[0].path}: no object ({len(none)} of {len(annotations)} images have none), but the model has no "
+            "class for such images; drop them")
+        return annotations
 
     def mirror_back(self, p):
         x1,y1,x2,y2 = p[:,-4:].unbind(1)

@@ -7,7 +7,7 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .data.annotation import Annotation
-from .data.blocks import FileImageBlock, LabelSetBlock, label_set, path_of
+from .data.blocks import FileImageBlock, LabelSetBlock, check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
@@ -86,6 +86,10 @@ class MultilabelLearner(TaskLearner):
 
     def eval_metrics(self):
         return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
+
+    def prepared(self, annotations):
+        check_labels(annotations, list(self.dls.vocab))
+        return annotations
 
     def mirror_back(self, probs): return probs
 

@@ -310,7 +310,7 @@ class SegmentationLearner(TaskLearner):
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss; then, in pixels of the files and over the data set, mean IoU, pixel accuracy, mean class accuracy,
         frequency-weighted IoU and Dice; then further metrics of the learner's own. Counts stream, no logits are kept"""
-        own = [m for m in self.metrics if m.name not in confusion_scores(torch.ones(1, 1))]
+        own = [m for m in self.own_metrics() if m.name not in confusion_scores(torch.ones(1, 1))]
         counts,loss,*rest = self._count(ds_idx, dl, own)
         return {'valid_loss': loss, **confusion_scores(counts), **{m.name: v for m,v in zip(own, rest)}}
 
