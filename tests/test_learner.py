@@ -389,6 +389,87 @@ def test_an_array_has_the_size_of_the_image_that_it_becomes(shape, size):
     if shape != (3, 9, 3): assert array_size(torch.from_numpy(o)) == FileImage.create(torch.from_numpy(o)).size == size
     else: assert array_size(torch.from_numpy(o)) == (3, 9)      # a tensor has channels first
 
+# --- files
+
+@pytest.mark.filterwarnings("ignore:Saved file doesn't contain")
+def test_save_and_load_keep_thresholds(task, learn, tmp_path):
+    if 'tune' in task.raises: pytest.skip("this task has no thresholds")
+    n,other = len([o for o in learn.dls.vocab if o != '#na#']),pickle.loads(pickle.dumps(learn))
+    for thresh in (torch.linspace(.1, .9, n), .25):
+        learn.loss_func.thresh = thresh
+        for kw in (dict(), dict(with_opt=False)):
+            other.loss_func.thresh = .5
+            file = learn.save('x', **kw)
+            other.load(file)
+            assert np.array_equal(other.loss_func.thresh, thresh) and type(other.loss_func.thresh) is type(thresh)
+            assert same(state(other), state(learn))
+    if task.name == 'multilabel':
+        for temperature in (2.5, torch.linspace(1, 2, n)):
+            learn.loss_func.temperature = temperature
+            other.load(learn.save('x'))
+            assert np.array_equal(other.loss_func.temperature, temperature)
+
+def test_the_best_model_brings_its_thresholds_back(task, learn):
+    if 'tune' in task.raises: pytest.skip("this task has no thresholds")
+    learn.loss_func.thresh = .3
+    class Other(Callback):
+        order = 70
+        def after_epoch(self): self.learn.loss_func.thresh = .7
+    learn.fit(1, 1e-4, cbs=[SaveModelCallback(), Other()])
+    assert learn.loss_func.thresh == pytest.approx(.3)
+
+@pytest.mark.filterwarnings("ignore:Could not load the optimizer state", "ignore:Saved file doesn't contain")
+def test_fastai_and_torch_read_our_files_and_we_read_theirs(task, learn, tmp_path):
+    (tmp_path/'models').mkdir()
+    stock = Learner(learn.dls, deepcopy(learn.model), loss_func=learn.loss_func, path=tmp_path)
+    with torch.no_grad():
+        for p in learn.model.parameters(): p.add_(.01)
+    for kw in (dict(), dict(with_opt=False)):
+        learn.create_opt()
+        file = learn.save('ours', **kw)
+        stock.load('ours')
+        assert same(state(stock), state(learn))
+    plain = torch.load(file, weights_only=True)
+    assert plain.keys() == learn.model.state_dict().keys()
+    deepcopy(learn.model).load_state_dict(plain)
+    if hasattr(learn.loss_func, 'thresh'): learn.loss_func.thresh = .25
+    with torch.no_grad():
+        for p in stock.model.parameters(): p.add_(.01)
+    learn.load(stock.save('theirs'))
+    assert same(state(stock), state(learn)) and getattr(learn.loss_func, 'thresh', .25) == .25
+
+@pytest.mark.filterwarnings("ignore:Saved file doesn't contain")
+def test_a_loss_of_fastai_keeps_its_threshold_too(shapes, tmp_path):
+    dls = multilabel_dls(shapes[:8], size=32, bs=4, num_workers=0, device='cpu', path=tmp_path)
+    a,b = (multilabel_learner(dls, 'test_resnet', pretrained=False, loss_func=BCEWithLogitsLossFlat()) for _ in 'ab')
+    a.loss_func.thresh = .2
+    assert b.load(a.save('x')).loss_func.thresh == .2
+
+def test_an_export_that_fails_leaves_the_learner_whole(learn, tmp_path):
+    learn.fit(1, 1e-4)
+    (tmp_path/'file').write_text('')
+    dls,opt,n = learn.dls,learn.opt,len(learn.dls.train_ds)
+    with pytest.raises(OSError, match="e.pkl cannot be written"): learn.export(tmp_path/'file'/'e.pkl')
+    class Broken:
+        def __getattr__(self, k): raise RuntimeError("the disk is full")
+    with pytest.raises(OSError, match="m.pkl cannot be written: .*the disk is full"):
+        learn.export('m.pkl', pickle_module=Broken())
+    assert learn.dls is dls and learn.opt is opt and len(learn.dls.train_ds) == n
+    assert not [p for p in tmp_path.iterdir() if 'pkl' in p.name]
+    learn.fit(1, 1e-4)
+    assert len(learn.recorder.losses) == 2
+
+def test_an_export_makes_its_folder_and_keeps_what_is_frozen(learn, tmp_path):
+    learn.freeze()
+    opt = learn.opt
+    learn.export('a/b/e.pkl')
+    assert (tmp_path/'a'/'b'/'e.pkl').is_file() and learn.opt is opt and learn.opt.frozen_idx == len(opt.param_lists)-1
+    old = (tmp_path/'a'/'b'/'e.pkl').read_bytes()
+    class Broken:
+        def __getattr__(self, k): raise RuntimeError("the disk is full")
+    with pytest.raises(OSError): learn.export('a/b/e.pkl', pickle_module=Broken())
+    assert (tmp_path/'a'/'b'/'e.pkl').read_bytes() == old and len(list((tmp_path/'a'/'b').iterdir())) == 1
+
 # --- normalization
 
 class Own(nn.Module):

@@ -236,6 +236,8 @@ def recorder_kept(learn):
         vars(rec).clear()
         vars(rec).update(kept)
 
+DECISIONS = 'thresh','temperature'   # what a loss may hold beside the weights of the model
+DECISIONS_KEY = 'vision_tasks'       # where a state dict's metadata have them
 
 class TaskLearner(Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
@@ -341,9 +343,18 @@ class TaskLearner(Learner):
             return Learner.get_preds(self, ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs,
                                      **kwargs)
 
-    def export(self, *args, **kwargs):
-        "fastai's `export`; the processes that trained it do not go along"
-        with self.removed_cbs(self._grab_cbs(Distributed)): Learner.export(self, *args, **kwargs)
+    def export(self, fname='export.pkl', pickle_module=cloudpickle, pickle_protocol:int=2):
+        """fastai's `export`, whose file is written whole or not at all; the processes that trained it do not go along.
+        The learner itself keeps its data and its optimizer, also where `OSError` says that the file cannot be
+        written"""
+        if rank_distrib(): return
+        file,dls,opt = self.path/fname,self.dls,self.opt
+        try:
+            with replacing(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
+                Learner.export(self, part.resolve(), pickle_module, pickle_protocol)
+        # torch's word for a full disk
+        except RuntimeError as e: raise OSError(f"{file} cannot be written: {e}") from e
+        finally: self.dls,self.opt = dls,opt
 
     def validate(self, ds_idx:int=1, dl=None, cbs=None):
         "fastai's `validate`: the loss and the metrics as a list"
@@ -530,11 +541,36 @@ class TaskLearner(Learner):
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
+    def save(self, file, **kwargs):
+        """fastai's `save`; thresholds and temperature are saved too, as metadata of the state dict, so that fastai and
+        torch read the file as any other. It is written whole or not at all"""
+        note = lambda module, state, prefix, metadata: metadata.update({DECISIONS_KEY: self.decisions()})
+        hook = get_model(self.model).register_state_dict_post_hook(note)
+        try:
+            if not isinstance(file, (str, Path)) or rank_distrib(): return Learner.save(self, file, **kwargs)
+            file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+            with replacing(file) as part: save_model(part, self.model, self.opt, **kwargs)
+        finally: hook.remove()
+        return file
+
     def load(self, file, device=None, **kwargs):
-        "fastai's `load`, which also takes the path that `save` returns"
-        file = Path(file) if isinstance(file, (str, os.PathLike)) else file
+        """fastai's `load`, which also takes the path that `save` returns, and restores thresholds and temperature; a
+        file without these, as fastai writes it, leaves them as they are"""
+        file,found = Path(file) if isinstance(file, (str, os.PathLike)) else file,{}
         if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
-        return Learner.load(self, file, device=device, **kwargs)
+        note = lambda module, state, prefix, metadata, *_: found.update(metadata.get(DECISIONS_KEY, {}))
+        hook = get_model(self.model).register_load_state_dict_pre_hook(note)
+        try: Learner.load(self, file, device=device, **kwargs)
+        finally: hook.remove()
+        for k,v in found.items():
+            if hasattr(self.loss_func, k): setattr(self.loss_func, k, torch.tensor(v) if isinstance(v, list) else v)
+        return self
+
+    def decisions(self) -> dict:
+        "Thresholds and temperature of the loss, those that it has: numbers, or lists of one per class"
+        res = {k: getattr(self.loss_func, k) for k in DECISIONS if hasattr(self.loss_func, k)}
+        res = {k: v.tolist() if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for k,v in res.items()}
+        return {k: v for k,v in res.items() if isinstance(v, (int, float, list))}
 
 def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for a picture that came as pixels"
