@@ -1,17 +1,21 @@
 "Faults that outside use found, each with the right value; what a fix is a sample of is tested beside its source"
 import json, random, subprocess, sys, time, tracemalloc
-import numpy as np, pytest, torch
+from dataclasses import replace
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from PIL import Image
-from fastai.vision.all import aug_transforms, nn, ProgressCallback
+from fastai.vision.all import (aug_transforms, EarlyStoppingCallback, load_learner, MixUp, nn, noop, ProgressCallback,
+                               TerminateOnNaNCallback)
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.blocks import FileImage, PixelBBox
 from vision_tasks.data.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
 from vision_tasks.data.masks import read_masks
-from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_JOINTS
+from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_FLIP_PAIRS, FIGURE_JOINTS
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.detection import detection_dls
-from vision_tasks.keypoint import keypoint_dls
+from vision_tasks.detection import detection_dls, detection_learner
+from vision_tasks.detection_metrics import MeanAP
+from vision_tasks.keypoint import keypoint_dls, keypoint_learner
+from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
@@ -89,3 +93,96 @@ def test_wild_polygons_take_little_memory_and_time():
         assert tracemalloc.get_traced_memory()[1] < 300e6
     finally: tracemalloc.stop()
     assert time.process_time() - start < 5
+
+# --- training and state of learners
+
+def silent(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+def labels_learner(anns, path='.', bs=4, size=32):
+    dls = multilabel_dls(anns, size=size, bs=bs, num_workers=0, device='cpu', path=path)
+    return silent(multilabel_learner(dls, 'test_resnet', pretrained=False))
+
+def boxes_learner(anns, **kwargs):
+    dls = detection_dls(anns, size=64, bs=4, num_workers=0, device='cpu')
+    return silent(detection_learner(dls, 'ssdlite', encoder='test_resnet', pretrained=False,
+                                    arch_kwargs=dict(width=.25), **kwargs))
+
+def test_mixup_of_points_is_refused_as_that_of_boxes_is(tmp_path):
+    dls = keypoint_dls(draw_figures(tmp_path, 8, size=48), list(FIGURE_JOINTS), size=32, bs=4, num_workers=0,
+                       flip_pairs=FIGURE_FLIP_PAIRS, device='cpu')
+    learn = silent(keypoint_learner(dls, 'test_resnet', pretrained=False))
+    with pytest.raises(ValueError, match="which points cannot follow"): learn.fit(1, 1e-3, cbs=MixUp())
+
+def test_training_an_exported_learner_says_that_it_has_no_data(tmp_path):
+    labels_learner(draw_shapes(tmp_path, 8, size=32), tmp_path).export('e.pkl')
+    learn = silent(load_learner(tmp_path/'e.pkl'))
+    with pytest.raises(ValueError, match="no images"): learn.lr_find(num_it=3, show_plot=False)
+    with pytest.raises(ValueError, match="no images"): learn.fine_tune(2)
+
+def test_fit_of_a_detector_takes_callbacks_where_fastai_does(tmp_path):
+    learn = boxes_learner(draw_shapes(tmp_path, 8, size=48))
+    learn.fit(1, 1e-3, None, [TerminateOnNaNCallback()])
+    assert len(learn.recorder.values) == 1
+
+def test_a_batch_of_one_image_says_to_raise_bs(tmp_path):
+    anns = [replace(a, split='valid' if i < 2 else 'train') for i,a in enumerate(draw_shapes(tmp_path, 8, size=64))]
+    with pytest.raises(ValueError, match="raise bs to 2"): labels_learner(anns, bs=1, size=64).fit(1, 1e-3)
+
+def test_a_class_called_like_no_object_is_refused_when_dataloaders_are_made(tmp_path):
+    anns = [replace(a, labels=['#na#']*len(a.labels)) for a in draw_shapes(tmp_path, 8, size=48)]
+    with pytest.raises(ValueError, match="#na#"): detection_dls(anns, size=64, bs=4, num_workers=0)
+
+def test_an_image_without_a_normalizer_is_named_before_training(tmp_path):
+    points = np.array([[10., 10], [20, 20], [30, 30]])
+    anns = [replace(a, points=points, visible=None, split='valid' if i < 2 else 'train')
+            for i,a in enumerate(draw_figures(tmp_path, 8, size=48))]
+    anns[0] = replace(anns[0], points=np.array([[10, 10], [np.nan]*2, [np.nan]*2]))
+    dls = keypoint_dls(anns, list('abc'), size=32, bs=4, num_workers=0, device='cpu')
+    with pytest.raises(AnnotationError, match=anns[0].path.name):
+        keypoint_learner(dls, 'test_resnet', pretrained=False, by='box')
+
+def test_early_stopping_waits_for_an_ap_of_every_few_epochs(tmp_path):
+    learn = boxes_learner(draw_shapes(tmp_path, 8, size=48), metrics=[MeanAP(every=4)])
+    learn.fit(8, 1e-3, cbs=EarlyStoppingCallback(monitor='map', comp=np.greater, patience=2))
+    assert len(learn.recorder.values) >= 4
+
+def test_a_detector_that_diverged_does_not_say_that_there_are_no_objects(tmp_path):
+    anns = draw_shapes(tmp_path, 8, size=48)
+    learn = boxes_learner(anns)
+    with torch.no_grad():
+        for p in learn.model.parameters(): p.fill_(torch.nan)
+    with pytest.raises(ValueError, match="gives nan"): learn.annotate([anns[0].path])
+    with pytest.raises(ValueError, match="gives nan"): learn.evaluate()
+
+def test_images_without_ground_truth_are_drawn(tmp_path):
+    anns = draw_shapes(tmp_path, 8, size=32)
+    learn = labels_learner(anns)
+    dl = learn.dls.test_dl([a.path for a in anns[:3]])
+    for show in (lambda: learn.show_results(dl=dl), dl.show_batch):
+        show()
+        assert sum(bool(ax.images) for ax in plt.gcf().axes) == 3
+        plt.close('all')
+
+def test_bytes_and_grey_arrays_are_annotated(tmp_path):
+    anns = draw_shapes(tmp_path, 8, size=32)
+    learn = labels_learner(anns)
+    for o in (anns[0].path.read_bytes(), np.zeros((32, 32, 1), np.uint8), torch.zeros(1, 32, 32, dtype=torch.uint8)):
+        assert [a.size for a in learn.annotate(o)] == [(32, 32)]
+
+def test_thresholds_are_saved_with_the_weights(tmp_path):
+    anns = draw_shapes(tmp_path, 12, size=32)
+    a,b = (labels_learner(anns, tmp_path) for _ in 'ab')
+    a.fit(1, 1e-3)
+    thresh,_ = a.tune_threshold(per_class=True)
+    assert torch.equal(b.load(a.save('x')).loss_func.thresh, thresh)
+
+def test_an_export_that_fails_leaves_data_and_optimizer(tmp_path):
+    (tmp_path/'file').write_text('')
+    learn = labels_learner(draw_shapes(tmp_path, 12, size=32), tmp_path)
+    learn.fit(1, 1e-3)
+    n,opt = len(learn.dls.train_ds),learn.opt
+    with pytest.raises(OSError, match='e.pkl'): learn.export(tmp_path/'file'/'e.pkl')
+    assert len(learn.dls.train_ds) == n and learn.opt is opt

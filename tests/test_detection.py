@@ -270,7 +270,7 @@ def test_torchvisions_keypoint_detector_is_refused_by_name_and_as_a_builder(anns
             detection_learner(make_dls(anns), o, pretrained=False)
 
 def test_mixup_is_refused(learn):
-    with pytest.raises(ValueError, match='MixUp mixes pictures and one label each, which boxes cannot follow'):
+    with pytest.raises(ValueError, match='MixUp mixes images and one label each, which boxes cannot follow'):
         learn.fit(1, cbs=MixUp())
 
 def test_anchors_are_fitted_in_pixels_of_the_networks_input(anns):

@@ -349,5 +349,5 @@ def test_a_label_that_the_learner_does_not_know_is_an_error_that_names_the_file(
 def test_pictures_without_truth_have_no_scores_and_leave_the_threshold_as_it_is(learn):
     before,dl = learn.loss_func.thresh,learn.dls.test_dl(learn.dls.valid.items)
     for ask in (learn.evaluate, learn.tune_threshold, learn.confusion, learn.plot_top_losses):
-        with pytest.raises(ValueError, match='without truth.*with_labels=True'): ask(dl=dl)
+        with pytest.raises(ValueError, match='without ground truth: pass dl=annotations'): ask(dl=dl)
     assert learn.loss_func.thresh == before

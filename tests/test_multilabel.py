@@ -230,5 +230,5 @@ def test_bad_thresholds_and_scores_are_told(learn, shapes):
     learn.loss_func.thresh = .5
     with torch.no_grad(): learn.model.head[-1].weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="nan"): learn.tune_threshold()
-    with pytest.raises(ValueError, match="nan: the model diverged"): learn.evaluate()
-    with pytest.raises(ValueError, match="gives nan for these pictures: it diverged"): learn.annotate(shapes[:2])
+    with pytest.raises(ValueError, match="gives nan for these images: it diverged"): learn.evaluate()
+    with pytest.raises(ValueError, match="gives nan for these images: it diverged"): learn.annotate(shapes[:2])

@@ -255,7 +255,7 @@ def test_an_exported_learner_predicts_the_same_and_says_that_it_has_no_data(lear
     loaded = load_learner(tmp_path/'l.pkl')
     with loaded.no_bar(), loaded.no_logging():
         torch.testing.assert_close(loaded.predict(anns[3])[2], learn.predict(anns[3])[2])
-        with pytest.raises(ValueError, match="an exported learner leaves them behind"): loaded.evaluate()
+        with pytest.raises(ValueError, match="an exported learner leaves its data behind"): loaded.evaluate()
         scores = loaded.evaluate(dl=loaded.dls.test_dl(anns, with_labels=True))
     again = learn.evaluate(dl=learn.dls.test_dl(anns, with_labels=True))
     assert scores['valid_loss'] == pytest.approx(again['valid_loss'], rel=1e-4)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from fastcore.basics import PrettyString, detuplify, tuplify
 from fastcore.foundation import L
-from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import LRFinder
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
@@ -17,7 +16,8 @@ from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
 from .data.annotation import Annotation
-from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, object_bboxes, path_of
+from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
+                          path_of)
 from .data.proposals import Proposals
 from .data.splits import AnnotationSplitter
 from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
@@ -95,6 +95,9 @@ def detection_learner(
     loss_func=None,        # None = `DetectionLoss()`, the sum of the detector's losses
     metrics=None,          # None = COCO's mean AP, in pixels of the files
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
+                           # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
+                           # they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> DetectionLearner:
@@ -102,7 +105,7 @@ def detection_learner(
     model = make_detector('detection', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP()] if metrics is None else metrics
     return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 DEFAULTS = dict(detection=('fasterrcnn_resnet50_fpn_v2', 'faster_rcnn'),   # by itself, and with an `encoder`
                 instance=('maskrcnn_resnet50_fpn_v2', 'mask_rcnn'))
@@ -170,24 +173,20 @@ class DetectionLearner(TaskLearner):
     "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'boxes'
 
     # --- one batch: the model sees the objects, for its losses are its own affair
 
-    def _do_fit(self, *args):
-        mixing = [type(cb).__name__ for cb in self.cbs if isinstance(cb, MixHandler)]
-        if mixing: raise ValueError(f"{mixing[0]} mixes pictures and one label each, which boxes cannot follow: leave "
-                                    "it out; JointTransform and `batch_tfms` augment detection")
-        return super()._do_fit(*args)
-
-    def fit(self, n_epoch, *args, cbs=None, **kwargs):
+    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; then `fit_stages`, where the net has such and neither `lr_find` nor `fine_tune` asks"
-        super().fit(n_epoch, *args, cbs=cbs, **kwargs)
+        super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
         if not self.in_stages and not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
-    def fine_tune(self, *args, **kwargs):
+    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
+                  div:float=5., **kwargs):
         "`TaskLearner.fine_tune`; then, once, `fit_stages`"
         self.in_stages = True
-        try: super().fine_tune(*args, **kwargs)
+        try: super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
         finally: self.in_stages = False
         self.fit_stages()
 
@@ -225,14 +224,24 @@ class DetectionLearner(TaskLearner):
         if not self.training or not len(self.yb): return
         self._do_grad_opt()
 
-    def get_preds(self, ds_idx=1, dl=None, with_loss=False, **kwargs):
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
         "fastai's `get_preds`: (n, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input, label 0 = none"
         if with_loss:      # a detector's losses are means over a batch
-            dl = self.dls[ds_idx] if dl is None else dl
+            dl = self.set_with_images(ds_idx) if dl is None else dl
             dl = dl.new(bs=1, shuffle=False, drop_last=False)
-        return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
+        return super().get_preds(ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs, **kwargs)
 
-    # --- answers
+    # --- predictions
+
+    @property
+    def classes(self): return list(self.dls.vocab[1:])   # without background
+
+    def prepared(self, annotations):
+        for a in annotations: object_bboxes(a)
+        annotations = clipped(annotations)
+        check_labels(annotations, self.dls.vocab[1:])
+        return annotations
 
     def to_annotations(self, dets, pictures, thresh):
         thresh = self.loss_func.thresh if thresh is None else thresh
@@ -270,7 +279,9 @@ class DetectionLearner(TaskLearner):
     def mirror_back(self, probs):
         raise ValueError("boxes of a picture and of its mirror image have no average; leave tta out")
 
-    def tta(self, *args, **kwargs): self.mirror_back(None)
+    def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
+        "Raises `ValueError`: boxes have no average"
+        self.mirror_back(None)
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
@@ -297,7 +308,7 @@ class DetectionLearner(TaskLearner):
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         "The loss; then COCO's figures, in pixels of the files; then further metrics of the learner's own"
-        own = [m for m in self.metrics if not isinstance(m, MeanAP)]
+        own = [m for m in self.own_metrics() if not isinstance(m, MeanAP)]
         truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
         return {'valid_loss': loss, **self.coco_scores(truth, said), **{m.name: v for m,v in zip(own, rest)}}
 

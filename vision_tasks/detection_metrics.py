@@ -483,8 +483,9 @@ class MeanAP(Metric):
     """COCO's mean AP, as `coco_ap` has it, of all pictures of the validation set in pixels of their files, over all
     detections that the model gives: no threshold but 0"""
     def __init__(self,
-        every:int=1,        # epochs from one value to the next, for it takes time; nan in those between. The last epoch
-                            # of a fit has one, and so has every `validate`
+        every:int=1,        # epochs from one value to the next, since it takes time; nan in those between, for which
+                            # fastai's trackers wait: their `patience` counts values. The last epoch of a fit has a
+                            # value, and so has every `validate`
         iou_type='bbox',    # 'bbox' or 'segm'
         max_dets:int=100,   # that count, of a picture and a class
     ):
@@ -494,11 +495,12 @@ class MeanAP(Metric):
     @property
     def name(self): return 'map' if self.iou_type == 'bbox' else f'map_{self.iou_type}'
     def reset(self): self.annotations,self.predictions,self.vocab = [],[],None
-    def _due(self, learn):
+    def due(self, learn) -> bool:
+        "Whether this epoch of `learn` has a value"
         # `validate` is known by the bar of epochs that it turns off; its epoch is that of some fit before
         return not learn.create_mbar or (learn.epoch+1)%self.every == 0 or learn.epoch == learn.n_epoch-1
     def accumulate(self, learn):
-        if not self._due(learn): return
+        if not self.due(learn): return
         dets  = learn.probabilities(to_detach(learn.pred, cpu=False, gather=False))
         if self.iou_type == 'bbox': dets = dets[...,:6]   # without masks, which would be pasted in vain
         items = learn.items_of_batch(len(self.annotations), len(dets))

@@ -77,6 +77,9 @@ def instance_learner(
     loss_func=None,        # None = `DetectionLoss()`, the sum of the net's losses
     metrics=None,          # None = COCO's mean AP of boxes and of masks, in pixels of the files
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
+                           # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
+                           # they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> InstanceLearner:
@@ -84,7 +87,7 @@ def instance_learner(
     model = make_detector('instance', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
     metrics = [MeanAP(), MeanAP(iou_type='segm')] if metrics is None else metrics
     return make_learner(InstanceLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 class InstanceLearner(DetectionLearner):
     """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;
@@ -100,11 +103,16 @@ class InstanceLearner(DetectionLearner):
         m = round((dets.shape[1]-6)**.5)
         return paste_rle(dets[:,6:].view(-1, m, m).numpy(), bboxes.numpy(), size)
 
-    def get_preds(self, ds_idx=1, dl=None, with_loss=False, **kwargs):
+    def prepared(self, annotations):
+        for a in annotations: check_masks(a)
+        return super().prepared(annotations)
+
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
         """fastai's `get_preds`: (n, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input, label 0 =
         none; with (n, max_dets, m, m) masks in [0, 1]. The targets hold masks too: of a large set, ask
         `with_targs=False`"""
-        return super().get_preds(ds_idx, dl, with_loss=with_loss, **kwargs)
+        return super().get_preds(ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs, **kwargs)
 
     def annotate(self, items, thresh=None, bs:int=None, tile=None, tta:bool=False, postprocess=None,
                  masks:str='rle',   # 'rle', or 'polygons', which cannot leave out holes: they are filled

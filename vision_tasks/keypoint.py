@@ -61,10 +61,7 @@ def keypoint_dls(
     points that differ. Points outside their picture count as not marked, and one warning says how many"""
     annotations = [one_instance(a) for a in check_data(annotations)]
     vocab = names_of_points(annotations, vocab)
-    k = len(vocab)
-    annotations = [a if len(a.points.reshape(-1, 2)) else
-                   replace(a, bboxes=None, labels=[], masks=None, ignore=None, visible=None,
-                           points=np.full((k, 2), np.nan)) for a in annotations]
+    annotations = with_points(annotations, len(vocab))
     warn_outside(annotations)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     return task_dls(keypoint_block(vocab, splitter=splitter, **block_kwargs), annotations, None, bs, path, num_workers,
@@ -78,6 +75,12 @@ def one_instance(a):
         raise AnnotationError(f"{a.path}: {len(a.points)} instances in one picture, but this task finds the points of "
                               "one; `crop_instances(annotations)` makes a picture of each")
     return a
+
+def with_points(annotations, k):
+    "`annotations` with `k` points each: those without an instance get points that are not marked"
+    return [a if len(a.points.reshape(-1, 2)) else
+            replace(a, bboxes=None, labels=[], masks=None, ignore=None, visible=None, points=np.full((k, 2), np.nan))
+            for a in annotations]
 
 def warn_outside(annotations):
     "One warning that counts the marked points which lie outside their picture"
@@ -124,16 +127,22 @@ def keypoint_learner(
     loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
     metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None,         # model -> parameter groups; None = encoder and head
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it, the two points by name or index
     **learner_kwargs,      # of fastai's `Learner`
 ) -> KeypointLearner:
-    "A `KeypointLearner`; the encoder is frozen at first where it is pretrained"
+    """A `KeypointLearner`; the encoder is frozen at first where it is pretrained. Raises `AnnotationError` where the
+    normalizer of a metric is zero for an image of the validation set"""
     model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, arch_kwargs)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
-    return make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+    learn = make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
+                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
+    learn.check_normalizers()
+    return learn
 
 def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;
@@ -150,6 +159,7 @@ class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'points'
 
     def eval_metrics(self): return [PointError(), NME(), PCK()]
 
@@ -157,6 +167,30 @@ class KeypointLearner(TaskLearner):
         "(b, k, 2) coordinates in [-1, 1] of the network's input; the word is the other tasks'"
         p = pred.as_subclass(Tensor).float()
         return p.view(len(p), -1, 2)
+
+    def check_training(self, cbs=None):
+        "As of every learner; `AnnotationError` where `check_normalizers` raises it"
+        super().check_training(cbs)
+        self.check_normalizers()
+
+    def check_normalizers(self):
+        """Raise `AnnotationError` where the normalizer of a metric is zero for an image of the validation set, as 'box'
+        is around a single point: known now, and not after an epoch of training"""
+        items = [a for a in getattr(self.dls.valid, 'items', ()) if isinstance(a, Annotation)]
+        for by in {repr(m.by): m.by for m in self.metrics if getattr(m, 'by', 'diagonal') != 'diagonal'}.values():
+            bad = [e for a in items if (e := _normalizer_error(a, by, self.dls.vocab)) is not None]
+            if bad: raise AnnotationError(f"{bad[0]}, or drop the image ({len(bad)} of {len(items)} images for "
+                                          "validation are such)")
+
+    def prepared(self, annotations):
+        annotations,k = [one_instance(a) for a in annotations],len(self.dls.vocab)
+        for a in annotations:
+            n = len(a.points.reshape(-1, 2))
+            if n not in (0, k): raise AnnotationError(f"{a.path}: {n} points, but the model predicts {k}: "
+                                                      f"{', '.join(self.dls.vocab)}")
+        annotations = with_points(annotations, k)
+        warn_outside(annotations)
+        return annotations
 
     def mirror_back(self, p):
         return mirror_points(p*p.new_tensor([-1, 1]), getattr(self.dls, 'flip_pairs', None))
@@ -187,9 +221,10 @@ class KeypointLearner(TaskLearner):
         `thresh`"""
         dl = self.whole_dl(ds_idx, dl)
         items = list(dl.items)
+        norms = np.array([normaliser_of(a, by, self.dls.vocab) for a in items])[:,None]
         pred = np.stack([a.points for a in self.annotate(items, bs=dl.bs)])
         e = point_errors(pred, np.stack([marked_points(a) for a in items])).numpy()
-        rel = e/np.array([normaliser_of(a, by, self.dls.vocab) for a in items])[:,None]
+        rel = e/norms
         rows = []
         for j,name in enumerate(self.dls.vocab):
             d,r = (o[~np.isnan(o)] for o in (e[:,j], rel[:,j]))     # a normaliser may be unknown where the point is not
@@ -201,6 +236,11 @@ class KeypointLearner(TaskLearner):
 
     def tune_threshold(self, *args, **kwargs):
         raise ValueError("points have no score, so that there is no threshold to tune")
+
+def _normalizer_error(a, by, vocab):
+    "The `AnnotationError` that `normaliser_of` raises; None where it raises none"
+    try: normaliser_of(a, by, vocab)
+    except AnnotationError as e: return e
 
 def crop_instances(
     annotations,     # list[Annotation] with boxes; points and polygons go along

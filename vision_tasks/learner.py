@@ -1,27 +1,32 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
 import os, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
-import numpy as np
+import cloudpickle, numpy as np, torch
 from torch import Tensor, nn
 from fastcore.foundation import L
+from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
-from fastai.callback.all import Callback
+from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner, replacing_yield
-from fastai.torch_core import apply_init, no_random, num_distrib, params, to_detach, to_device
-from fastai.vision.core import TensorImage
+from fastai.learner import Learner, Metric, save_model
+from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_distrib, params, rank_distrib, to_detach,
+                               to_device)
+from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
-from .data.blocks import FileImage, check_labels, clip_objects
+from .data.blocks import FileImage, array_size, check_labels, clip_objects
 from .data.image import image_size, shown_size
 from .data.transforms import View, valid_step
+from .data.writing import replacing
 from .distributed import Distributed, in_processes
 from .models.encoders import create_encoder
+from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
-from .show import FixedOrder
+from .show import FixedOrder, show_predictions
 
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
@@ -128,8 +133,8 @@ class NormalizeInPlace(Normalize):
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
 def one_normalize(dls, mean, std):
-    """Let every DataLoader of `dls` normalise once, with `mean` and `std`; what normalised before is replaced. None:
-    the model normalises itself, so that they do not"""
+    """Let every DataLoader of `dls` normalize once, with `mean` and `std`; what normalized before is replaced. None:
+    they do not normalize"""
     for dl in dls.loaders:
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
@@ -138,12 +143,36 @@ def one_normalize(dls, mean, std):
         for o in norm.parameters: setattr(norm, o, getattr(norm, o).to(dl.device or 'cpu'))
         pipe.add(norm)
 
-def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, **kwargs) -> TaskLearner:
-    """A `cls` on `dls`, which are normalised as the model says, else its encoder; the encoder is frozen where it is
-    `pretrained`"""
-    encoder = getattr(model, 'encoder', None)
-    ours = next((o for o in (model, encoder) if hasattr(o, 'mean')), None)
-    if ours is not None: one_normalize(dls, ours.mean, ours.std)
+def input_stats(model, normalize=True) -> tuple:
+    """(mean, std) with which images are normalized for `model`, each None where they are not: what `normalize` says; if
+    that is True those of the model, else of its encoder, else ImageNet's, of which a warning tells where the model is
+    a user's own. Raises `ValueError` for statistics that are no `(mean, std)`, or for a model that normalizes itself"""
+    if normalize is None or normalize is False: return None,None
+    if normalize is True:
+        told = _told_stats(model)
+        if told is not None: return told.mean,told.std
+        if not type(model).__module__.startswith(__package__):
+            warnings.warn(f"{type(model).__name__} does not say how its images are normalized (attributes `mean` and "
+                          "`std`), so they are with ImageNet's statistics; pass normalize=(mean, std), or "
+                          "normalize=None to feed them in [0, 1]", stacklevel=4)
+        return imagenet_stats
+    try: mean,std = (np.asarray(o, dtype=np.float64).reshape(-1) for o in normalize)
+    except (TypeError, ValueError): mean = std = np.zeros(0)
+    if len(mean) != len(std) or not len(mean) or not (np.isfinite(mean).all() and (std > 0).all()): raise ValueError(
+        f"normalize is True, None or (mean, std), numbers for each channel of images in [0, 1]; got {normalize!r:.80}")
+    if getattr(model, 'normalizes', False):
+        raise ValueError(f"{type(model).__name__} normalizes its images itself; leave normalize={normalize!r:.60} out")
+    return mean.tolist(),std.tolist()
+
+def _told_stats(model):
+    "What has `mean` and `std`: `model` or its encoder; None where neither has"
+    return next((o for o in (model, getattr(model, 'encoder', None))
+                 if hasattr(o, 'mean') and hasattr(o, 'std') and not callable(o.mean)), None)
+
+def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, normalize=True, **kwargs):
+    "A `cls` on `dls`, which normalize as `input_stats` says; the encoder is frozen where it is `pretrained`"
+    encoder,ours = getattr(model, 'encoder', None),_told_stats(model)
+    one_normalize(dls, *input_stats(model, normalize))
     if splitter is None:
         splitter = encoder_splitter
         if encoder is None:
@@ -157,22 +186,58 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 
 # --- learner
 
-class _Stream(Callback):
-    "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored pictures"
-    order = 65   # after mixed precision made the predictions float32
-    every_process = True   # answers for all pictures, so that one may ask alone
-    def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
+NO_DATA = "an exported learner leaves its data behind"
+
+@contextmanager
+def trackers_waiting(learn, event_name):
+    """A while, at the end of an epoch, in which fastai's trackers (`EarlyStoppingCallback`, `SaveModelCallback`,
+    `ReduceLROnPlateau`) do not run whose metric has no value this epoch, as of `MeanAP(every=4)`: nan would count as no
+    progress"""
+    idle = [] if event_name != 'after_epoch' else [
+        cb for cb in learn.cbs if isinstance(cb, TrackerCallback) and cb.run and not getattr(cb, 'every_epoch', False)
+        and any(cb.monitor in (m.name, f'valid_{m.name}') and hasattr(m, 'due') and not m.due(learn)
+                for m in learn.metrics)]
+    for cb in idle: cb.run = False
+    try: yield
+    finally:
+        for cb in idle: cb.run = True
+
+class _Scoring(Callback):
+    """Raise `ValueError` where the model gives nan, as one that diverged: scores would be those of its first class. By
+    this name fastai's loggers and trackers know that nothing is trained: they neither write nor load anything"""
+    order,name = 65,'gather_preds'   # after mixed precision made the predictions float32
     def __call__(self, event_name):
         if event_name == 'after_pred': self.after_pred()   # fastai's own would bury the message of an error
+    def after_pred(self): refuse_nan(self.learn.pred)
+
+class _Stream(_Scoring):
+    "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored images"
+    every_process,name = True,'streaming'   # predicts all images, so that one process may ask alone
+    def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def after_pred(self):
+        super().after_pred()
         p = self.learn.probabilities(self.learn.pred)
-        if p.isnan().any():
-            raise ValueError("the model gives nan for these pictures: it diverged in training; "
-                             "train it anew with a lower learning rate")
         if self.mirror:
             mirrored = self.learn.model(*[o.flip(-1) for o in self.learn.xb])
             p = (p + self.learn.mirror_back(self.learn.probabilities(mirrored)))/2
         self.f(p)
+
+@contextmanager
+def recorder_kept(learn):
+    "A while after which `learn.recorder` is as it was, so that the training is still there to be plotted"
+    rec = getattr(learn, 'recorder', None)
+    if rec is None:
+        yield
+        return
+    # fastai begins new lists, but counts on in its two losses
+    kept = {k: copy(v) if isinstance(v, Metric) else v for k,v in vars(rec).items()}
+    try: yield
+    finally:
+        vars(rec).clear()
+        vars(rec).update(kept)
+
+DECISIONS = 'thresh','temperature'   # what a loss may hold beside the weights of the model
+DECISIONS_KEY = 'vision_tasks'       # where a state dict's metadata have them
 
 class TaskLearner(Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
@@ -188,6 +253,10 @@ class TaskLearner(Learner):
         "Raw output of the model as probabilities"
         return self.loss_func.activation(pred.as_subclass(Tensor).float())
 
+    def prepared(self, annotations) -> list[Annotation]:
+        "`annotations` as the task's `*_dls` would take them; raises where it would"
+        return annotations
+
     def mirror_back(self, probs) -> Tensor:
         "Probabilities of mirrored pictures as those of the pictures"
         raise ValueError(f"{type(self).__name__} cannot average over mirrored pictures; leave tta out")
@@ -197,13 +266,61 @@ class TaskLearner(Learner):
         raise NotImplementedError
 
     lr_mult = 100.           # `fine_tune`'s ratio of the head's rate to the encoder's; fastai's
+    not_mixed = None         # the targets that MixUp and CutMix cannot mix, for an error; None: they mix them
 
     # --- what all have
 
-    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, **kwargs):
-        "fastai's `fine_tune`; `lr_mult` None = the task's own, for an encoder may have to learn more than new names"
+    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
+        "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
+        self.check_training(cbs)
+        Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+
+    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
+                  div:float=5., **kwargs):
+        """fastai's `fine_tune`; `lr_mult` None (default): the task's own, since an encoder may have to learn more than
+        new classes"""
+        self.check_training(kwargs.get('cbs'))   # before anything is frozen
         lr_mult = self.lr_mult if lr_mult is None else lr_mult
-        Learner.fine_tune(self, epochs, base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, **kwargs)
+        Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+
+    def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
+                suggest_funcs=SuggestionMethod.Valley):
+        "fastai's `lr_find`; raises `ValueError` before it starts where `check_training` does"
+        self.check_training()
+        return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
+
+    def check_training(self, cbs=None):
+        """Raise `ValueError` where training with the further callbacks `cbs` makes no sense: on no batch at all, or
+        with MixUp or CutMix where the task's targets cannot be mixed; `RuntimeError` in one of several processes that
+        do not train as one"""
+        if num_distrib() > 1 and not hasattr(self, 'distributed'):
+            raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
+                               "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
+        kinds  = [o if isinstance(o, type) else type(o) for o in (*self.cbs, *L(cbs))]
+        mixing = [o for o in kinds if issubclass(o, MixHandler)]
+        if mixing and self.not_mixed is not None: raise ValueError(
+            f"{mixing[0].__name__} mixes images and one label each, which {self.not_mixed} cannot follow: drop it; "
+            "JointTransform and `batch_tfms` augment this task")
+        train = self.dls.train
+        if not hasattr(train, '__len__') or getattr(train, 'n', 0) is None or len(train): return
+        if not len(train.dataset): raise ValueError(f"there are no images to train on: {NO_DATA}")
+        raise ValueError(f"the training DataLoader gives no batch: bs={train.bs} is more than its "
+                         f"{len(train.dataset)} images, and it drops the last batch; make it with a smaller bs, or "
+                         "with drop_last=False")
+
+    def one_batch(self, i, b):
+        "fastai's `one_batch`; torch's error where BatchNorm meets a single image says what to do"
+        try: Learner.one_batch(self, i, b)
+        except ValueError as e:
+            if 'more than 1 value per channel' not in str(e): raise
+            alone = len(self.dls.train.dataset) == 1
+            raise ValueError(
+                f"the model normalizes over the images of a batch (BatchNorm), so that it cannot train on a batch of "
+                f"{find_bs(b)}: " + ("the training set has no more images; add some, and " if alone else "") +
+                "raise bs to 2 or more, or drop the last batch (drop_last=True)") from e
+
+    def _call_one(self, event_name):
+        with trackers_waiting(self, event_name): Learner._call_one(self, event_name)
 
     def distrib_ctx(self, sync_bn:bool=True, in_notebook:bool=False, **kwargs):
         """A while in which the learner trains, validates and predicts in the processes that `torchrun` or `accelerate
@@ -211,47 +328,86 @@ class TaskLearner(Learner):
         over the batches of all; `in_notebook` is fastai's and changes nothing; `kwargs` are accelerate's"""
         return in_processes(self, sync_bn, **kwargs)
 
-    def _do_fit(self, *args):
-        if num_distrib() > 1 and not hasattr(self, 'distributed'):
-            raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
-                               "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
-        return super()._do_fit(*args)
-
     def to_detach(self, b, cpu=True, gather=True):
         "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"
         return to_detach(b, cpu, gather=False)
 
-    def get_preds(self, ds_idx:int=1, dl=None, *, reorder:bool=True, **kwargs):
-        "fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set"
+    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
+                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
+        """fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set.
+        `learn.recorder` keeps the last training"""
+        if dl is None: self.set_with_images(ds_idx)
         # each process shuffles in its own way, and would bring back its own order
         if reorder and getattr(dl, 'shuffle', False) and hasattr(self, 'distributed'): dl = dl.new(shuffle=False)
-        return super().get_preds(ds_idx, dl, reorder=reorder, **kwargs)
+        with nullcontext() if inner else recorder_kept(self):
+            return Learner.get_preds(self, ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs,
+                                     **kwargs)
 
-    def export(self, *args, **kwargs):
-        "fastai's `export`; the processes that trained it do not go along"
-        with self.removed_cbs(self._grab_cbs(Distributed)): Learner.export(self, *args, **kwargs)
+    def export(self, fname='export.pkl', pickle_module=cloudpickle, pickle_protocol:int=2):
+        """fastai's `export`, whose file is written whole or not at all; the processes that trained it do not go along.
+        The learner itself keeps its data and its optimizer, also where `OSError` says that the file cannot be
+        written"""
+        if rank_distrib(): return
+        file,dls,opt = self.path/fname,self.dls,self.opt
+        try:
+            with replacing(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
+                Learner.export(self, part.resolve(), pickle_module, pickle_protocol)
+        # torch's word for a full disk
+        except RuntimeError as e: raise OSError(f"{file} cannot be written: {e}") from e
+        finally: self.dls,self.opt = dls,opt
 
-    def evaluate(self, ds_idx:int=1, dl=None) -> dict:
-        """The loss and all scores of the `ds_idx`-th set, or of `dl`, by name; the learner's own metrics first.
-        Batches stream: no logits are kept"""
+    def validate(self, ds_idx:int=1, dl=None, cbs=None):
+        "fastai's `validate`: the loss and the metrics as a list"
+        if dl is None: self.set_with_images(ds_idx)
+        return Learner.validate(self, ds_idx, dl, cbs)
+
+    def evaluate(self,
+        ds_idx:int=1, # of the set: 0 for training, 1 for validation
+        dl=None,      # in place of it: a DataLoader with ground truth, or a list of `Annotation`, such as a test set
+    ) -> dict:
+        """The loss and all scores, by name; the learner's own metrics first. Batches stream: no logits are kept.
+        `learn.recorder` keeps the last training"""
         dl,have = self.whole_dl(ds_idx, dl),{m.name for m in self.metrics}
-        metrics = [*self.metrics, *(m for m in self.eval_metrics() if m.name not in have)]
+        metrics = [*self.own_metrics(), *(m for m in self.eval_metrics() if m.name not in have)]
         with self.scored_by(metrics):
             return dict(zip(['valid_loss', *(m.name for m in metrics)], list(self.validate(dl=dl))))
 
+    def own_metrics(self) -> list:
+        "The learner's metrics as copies, so that their counts of the last epoch stay"
+        return [copy(m) for m in self.metrics]
+
     @contextmanager
     def scored_by(self, metrics):
-        "A while in which `metrics` stand in place of the learner's own"
-        return replacing_yield(self, 'metrics', metrics)
+        """A while in which `metrics` stand in place of the learner's own, loggers and trackers are idle, and a model
+        that diverged is refused; after it the recorder is as it was"""
+        old,trackers = self.metrics,[cb for cb in self.cbs if isinstance(cb, TrackerCallback)]
+        # a tracker insists on its metric even while it is idle
+        with recorder_kept(self), self.removed_cbs(trackers), self.added_cbs([_Scoring()]):
+            self.metrics = metrics
+            try: yield
+            finally: self.metrics = old
+
+    def set_with_images(self, ds_idx:int=1):
+        "The `ds_idx`-th DataLoader; `ValueError` where it has no images, as that of an exported learner"
+        if not len(self.dls[ds_idx].dataset):
+            raise ValueError(f"there are no images in this set: {NO_DATA}; pass dl=annotations, a list of `Annotation`")
+        return self.dls[ds_idx]
+
+    def has_truth(self, dl) -> bool:
+        "Whether `dl` gives targets beside the images"
+        return not hasattr(dl.dataset, 'tls') or len(dl.dataset.tls) > self.dls.n_inp
+
+    def annotated_dl(self, annotations):
+        "A DataLoader of `annotations`, checked and prepared as the task's `*_dls` does"
+        return self.dls.test_dl(self.prepared(check_data(annotations)), with_labels=True)
 
     def whole_dl(self, ds_idx:int=1, dl=None):
-        "The `ds_idx`-th set, or `dl`, in its order, to its end and without augmentation"
-        src = self.dls[ds_idx] if dl is None else dl
-        if not len(src.dataset):
-            raise ValueError("there are no data here: an exported learner leaves them behind; "
-                             "pass dl=learn.dls.test_dl(annotations, with_labels=True)")
-        if hasattr(src.dataset, 'tls') and len(src.dataset.tls) <= self.dls.n_inp:
-            raise ValueError("these are pictures without truth: pass learn.dls.test_dl(annotations, with_labels=True)")
+        "The `ds_idx`-th set, or `dl`, which may be a list of annotations; in order, to its end, without augmentation"
+        if isinstance(dl, Annotation): dl = [dl]
+        if isinstance(dl, (list, tuple, L)): return self.annotated_dl(dl)
+        src = self.set_with_images(ds_idx) if dl is None else dl
+        if not self.has_truth(src):
+            raise ValueError("these are images without ground truth: pass dl=annotations, a list of `Annotation`")
         if dl is None and ds_idx == 0: return self.dls.test_dl(self.dls.train.items, with_labels=True)
         return src.new(shuffle=False, drop_last=False)
 
@@ -286,11 +442,13 @@ class TaskLearner(Learner):
             "pixels would not come back to the image file; leave it out, or resize with JointTransform(size)")
 
     def items_of_batch(self, start, n) -> list[Annotation]:
-        "Annotations `start` to `start + n` in the order in which the current DataLoader gives them"
-        return [self.dl.items[i] for i in self.dl._DataLoader__idxs[start:start+n]]
+        """Annotations `start` to `start + n` in the order in which the current DataLoader gives them; none for a batch
+        behind its last, as `TensorBoardCallback` shows one, or of a list of batches, as of `get_preds(dl=[b])`"""
+        return [self.dl.items[i] for i in getattr(self.dl, '_DataLoader__idxs', [])[start:start+n]]
 
     def annotate(self,
-        items,            # list of Annotation, path, PIL image or array (h, w, 3) uint8; or one of these
+        items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
+                          # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
         thresh=None,      # in place of the learner's own: a number, or one per class
         bs:int=None,      # pictures at a time; None = as in training
         tile=None,        # (w, h) of tiles, for tasks that answer pixel by pixel
@@ -318,7 +476,7 @@ class TaskLearner(Learner):
 
     def pictures_of(self, items) -> list:
         "What `annotate` was given, as a list; raises for a folder"
-        one = isinstance(items, (str, os.PathLike, Annotation, Image.Image, np.ndarray, Tensor))
+        one = isinstance(items, (str, os.PathLike, Annotation, bytes, bytearray, Image.Image, np.ndarray, Tensor))
         items = [items] if one else list(items)
         folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
         if folder is not None:
@@ -332,21 +490,47 @@ class TaskLearner(Learner):
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(f, tta))
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
-        "fastai's `predict`, of one item as `annotate` takes it: what is there, the decisions, the probabilities"
-        return super().predict(item, rm_type_tfms=rm_type_tfms, with_input=with_input)
+        "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
+        res = Learner.predict(self, item, rm_type_tfms, with_input)
+        refuse_nan(res[-1])
+        return res
 
-    def tta(self, *args, **kwargs):
-        """fastai's `tta` averages answers over augmented pictures as if nothing in them had moved; where answers say
-        where things are it raises"""
-        raise ValueError("tta averages over pictures whose points, boxes and pixels have moved; "
-                         "use annotate(items, tta=True), which turns the answers for mirrored pictures back")
+    def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
+        """fastai's `tta` averages predictions over augmented images as if nothing in them had moved; where predictions
+        have places it raises `ValueError`"""
+        raise ValueError("tta averages over images whose points, boxes and pixels have moved; "
+                         "use annotate(items, tta=True), which turns the predictions for mirrored images back")
 
-    def show_results(self, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
-        "Draw `max_n` pictures of the `ds_idx`-th set, or of `dl`, with truth and prediction"
-        dl = (self.dls[ds_idx] if dl is None else dl).new(shuffle=shuffle)
+    def show_results(self,
+        ds_idx:int=1,      # of the set
+        dl=None,           # in place of it: a DataLoader, or a list of `Annotation` or of paths
+        max_n:int=9,       # images to draw at most
+        shuffle:bool=True, # draw images at random
+        **kwargs,          # of the DataLoader's `show_results`: `ncols`, ...
+    ):
+        "Draw images with ground truth and prediction; with the prediction alone where there is no ground truth"
+        if dl is None: dl = self.set_with_images(ds_idx)
+        elif isinstance(dl, (list, tuple, L)):
+            truth = all(isinstance(o, Annotation) for o in dl)
+            dl = self.annotated_dl(dl) if truth else self.dls.test_dl(list(dl), rm_type_tfms=0)
+        dl = dl.new(shuffle=shuffle)
+        if not self.has_truth(dl):
+            self.show_annotations([dl.items[i] for i in dl.get_idxs()[:max_n]], **kwargs)
+            return
         b = dl.one_batch()
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
+
+    def show_annotations(self, items, ncols:int=None, **kwargs):
+        "Draw `items`, as `annotate` takes them, with their predictions in pixels of the files"
+        images = [FileImage.create(o) for o in items]
+        names = dict(point_names=self.dls.vocab, skeleton=self.dls.skeleton) if hasattr(self.dls, 'skeleton') else {}
+        show_predictions(self.annotate(items), images, ncols, vocab=self.classes, **names)
+
+    @property
+    def classes(self) -> list:
+        "The names of the classes, or of the points"
+        return list(self.dls.vocab)
 
     def _answers(self, b):
         "Probabilities and decisions of batch `b`; without metrics, for some want the annotations behind a batch"
@@ -362,17 +546,41 @@ class TaskLearner(Learner):
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
+    def save(self, file, **kwargs):
+        """fastai's `save`; thresholds and temperature are saved too, as metadata of the state dict, so that fastai and
+        torch read the file as any other. It is written whole or not at all"""
+        note = lambda module, state, prefix, metadata: metadata.update({DECISIONS_KEY: self.decisions()})
+        hook = get_model(self.model).register_state_dict_post_hook(note)
+        try:
+            if not isinstance(file, (str, Path)) or rank_distrib(): return Learner.save(self, file, **kwargs)
+            file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+            with replacing(file) as part: save_model(part, self.model, self.opt, **kwargs)
+        finally: hook.remove()
+        return file
+
     def load(self, file, device=None, **kwargs):
-        "fastai's `load`, which also takes the path that `save` returns"
-        file = Path(file) if isinstance(file, (str, os.PathLike)) else file
+        """fastai's `load`, which also takes the path that `save` returns, and restores thresholds and temperature; a
+        file without these, as fastai writes it, leaves them as they are"""
+        file,found = Path(file) if isinstance(file, (str, os.PathLike)) else file,{}
         if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
-        return Learner.load(self, file, device=device, **kwargs)
+        note = lambda module, state, prefix, metadata, *_: found.update(metadata.get(DECISIONS_KEY, {}))
+        hook = get_model(self.model).register_load_state_dict_pre_hook(note)
+        try: Learner.load(self, file, device=device, **kwargs)
+        finally: hook.remove()
+        for k,v in found.items():
+            if hasattr(self.loss_func, k): setattr(self.loss_func, k, torch.tensor(v) if isinstance(v, list) else v)
+        return self
+
+    def decisions(self) -> dict:
+        "Thresholds and temperature of the loss, those that it has: numbers, or lists of one per class"
+        res = {k: getattr(self.loss_func, k) for k in DECISIONS if hasattr(self.loss_func, k)}
+        res = {k: v.tolist() if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for k,v in res.items()}
+        return {k: v for k,v in res.items() if isinstance(v, (int, float, list))}
 
 def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for an image that came as pixels"
     if isinstance(o, Annotation): return o.path,o.size
     if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)
-    if isinstance(o, Tensor): return None,(o.shape[-1], o.shape[-2])
-    if isinstance(o, np.ndarray): return None,(o.shape[1], o.shape[0])
+    if isinstance(o, (Tensor, np.ndarray)): return None,array_size(o)
     if isinstance(o, Image.Image): return None,shown_size(o)
     return None,FileImage.create(o).size

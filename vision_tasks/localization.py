@@ -8,7 +8,8 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, object_bbox, object_label
+from .data.blocks import (NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, check_labels, object_bbox,
+                          object_label)
 from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
@@ -77,6 +78,9 @@ def localization_learner(
                            # `LocalizationLoss(bbox, weight)`
     metrics=None,          # None = accuracy, mean IoU, both right at IoU .5
     splitter=None,         # model -> parameter groups; None = encoder and heads
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,      # of fastai's `Learner`
 ) -> LocalizationLearner:
@@ -88,7 +92,7 @@ def localization_learner(
     if getattr(loss, 'n_out', 0) is None: loss.n_out = n_out
     metrics = localization_metrics() if metrics is None else metrics
     return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 def localization_metrics() -> list:
     "Accuracy of the class, mean IoU of the box, both right at IoU .5"
@@ -111,8 +115,18 @@ class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'boxes'
 
     def eval_metrics(self): return localization_metrics()
+
+    def prepared(self, annotations):
+        annotations = clipped(annotations)
+        check_labels(annotations, [*self.dls.vocab, NO_OBJECT])
+        none = [a for a in annotations if object_label(a) == NO_OBJECT]
+        if none and NO_OBJECT not in self.dls.vocab: raise AnnotationError(
+            f"{none[0].path}: no object ({len(none)} of {len(annotations)} images have none), but the model has no "
+            "class for such images; drop them")
+        return annotations
 
     def mirror_back(self, p):
         x1,y1,x2,y2 = p[:,-4:].unbind(1)

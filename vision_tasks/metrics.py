@@ -143,6 +143,7 @@ class _InFilePoints(Metric):
     def reset(self): self.errors,self.norms,self.n = [],[],0
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
+        if not items: return
         self.n += len(items)
         pred = learn.in_file(learn.probabilities(learn.pred), [a.size for a in items])
         self.errors.append(point_errors(pred, torch.from_numpy(np.stack([marked_points(a) for a in items]))))
@@ -201,6 +202,7 @@ class _Localized(Metric):
     def reset(self): self.right,self.ious,self.n = [],[],0
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
+        if not items: return
         self.n += len(items)
         probs = learn.probabilities(learn.pred.detach())
         right,iou = localized(items, learn.to_annotations(probs, [(a.path, a.size) for a in items], None))

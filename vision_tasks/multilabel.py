@@ -7,7 +7,7 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .data.annotation import Annotation
-from .data.blocks import FileImageBlock, LabelSetBlock, label_set, path_of
+from .data.blocks import FileImageBlock, LabelSetBlock, check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
@@ -65,6 +65,9 @@ def multilabel_learner(
                          # `MultilabelBCE(pos_weight=...)`
     metrics=None,        # None = mAP, macro F1 and accuracy at the learner's threshold
     splitter=None,       # model -> parameter groups; None = encoder and head
+    normalize=True,      # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                         # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                         # as they are. What the DataLoaders did before is replaced
     cbs=None,
     **learner_kwargs,    # of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...
 ) -> MultilabelLearner:
@@ -75,7 +78,7 @@ def multilabel_learner(
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
     return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), **learner_kwargs)
+                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
 class MultilabelLearner(TaskLearner):
     """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the
@@ -83,6 +86,10 @@ class MultilabelLearner(TaskLearner):
 
     def eval_metrics(self):
         return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
+
+    def prepared(self, annotations):
+        check_labels(annotations, list(self.dls.vocab))
+        return annotations
 
     def mirror_back(self, probs): return probs
 

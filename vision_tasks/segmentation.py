@@ -87,6 +87,9 @@ def segmentation_learner(
     loss_func=None,        # 'ce' (default), 'focal', 'dice', 'ce_dice', or a loss on (b, c, h, w) and (b, h, w)
     metrics=None,          # None = mean IoU and pixel accuracy, in pixels of the network's input
     splitter=None,         # model -> parameter groups; None = encoder and the rest
+    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
+                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
+                           # as they are. What the DataLoaders did before is replaced
     cbs=None,
     aux_weight:float=.5,   # of the auxiliary loss, where the net has an auxiliary head when training
     **learner_kwargs,      # of fastai's `Learner`
@@ -97,7 +100,8 @@ def segmentation_learner(
     metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
     cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]
     loss = loss_by_name(loss_func or 'ce', SEGMENTATION_LOSSES, '(b, c, h, w)')
-    learn = make_learner(SegmentationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, **learner_kwargs)
+    learn = make_learner(SegmentationLearner, dls, model, loss, metrics, splitter, cbs, pretrained, normalize,
+                         **learner_kwargs)
     learn.try_one_batch()
     return learn
 
@@ -152,6 +156,7 @@ class SegmentationLearner(TaskLearner):
     annotate_options = 'tile','postprocess'
     in_pixels = True
     lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
+    not_mixed = 'class masks'
 
     def try_one_batch(self):
         "Let an error of sizes come now, not in the middle of an epoch"
@@ -305,7 +310,7 @@ class SegmentationLearner(TaskLearner):
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         """The loss; then, in pixels of the files and over the data set, mean IoU, pixel accuracy, mean class accuracy,
         frequency-weighted IoU and Dice; then further metrics of the learner's own. Counts stream, no logits are kept"""
-        own = [m for m in self.metrics if m.name not in confusion_scores(torch.ones(1, 1))]
+        own = [m for m in self.own_metrics() if m.name not in confusion_scores(torch.ones(1, 1))]
         counts,loss,*rest = self._count(ds_idx, dl, own)
         return {'valid_loss': loss, **confusion_scores(counts), **{m.name: v for m,v in zip(own, rest)}}
 

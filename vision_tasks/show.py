@@ -9,7 +9,9 @@ from matplotlib.patches import Rectangle
 import torch
 from torch import Tensor
 from fastcore.basics import detuplify
+from fastcore.foundation import L
 from fastai.data.core import TfmdDL
+from fastai.torch_core import to_detach
 from fastai.vision.core import TensorImage
 from plum import dispatch
 from .data.annotation import Annotation
@@ -172,6 +174,20 @@ def _show_prediction(truth, pred, ax, vocab, **kwargs):
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
     _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
 
+def show_predictions(
+    preds,      # list[Annotation], what a learner predicts
+    images,     # as many PIL images
+    ncols=None, # images in a row
+    **kwargs,   # of `show_annotation`: `vocab`, `point_names`, `skeleton`, `alpha`
+):              # the figure
+    "Images with what was predicted, where there is no ground truth to put beside"
+    fig,axs = _grid(len(preds), ncols or min(len(preds), 5), lines=_most_lines(preds),
+                    aspect=np.mean([a.size[1]/a.size[0] for a in preds]), width=2.6)
+    for a,im,ax in zip(preds, images, axs): show_annotation(a, ax, image=im, **kwargs)
+    masks = [a.mask for a in preds if a.mask is not None]
+    if masks: _legend(fig, kwargs.get('vocab', ()), _classes(map(torch.as_tensor, masks)))
+    return fig
+
 def _only_labels(a): return a.bboxes is None and a.points is None and a.mask is None
 
 def _most_lines(anns): return max((len(a.labels) for a in anns if a.bboxes is None), default=0)
@@ -202,6 +218,21 @@ class _TaskDL(TfmdDL):
         try: return self.show_batch(max_n=max_n, **kwargs)
         finally: self.get_idxs = old
 
+    def results(self, b, out, max_n:int=9):
+        "What fastai's `show_results(show=False)` returns: images, targets, samples, predictions, the last two by image"
+        return TfmdDL.show_results(self, b, to_detach(out, gather=False), max_n, show=False)
+
+    @property
+    def has_truth(self) -> bool:
+        "Whether there are targets beside the images; only targets have classes or points"
+        return hasattr(self, 'vocab')
+
+    def show_images(self, b, max_n:int=9, ncols:int=None):
+        "Draw `max_n` images of batch `b`, which has nothing else"
+        items = [o[0] for o in self.decode_batch(b, max_n)]
+        _,axs = _grid(len(items), ncols or min(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
+        for ax,x in zip(axs, items): ax.imshow(_hwc(x))
+
 class FixedOrder:
     "The indices that a DataLoader gives, in their order; a class, since a closure does not pickle for worker processes"
     def __init__(self, idxs): self.idxs = idxs
@@ -214,6 +245,7 @@ class MultilabelDL(_TaskDL):
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
         items = self.decode_batch(b, max_n)
         fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(y) for _,y in items))
         for ax,(x,y) in zip(axs, items):
@@ -222,6 +254,7 @@ class MultilabelDL(_TaskDL):
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
         """Draw `max_n` pictures of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written
         where given"""
+        if not show: return self.results(b, out, max_n)
         items,vocab,out = self.decode_batch(b, max_n),self.vocab,detuplify(out)   # `Interpretation` gives a tuple
         sets = [({*map(str, y)}, {vocab[j] for j in o.nonzero().flatten().tolist()}) for (_,y),o in zip(items, out)]
         fig,axs = _grid(len(items), ncols or min(len(items), 5), lines=max(len(t | p) for t,p in sets))
@@ -240,6 +273,7 @@ class KeypointDL(_TaskDL):
         if unique: return self.show_unique(max_n, ncols=ncols, names=names)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
         items = self.decode_batch(b, max_n)
         _,axs = _grid(len(items), ncols or min(len(items), 4), width=2.8)
         for ax,(x,y) in zip(axs, items):
@@ -249,6 +283,7 @@ class KeypointDL(_TaskDL):
                      **kwargs):
         """Draw `max_n` pictures of batch `b`: truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a line
         from one to the other; `names`: write the points' names (None: up to 8 points)"""
+        if not show: return self.results(b, out, max_n)
         names = len(self.vocab) <= 8 if names is None else names
         items,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]])
         points = (detuplify(out).as_subclass(Tensor).cpu().view(-1, len(self.vocab), 2)+1)/2*size
@@ -273,6 +308,7 @@ class LocalizationDL(_TaskDL):
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
         items,vocab = self.decode_batch(b, max_n),list(self.vocab)
         colour = dict(zip(vocab, palette(len(vocab))))
         _,axs = _grid(len(items), ncols or min(len(items), 4), width=2.6)
@@ -282,6 +318,7 @@ class LocalizationDL(_TaskDL):
         """Draw `max_n` pictures of batch `b`: the truth dashed, the answer `out`, ids (n,) and boxes (n, 1, 4) in
         [-1, 1], solid, green where class and box are right (IoU .5); `probs` (n, c + 4) and `losses` (n,) are written
         where given"""
+        if not show: return self.results(b, out, max_n)
         samples,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]]*2)
         boxes = (out[1].as_subclass(Tensor).cpu().view(-1, 4).clamp(-1, 1)+1)/2*size
         said  = [(self.vocab[i],o) for i,o in zip(out[0].tolist(), boxes)]
@@ -289,7 +326,7 @@ class LocalizationDL(_TaskDL):
 
     def _pre_show_batch(self, b, max_n=9):
         x,y,its = super()._pre_show_batch(b, max_n)
-        return x,OneObjectTarget(y),its
+        return x,OneObjectTarget(y or ()),its
 
 class OneObjectTarget(tuple):
     "Class and box of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
@@ -328,6 +365,7 @@ class SegmentationDL(_TaskDL):
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
         items = self.decode_batch(b, max_n)
         fig,axs = _grid(len(items), ncols or min(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.6)
         for ax,(x,y) in zip(axs, items): ax.imshow(paint_classes(_hwc(x), _indices(y), self.vocab, alpha))
@@ -336,6 +374,7 @@ class SegmentationDL(_TaskDL):
     def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, alpha=.65,
                      **kwargs):
         "Draw `max_n` pictures of batch `b`, each with its truth and, beside it, the prediction `out` (n, h, w)"
+        if not show: return self.results(b, out, max_n)
         _mask_results(self.decode_batch(b, max_n), detuplify(out), losses, ncols, self.vocab, alpha)
 
 def _indices(y): return y.as_subclass(Tensor).cpu().numpy()
@@ -376,6 +415,7 @@ class DetectionDL(_TaskDL):
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
         items,vocab = self.decode_batch(b, max_n),list(self.vocab)
         colour = dict(zip(vocab[1:], palette(len(vocab)-1)))
         _,axs = _grid(len(items), ncols or min(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.6)
@@ -388,16 +428,24 @@ class DetectionDL(_TaskDL):
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
         """Draw `max_n` pictures of batch `b`: the truth dashed, orange where it was missed; the detections `out`
         (n, k, 6), those with label 0 left out, green where they are right (IoU .5)"""
+        if not show: return self.results(b, out, max_n)
         said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], d[:,4].tolist())
                 for d in (o.as_subclass(Tensor).cpu() for o in detuplify(out))]
         _detection_results(self.decode_batch(b, max_n), said, losses, ncols)
 
+    def results(self, b, out, max_n=9):
+        "As of every task, with the scores behind the boxes, labels and masks of each image"
+        dets = out[0] if isinstance(out, (tuple, list)) else out
+        x,y,its,outs = super().results(b, out, max_n)
+        return x,y,its,L((*o, d[:,4].tolist()) for o,d in zip(outs, dets.as_subclass(Tensor).detach().cpu()))
+
     def _pre_show_batch(self, b, max_n=9):
-        if getattr(b[1], 'shape', (4,))[-1] == 6:   # `Interpretation` decodes detections as if they were targets
+        # `Interpretation` decodes detections as if they were targets
+        if len(b) > 1 and getattr(b[1], 'shape', (4,))[-1] == 6:
             x,d,*masks = (o.as_subclass(Tensor) if i else o for i,o in enumerate(b))
             b = x,PixelBBox(d[...,:4]),BBoxLabels(d[...,5].long()),*masks
         x,y,its = super()._pre_show_batch(b, max_n)
-        return x,ObjectsTarget(y),its
+        return x,ObjectsTarget(y or ()),its
 
 class ObjectsTarget(tuple):
     "Boxes and ids of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
@@ -418,6 +466,7 @@ class InstanceDL(DetectionDL):
         """Draw `max_n` pictures of batch `b`, each with its truth, names of what was missed in brackets, and, beside
         it, what was found: `out`, detections (n, k, 6), those with label 0 left out, and masks (n, k, m, m); a red name
         is a wrong one (mask IoU .5)"""
+        if not show: return self.results(b, out, max_n)
         dets,masks = (o.as_subclass(Tensor).cpu() for o in out)
         said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
                 for d,m in zip(dets, masks)]
@@ -425,7 +474,7 @@ class InstanceDL(DetectionDL):
 
     def _pre_show_batch(self, b, max_n=9):
         x,y,its = super()._pre_show_batch(b, max_n)
-        return x,InstancesTarget(y),its
+        return x,InstancesTarget(y or ()),its
 
 class InstancesTarget(tuple):
     "Boxes, ids and masks of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
@@ -565,6 +614,25 @@ def _plot_top_instance_losses(x:TensorImage, y:InstancesTarget, samples, outs, r
     said = [(*o, d[:,4].tolist()) for o,d in zip(outs, raws[0])]
     names = {n for _,_,o,_ in samples for n in o} | {n for _,o,_,_ in said for n in o}
     _instance_results(samples, said, losses, ncols, sorted(names - {NO_OBJECT, 'ignored'}))
+
+@dispatch
+def tensorboard_log(x:TensorImage, y:OneObjectTarget, samples, outs, writer, step):
+    "What fastai's `TensorBoardCallback` calls at the end of an epoch; drawn as `show_results` is"
+    _object_results(samples, outs)
+    writer.add_figure('Sample results', plt.gcf(), step)
+
+@tensorboard_log.dispatch
+def _log_detections(x:TensorImage, y:ObjectsTarget, samples, outs, writer, step):
+    "What fastai's `TensorBoardCallback` calls at the end of an epoch; drawn as `show_results` is"
+    _detection_results(samples, [(b.as_subclass(Tensor), n, scores) for b,n,scores in outs])
+    writer.add_figure('Sample results', plt.gcf(), step)
+
+@tensorboard_log.dispatch
+def _log_instances(x:TensorImage, y:InstancesTarget, samples, outs, writer, step):
+    "What fastai's `TensorBoardCallback` calls at the end of an epoch; drawn as `show_results` is"
+    names = {n for _,_,o,_ in samples for n in o} | {n for _,o,_,_ in outs for n in o}
+    _instance_results(samples, outs, vocab=sorted(names - {NO_OBJECT, 'ignored'}))
+    writer.add_figure('Sample results', plt.gcf(), step)
 
 def _hwc(x):
     "A decoded picture as (h, w, c) uint8 for matplotlib"

@@ -42,24 +42,17 @@ class FileImage(PILImage):
 
     @classmethod
     def create(cls, o, grey_range=None):
-        """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes, a PIL image, an array (h, w) or
-        (h, w, 3), or a tensor (h, w) or (3, h, w), both uint8. A JPEG opened by Pillow whose pixels nobody has asked
-        for yet is read like its file, possibly at a reduced size; all other pixels are used as they are.
-        `grey_range`: as of `to_rgb`"""
+        """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes of an image file, a PIL image, or
+        a uint8 array or tensor as `array_size` takes it, whose alpha channel, if any, is dropped. A JPEG opened by
+        Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
+        are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
         if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
         if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o), grey_range)
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
-        if isinstance(o, Tensor):
-            o = o.as_subclass(Tensor).cpu().numpy()
-            if o.ndim == 3: o = o.transpose(1, 2, 0)
-        if isinstance(o, np.ndarray):
-            if o.dtype != np.uint8:
-                raise ValueError(f"an array as a picture holds uint8 in 0..255, not {o.dtype}; "
-                                 "scale it and cast it first")
-            o = Image.fromarray(o)
+        if isinstance(o, (np.ndarray, Tensor)): o = _image_of_array(o)
         if not isinstance(o, Image.Image):
-            raise TypeError("a picture is a path, an Annotation, bytes, a PIL image, an array or a tensor, "
-                            f"not {type(o).__name__}")
+            raise TypeError("an image is a path, an Annotation, bytes of an image file, a PIL image, an array or a "
+                            f"tensor, not {type(o).__name__}")
         name = getattr(o, 'filename', '') or 'image in memory'
         check_single(o, name)
         jpeg = bytes_of_jpeg(o)
@@ -114,8 +107,38 @@ class FileImage(PILImage):
             self._im,self._bytes = self.decode().im,None
         return super().load()
 
-class FileImageOpen(DisplayedTransform):
-    "`FileImage.create` with a `grey_range`, which is exported with the learner"
+def array_size(o) -> tuple[int,int]:
+    """(w, h) of an image as an array (h, w), (h, w, c), or as a tensor (h, w), (c, h, w), c = 1, 3 or 4 channels. A
+    tensor with channels last, and an array with channels first, are taken where their shape can mean nothing else"""
+    return _hw(o)[0][::-1]
+
+def _hw(o) -> tuple[tuple[int,int],bool]:
+    "((h, w), whether channels come first) of an image as an array or a tensor"
+    shape,channels = tuple(o.shape),(1, 3, 4)
+    if len(shape) == 2 and min(shape) > 0: return shape,False
+    if len(shape) == 3 and min(shape) > 0:
+        first,last = shape[0] in channels,shape[2] in channels
+        if first and (isinstance(o, Tensor) or not last): return shape[1:],True
+        if last: return shape[:2],False
+    what,usual = ("a tensor", "(h, w) or (3, h, w)") if isinstance(o, Tensor) else ("an array", "(h, w) or (h, w, 3)")
+    raise ValueError(f"{what} as an image is {usual}, also with 1 or 4 channels; {shape} came" +
+                     (": pass several images as a list" if len(shape) == 4 else ""))
+
+def _image_of_array(o) -> Image.Image:
+    (h,w),first = _hw(o)
+    if isinstance(o, Tensor): o = o.as_subclass(Tensor).cpu().numpy()
+    if o.dtype != np.uint8:
+        raise ValueError(f"an array or tensor as an image holds uint8 in 0..255, not {o.dtype}; scale and cast it "
+                         "first: (x*255).round().astype('uint8') where it is in 0..1")
+    if first: o = o.transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(o[...,0] if o.ndim == 3 and o.shape[2] == 1 else o))
+
+# what an image is made from, so that fastai's `dls.test_dl(items)` knows where in the pipeline an item of it belongs
+IMAGE_TYPES = Annotation,str,os.PathLike,bytes,bytearray,Image.Image,np.ndarray,Tensor
+
+class FileImageEncode(DisplayedTransform):
+    "What `FileImage.create` takes to a `FileImage`; its `grey_range` is exported with the learner"
+    input_types = IMAGE_TYPES
     def __init__(self, grey_range=None): self.grey_range = resolve_grey_range(grey_range)
     def encodes(self, o): return FileImage.create(o, self.grey_range)
 
@@ -123,12 +146,12 @@ def FileImageBlock(
     grey_range=None,   # as of `set_grey_range`, for images of more than 8 bits; None (default): what is set there now
 ):
     "An image from a path, an `Annotation`, bytes, a PIL image or an array; float in 0..1 on the device"
-    return TransformBlock(type_tfms=FileImageOpen(grey_range), batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=FileImageEncode(grey_range), batch_tfms=IntToFloatTensor)
 
 def grey_range_of(dls):
     "The `grey_range` with which `dls` open images; `None` where their block is no `FileImageBlock`"
     fs = dls.valid.dataset.tls[0].tfms.fs if hasattr(dls.valid.dataset, 'tls') else []
-    return next((f.grey_range for f in fs if isinstance(f, FileImageOpen)), None)
+    return next((f.grey_range for f in fs if isinstance(f, FileImageEncode)), None)
 
 def path_of(o):
     "The file of an `Annotation`; anything else as it is"
@@ -252,6 +275,9 @@ def the_object(a):
     if len(a.labels) > 1: raise AnnotationError(
         f"{a.path}: {len(a.labels)} objects in one picture, but this task finds one; `largest_object(annotations)` "
         "keeps the largest, `crop_instances(annotations)` makes a picture of each")
+    if NO_OBJECT in a.labels and a.bboxes is not None: raise AnnotationError(
+        f"{a.path}: an object with a box is called {NO_OBJECT!r}, which is the class of images without an object; "
+        "drop the object (`bboxes=np.zeros((0, 4)), labels=[]`), or rename its class")
     if not a.labels and a.bboxes is None: raise AnnotationError(
         f"{a.path}: neither label nor box; a picture without an object has empty boxes: bboxes=np.zeros((0, 4))")
     return a
@@ -394,7 +420,11 @@ class ObjectBBoxes(DisplayedTransform):
 class ObjectLabels(DisplayedTransform):
     """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
     ignored (crowd, difficult)"""
-    def __init__(self, vocab): self.vocab,self.o2i = [NO_OBJECT, *vocab],{o: i for i,o in enumerate(vocab, 1)}
+    def __init__(self, vocab):
+        if NO_OBJECT in vocab: raise ValueError(
+            f"a class is called {NO_OBJECT!r}, which is fastai's word for no object, the class 0 of background and "
+            "padding; drop these objects, or rename the class")
+        self.vocab,self.o2i = [NO_OBJECT, *vocab],{o: i for i,o in enumerate(vocab, 1)}
     def encodes(self, a):
         if not self.o2i.keys() >= {*a.labels}: check_labels([a], self.vocab[1:])   # which says what is wrong
         ids = np.array([self.o2i[o] for o in a.labels], np.int64)
@@ -488,6 +518,7 @@ def encodes(self, o:InstanceMasks|ClassMask):
 
 class ProposalsEncode(DisplayedTransform):
     "The proposals for a picture: those of `proposals`, a callable picture -> (k, 4) boxes in pixels of it"
+    input_types = IMAGE_TYPES
     def __init__(self, proposals): self.proposals = proposals
     def encodes(self, o):
         size = image_size(o) if isinstance(o, (str, os.PathLike)) else FileImage.create(o).size

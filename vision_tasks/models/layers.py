@@ -70,6 +70,16 @@ def check_norm(
                          f"{x.shape[-2]} x {x.shape[-1]}, so that it trains on batches of 2 pictures or more; 1 came: "
                          "raise bs, drop the last batch, or take larger pictures")
 
+def refuse_nan(o):
+    "Raise `ValueError` where the tensor `o`, or one in it if it is a tuple, list or dict of them, holds nan"
+    if isinstance(o, dict): o = tuple(o.values())
+    if isinstance(o, (tuple, list)):
+        for x in o: refuse_nan(x)
+    # a graph that is traced or compiled takes no decision by values
+    elif isinstance(o, Tensor) and not torch.jit.is_tracing() and not torch.compiler.is_compiling() and o.isnan().any():
+        raise ValueError("the model gives nan for these images: it diverged in training; train it again with a lower "
+                         "learning rate")
+
 # --- upsampling
 
 def bilinear_kernel(k:int) -> Tensor: # (k, k), weights of a tent in [0, 1]

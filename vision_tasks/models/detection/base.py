@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from ..layers import refuse_nan
 
 __all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
            'fit_anchors', 'anchor_iou']
@@ -13,7 +14,8 @@ class Detector(nn.Module):
     """Losses by name when training; detections (b, max_dets, 6) in eval, of a net that `has_masks` (detections, masks
     (b, max_dets, m, m)); both, (losses, detections), in eval with targets. A subclass writes `losses_and_dets`, and has
     an `encoder`: the pretrained body, if there is one"""
-    mean,std = None,None   # of the `Normalize` that the dls must have; None: the net normalises, x is in [0, 1]
+    mean,std = None,None   # of the `Normalize` that the dls must have; None: x is in [0, 1]
+    normalizes = False     # whether the net normalizes x itself
     max_dets = 100         # detections a picture
     n_out    = None        # classes without background
     has_masks = False      # whether it finds an object's pixels too: probabilities in [0, 1], spread over its box
@@ -37,11 +39,13 @@ class Detector(nn.Module):
             raise ValueError("bboxes and labels are needed for a loss in training mode; call `eval()` for detections")
         targs = None if bboxes is None else self.make_targets(x, bboxes, labels, masks)
         parts,dets = self.losses_and_dets(x, targs, proposals)
+        if not self.training: refuse_nan(dets)
         return parts if self.training else dets if targs is None else (parts, dets)
 
     def losses_and_dets(self, x, targs, proposals):
         """(losses by name, detections) from one pass; either may be None where `forward` does not give
-        it. In eval no statistic and no state of a random generator changes, and the losses can be repeated"""
+        it. In eval no statistic and no state of a random generator changes, the losses can be repeated, and nan raises
+        (`refuse_nan`) before a threshold drops it: a model that diverged would seem to find nothing"""
         raise NotImplementedError
 
     def make_targets(self, x, bboxes, labels, masks=None) -> list[dict[str,Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool, box_iou
 from ..encoders import _drop
-from ..layers import init_he, scaled
+from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
@@ -136,6 +136,7 @@ class FastRCNN(Detector):
     def detect(self, m, regions, size) -> dict[str,Tensor]:
         "Of one picture, so that 2000 regions of each need no memory at once"
         logits,deltas = self.classify(m[None], [regions])
+        refuse_nan((logits, deltas))
         bboxes = decode_bboxes(deltas[:,1:]*self.units, regions[:,None])
         return nms_dets(bboxes, logits.softmax(1)[:,1:], size, self.min_score, self.nms, self.max_dets)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou, roi_align
 from ..encoders import _read_weights, create_encoder
-from ..layers import conv_relu, scaled
+from ..layers import conv_relu, refuse_nan, scaled
 from ..registry import register
 from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
@@ -231,6 +231,7 @@ class RCNN(Detector):
         for i,(r,p) in enumerate(zip(regions, proposals)):
             feats = self.features(x[i:i+1], [r]).float()
             logits.append(self.classifier(feats).float())
+            refuse_nan((feats, logits[-1]))
             found.append(self.detect(feats[:len(p)], logits[-1][:len(p)], p, size))
         dets = pad_dets(found, size, self.max_dets)
         if targs is None: return None,dets

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from ..layers import conv_relu, init_he, scaled
+from ..layers import conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import Detector, lies_on, nms_dets, pad_dets
 from .rcnn import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
@@ -129,6 +129,7 @@ class SlidingWindowDetector(Detector):
         size  = x.shape[-2:]
         boxes,scores = zip(*[(self.grid(l, size, x.device), self.logits(x, l).softmax(-1)[...,1:])
                              for l in self.levels(size)])
+        refuse_nan(scores)
         boxes,scores = torch.cat(boxes)[:,None].expand(-1, self.n_out, -1),torch.cat(scores, 1)
         least  = scores.topk(min(self.n_best, len(boxes)), 1).values[:,-1:]    # of a new net all may pass
         scores = torch.where(scores >= least, scores, 0.)

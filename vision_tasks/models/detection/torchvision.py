@@ -41,7 +41,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, 
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from ..encoders import _read_weights, _set_n_in, create_encoder
-from ..layers import scaled
+from ..layers import refuse_nan, scaled
 from ..registry import register
 from .base import Detector, lies_on, pad_dets
 
@@ -180,6 +180,10 @@ def _float32(module, args, out):
     if isinstance(out, dict):   return type(out)((k, _float32(module, args, o)) for k,o in out.items())
     return type(out)(_float32(module, args, o) for o in out)
 
+def _not_nan(module, args, out):
+    "Forward hook: nan raises in eval, before a threshold on scores drops it"
+    if not module.training: refuse_nan(out)
+
 # --- one pass for losses and detections
 
 class _Once(nn.Module):
@@ -253,6 +257,10 @@ class TorchvisionDetector(Detector):
         heads = [net.rpn.head, last.box_predictor, last.mask_predictor] if self.two_stage else [net.head]
         for m in (net.backbone, *heads):
             if m is not None: m.register_forward_hook(_float32)
+        for m in heads:
+            if m is not None: m.register_forward_hook(_not_nan)
+
+    normalizes = True
 
     @property
     def two_stage(self): return isinstance(self.net, GeneralizedRCNN)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from ...ops.boxes import paired_iou
 from ..encoders import _read_weights, create_encoder
-from ..layers import check_norm, init_he, scaled
+from ..layers import check_norm, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import Detector, lies_on, nms_dets, pad_dets
 
@@ -196,6 +196,7 @@ class YOLO(Detector):
     def losses_and_dets(self, x, targs, proposals):
         if proposals is not None: raise ValueError("YOLO finds its own proposals; do not pass any")
         out = self.cells(x)
+        if not self.training: refuse_nan(out)
         return (None if targs is None else self._losses(out, targs)),(None if self.training else self.decode(out))
 
     def _losses(self, out, targs):
