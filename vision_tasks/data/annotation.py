@@ -1,13 +1,11 @@
 "The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
 from __future__ import annotations
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-import warnings
 import numpy as np
 from PIL import Image
-from .image import image_size, stored_size
+from .image import stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']
 
@@ -180,33 +178,6 @@ def select_objects(
 
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
 UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
-
-def size_of(path) -> tuple[int,int]:
-    "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
-    try: return image_size(path)
-    except FileNotFoundError: why,todo = "no such image file", "mend the name or the folder"
-    except UNREADABLE as e:  why,todo = f"cannot be read as an image ({e})", "replace the file"
-    raise AnnotationError(f"{path}: {why}; {todo}, or drop the picture before reading")
-
-def read_all(
-    read,                 # item -> Annotation, or `AnnotationError`
-    items,                # what there is to read, one item a picture
-    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': one warning counts the pictures left out
-) -> list[Annotation]:    # in the order of `items`
-    "`read` each of `items`, in threads, for the files that it opens: the loop that all readers share"
-    if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
-    def attempt(item):
-        try: return read(item)
-        except AnnotationError as e:
-            if on_error == 'raise': raise
-            return e
-    with ThreadPoolExecutor() as ex: res = list(ex.map(attempt, items))
-    bad = [o for o in res if isinstance(o, AnnotationError)]
-    if bad:
-        more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
-        some = '; '.join(map(str, bad[:3]))
-        warnings.warn(f"{len(bad)} of {len(res)} pictures are left out: {some}{more}", stacklevel=3)
-    return [o for o in res if not isinstance(o, AnnotationError)]
 
 def wh(size) -> str:
     "`size` as people write it: 640x480"

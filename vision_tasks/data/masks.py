@@ -8,8 +8,9 @@ from numbers import Integral
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
+from .annotation import SPLITS, Annotation, AnnotationError, nearest, unturned, wh
 from .image import check_single, lossy_format, upright
+from .reading import read_all, size_of
 from .writing import check_outputs, replacing
 from ..ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 

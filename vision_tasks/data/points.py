@@ -4,7 +4,8 @@ import csv
 from functools import cache
 from pathlib import Path
 import numpy as np
-from .annotation import Annotation, AnnotationError, read_all, size_of
+from .annotation import Annotation, AnnotationError
+from .reading import read_all, size_of
 from .writing import replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']

@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of
+from .annotation import SPLITS, Annotation, AnnotationError, nearest
+from .reading import read_all, size_of
 
 __all__ = ['read_df', 'write_df']
 

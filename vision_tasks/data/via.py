@@ -4,8 +4,9 @@ import json
 from math import isfinite
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, read_all, size_of, vocab_of
+from .annotation import SPLITS, Annotation, AnnotationError, vocab_of
 from .coco import _folder, _name
+from .reading import read_all, size_of
 from .writing import replacing
 from ..ops.masks import decode_mask, join_polygons, mask_polygons
 

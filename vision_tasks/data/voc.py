@@ -8,7 +8,8 @@ from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
-from .annotation import Annotation, AnnotationError, read_all, size_of, unturned
+from .annotation import Annotation, AnnotationError, unturned
+from .reading import read_all, size_of
 from .writing import check_outputs, replacing
 
 __all__ = ['read_voc', 'write_voc']

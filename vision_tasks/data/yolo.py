@@ -6,7 +6,8 @@ from math import isfinite
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, vocab_of, wh
+from .annotation import SPLITS, Annotation, AnnotationError, nearest, vocab_of, wh
+from .reading import read_all, size_of
 from .writing import check_outputs, replacing
 
 __all__ = ['read_yolo', 'write_yolo']
