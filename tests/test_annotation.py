@@ -1,7 +1,7 @@
 import pickle
 from dataclasses import replace
 import numpy as np, pytest
-from vision_tasks.data.annotation import Annotation, AnnotationError, read_all, vocab_of
+from vision_tasks.data.annotation import Annotation, AnnotationError, vocab_of
 
 NAN = float('nan')
 def ann(**kw): return Annotation(**{**dict(path='a.jpg', size=(20, 10)), **kw})
@@ -63,15 +63,6 @@ def test_what_has_no_meaning_is_refused_with_file_field_and_row(kw, message):
 def test_vocab_is_sorted_whatever_the_order():
     anns = [ann(labels=['b', 'a']), ann(labels=['c']), ann()]
     assert vocab_of(anns) == vocab_of(anns[::-1]) == ['a', 'b', 'c']
-
-def test_readers_drop_and_count_or_raise():
-    def read(i):
-        if i % 2: raise AnnotationError(f"row {i} is bad")
-        return ann(labels=[str(i)])
-    with pytest.raises(AnnotationError, match="row 1 is bad"): read_all(read, range(5))
-    with pytest.warns(UserWarning, match="2 of 5 pictures are left out: row 1 is bad; row 3 is bad"):
-        assert [a.labels for a in read_all(read, range(5), 'drop')] == [['0'], ['2'], ['4']]
-    with pytest.raises(ValueError, match="'raise' or 'drop', not 'skip'"): read_all(read, [], 'skip')
 
 @pytest.mark.parametrize('size', [None, 64, 'ab'])
 def test_an_rle_whose_size_is_no_size_is_refused_with_its_file_and_row(size):

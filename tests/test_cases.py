@@ -16,6 +16,10 @@ from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.detection_metrics import MeanAP
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+from vision_tasks.data.voc import read_voc, write_voc
+from vision_tasks.data.yolo import read_yolo
+from vision_tasks.detection import detection_dls
+from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
@@ -186,3 +190,57 @@ def test_an_export_that_fails_leaves_data_and_optimizer(tmp_path):
     n,opt = len(learn.dls.train_ds),learn.opt
     with pytest.raises(OSError, match='e.pkl'): learn.export(tmp_path/'file'/'e.pkl')
     assert len(learn.dls.train_ds) == n and learn.opt is opt
+# --- files
+
+def voc_xml(filename, name='x', difficult=0):
+    return (f'<annotation><filename>{filename}</filename><size><width>64</width><height>48</height></size><object>'
+            f'<name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>'
+            '<ymax>9</ymax></bndbox></object></annotation>')
+
+def blank_image(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (64, 48)).save(file)
+    return file
+
+def test_a_voc_filename_with_a_dot_and_no_suffix_is_no_other_image(tmp_path):
+    for o in ('shot', 'shot.0', 'shot.1'): blank_image(tmp_path/'JPEGImages'/f'{o}.jpg')
+    (tmp_path/'Annotations').mkdir()
+    for o in ('shot.0', 'shot.1'): (tmp_path/'Annotations'/f'{o}.xml').write_text(voc_xml(o))
+    with pytest.warns(UserWarning, match="1 of 3 images in .* have no xml file and are not read; .*shot.jpg"):
+        assert [a.path.name for a in read_voc(tmp_path)] == ['shot.0.jpg', 'shot.1.jpg']
+
+@pytest.mark.parametrize('names', [['my cat.jpg', 'your dog.jpg'], ['img 0.jpg', 'img 1.jpg', 'img 2.jpg']])
+def test_voc_lists_of_names_with_blanks_keep_their_splits(tmp_path, names):
+    splits = ['train']*(len(names)-1) + ['valid']
+    write_voc([Annotation(blank_image(tmp_path/'src'/n), (64, 48), ['x'], [[0, 0, 9, 9]], split=s)
+               for n,s in zip(names, splits)], tmp_path/'out')
+    assert [(a.path.name, a.split) for a in read_voc(tmp_path/'out')] == list(zip(names, splits))
+
+def test_voc_folders_are_read_whole_and_true_is_difficult(tmp_path):
+    for o in ('a', 'sub/b'):
+        blank_image(tmp_path/'JPEGImages'/f'{o}.jpg')
+        (tmp_path/'Annotations'/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/'Annotations'/f'{o}.xml').write_text(voc_xml(f'{o}.jpg', difficult=True))
+    assert [(a.path.name, a.ignore.tolist()) for a in read_voc(tmp_path)] == [('a.jpg', [True]), ('b.jpg', [True])]
+
+def test_a_yolo_label_file_in_upper_case_belongs_to_its_image(tmp_path):
+    for o in ('a.txt', 'b.TXT'):
+        blank_image(tmp_path/'images'/'train'/f'{o[0]}.jpg')
+        (tmp_path/'labels'/'train').mkdir(parents=True, exist_ok=True)
+        (tmp_path/'labels'/'train'/o).write_text('0 .5 .5 .2 .2\n')
+    (tmp_path/'data.yaml').write_text('train: images/train\nnames: [x]\n')
+    assert [a.labels for a in read_yolo(tmp_path)] == [['x'], ['x']]
+
+def test_a_coco_size_that_is_text_is_read_as_its_number(tmp_path):
+    blank_image(tmp_path/'a.jpg')
+    (tmp_path/'x.json').write_text(json.dumps(dict(images=[dict(id=1, file_name='a.jpg', width='64', height='48')],
+                                                   annotations=[], categories=[dict(id=1, name='x')])))
+    assert read_coco(tmp_path/'x.json', tmp_path)[0].size == (64, 48)
+
+def test_a_yaml_file_of_nested_aliases_is_refused_at_once_in_a_short_message(tmp_path):
+    blank_image(tmp_path/'images'/'a.png')
+    lines = [f"{c}: &{c} [{','.join([f'*{p}']*9)}]" for p,c in zip('abcdefgh', 'bcdefghi')]
+    (tmp_path/'data.yaml').write_text('\n'.join(['a: &a [x,x,x,x,x,x,x,x,x]', *lines, 'train: images', 'names: *i']))
+    start = time.process_time()
+    with pytest.raises(AnnotationError, match="names are") as e: read_yolo(tmp_path)
+    assert time.process_time() - start < 3 and len(str(e.value)) < 2000

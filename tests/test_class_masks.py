@@ -108,7 +108,7 @@ def test_a_value_outside_the_codes_raises_with_file_values_and_counts(folder):
     with pytest.raises(AnnotationError, match=r"masks/b.png: values without a class: 7 \(3 px\), 9 \(1 px\); "
                                               r"expected 0-2, 255; fix the mask, or name them in codes, colors or"):
         folder.read()
-    with pytest.warns(UserWarning, match=r"1 of 2 pictures are left out: .*b.png: values without a class: 7 \(3"):
+    with pytest.warns(UserWarning, match=r"1 of 2 images are dropped: .*b.png: values without a class: 7 \(3"):
         assert [a.path.stem for a in folder.read(on_error='drop')] == ['a']
     folder.put('b', np.arange(W*H, dtype=np.uint16).reshape(H, W) + 1000)
     with pytest.raises(AnnotationError, match=r"1004 \(1 px\) and 43 more; expected 0-2, 255"): folder.read()
@@ -305,7 +305,7 @@ def cut_picture(f): f.put('x', random_mask([0, 1])); (f.images/'x.jpg').write_by
 def test_what_cannot_be_paired_or_read_raises_or_is_dropped_and_counted(folder, damage, message):
     folder.put('a', random_mask([0, 1])); damage(folder)
     with pytest.raises(AnnotationError, match=message): folder.read()
-    with pytest.warns(UserWarning, match=f"1 of 2 pictures are left out: .*{message}"):
+    with pytest.warns(UserWarning, match=f"1 of 2 images are dropped: .*{message}"):
         assert [a.path.stem for a in folder.read(on_error='drop')] == ['a']
 
 def test_missing_files_of_lists_are_told(folder):
@@ -322,7 +322,8 @@ def test_masks_of_pictures_that_were_not_chosen_are_no_matter(folder):
     assert len(read_masks([folder.images/'b.jpg'], folder.masks, CODES)) == 1
 
 @pytest.mark.parametrize('kw,message', [
-    (dict(codes=[]), "codes is empty"), (dict(codes=['a', 'a']), r"codes: 'a' stands twice; .* colors=\{value: name\}"),
+    (dict(codes=[]), "codes is empty"),
+    (dict(codes=['a', 'a']), r"codes: 'a' appears twice; .* colors=\{value: name\}"),
     (dict(codes=['a', 3]), "codes: expected names, or .*, got 1: 3"), (dict(codes={'a': 0}), "got 'a': 0"),
     (dict(codes=[str(i) for i in range(256)]), "index 255 is void .* of 256 codes that one must be 'void', not '255'"),
     (dict(split='val'), r"split: expected one of \('train', 'valid', 'test'\) or None, got 'val'"),
@@ -537,7 +538,7 @@ def test_coco128_reads_with_holes_in_its_numbering():
     path = Path(os.environ['VISION_TASKS_DATA'])/'coco128'
     values = list(read_codes(path/'masks.yaml'))
     for d in ('train2017', 'val2017'):
-        with pytest.warns(UserWarning, match="28 of 128 pictures are left out: .* has no mask of its stem"):
+        with pytest.warns(UserWarning, match="28 of 128 images are dropped: .* has no mask of its stem"):
             anns = read_masks(path/'images'/d, path/'masks'/d, path/'masks.yaml', on_error='drop')
         assert len(anns) == 100 and max(values) == 200 > len(values)
         for a in anns[::10]:

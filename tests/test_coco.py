@@ -118,7 +118,7 @@ def test_what_cannot_be_read_raises_or_is_dropped_and_counted(coco, message):
     kw = BAD[message]
     coco(**{**kw, 'images': [pic(2, 'sub/b.png'), *kw.get('images', [pic()])]})
     with pytest.raises(AnnotationError, match=f"t.json, {message}"): coco.read()
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*t.json"): kept = coco.read(on_error='drop')
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*t.json"): kept = coco.read(on_error='drop')
     assert [a.path.name for a in kept] == ['b.png']
 
 def test_boxes_of_a_picture_before_its_exif_turn_are_told(coco):
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_coco_json_raises_whatever_on_error_says(coco, message
         with pytest.raises(AnnotationError, match=message): coco.read(on_error=on_error)
 
 CATEGORIES = {
-    "category id 7 stands twice, for 'zebra' and 'gnu'": [CATS[0], dict(id=7, name='gnu')],
+    "category id 7 appears twice, for 'zebra' and 'gnu'": [CATS[0], dict(id=7, name='gnu')],
     "category in row 1: expected an id and a name, got {'id': 8}": [CATS[0], dict(id=8)],
     "category 'ant' has other keypoints than category 'zebra' .1 and 2 names.; .*write a file for each":
         [*KP, dict(CATS[1], keypoints=['tip'])],
@@ -320,3 +320,13 @@ def test_the_nuts_read_with_all_their_objects_as_pycocotools_reads_them():
             assert theirs.cats[o['category_id']]['name'] == label
             np.testing.assert_array_equal(theirs.annToMask(o), decode_mask(mask, a.size))
             np.testing.assert_allclose([*box[:2], *(box[2:] - box[:2])], o['bbox'], atol=1e-3)
+
+@pytest.mark.parametrize('width,height', [('20', '10'), (20., 10.), ('20.0', 10)])
+def test_a_size_may_be_text_or_whole_floats(coco, width, height):
+    coco([obj(1)], [pic(width=width, height=height)])
+    assert coco.read()[0].size == (20, 10)
+
+@pytest.mark.parametrize('width', ['20px', '', [20], True, 20.5, float('nan'), float('inf'), -20, 0, '0x14'])
+def test_a_size_that_is_no_number_is_named(coco, width):
+    coco([], [pic(width=width)])
+    with pytest.raises(AnnotationError, match="t.json, image 1: width is .*; expected a whole number"): coco.read()

@@ -168,7 +168,7 @@ def test_what_cannot_be_read_raises_or_is_dropped_and_counted(folder, message):
     folder.put('good', IDS.astype(np.uint16))
     BAD[message](folder)
     with pytest.raises(AnnotationError, match=message): folder.read()
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out"): kept = folder.read(on_error='drop')
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped"): kept = folder.read(on_error='drop')
     assert [a.path.stem for a in kept] == ['good']
 
 def test_arguments_without_meaning_are_refused(folder):

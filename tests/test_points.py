@@ -76,7 +76,7 @@ ROWS = {
 def test_a_row_that_cannot_be_read_raises_or_is_dropped_and_counted(dlc, message):
     f = dlc(HEAD + row() + ROWS[message])
     with pytest.raises(AnnotationError, match=f"CollectedData_ann.csv, {message}"): read_dlc(f)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*line 5"): kept = read_dlc(f, on_error='drop')
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*line 5"): kept = read_dlc(f, on_error='drop')
     assert [a.path.name for a in kept] == ['img1.png']
 
 HEADS = {
@@ -103,7 +103,7 @@ def test_a_header_that_is_not_deeplabcuts_raises_whatever_on_error_says(dlc, mes
 def test_a_missing_or_unreadable_csv_is_told(tmp_path):
     with pytest.raises(AnnotationError, match="gone.csv: no such csv file"): read_dlc(tmp_path/'gone.csv')
     (tmp_path/'t.csv').write_bytes(b'scorer,\xff\xfe')
-    with pytest.raises(AnnotationError, match="t.csv is not a readable csv file"): dlc_points(tmp_path/'t.csv')
+    with pytest.raises(AnnotationError, match="t.csv, line 1: cannot be read as text"): dlc_points(tmp_path/'t.csv')
 
 def faces(shapes):
     "One object of each drawn picture that has any, as points alone; some are not marked"
@@ -211,7 +211,7 @@ BIWI = {
 def test_a_pose_or_calibration_without_meaning_raises_or_is_dropped_and_counted(biwi, message):
     biwi('02'); biwi('01', **BIWI[message])
     with pytest.raises(AnnotationError, match=f"01.{message}"): read_biwi(biwi.path)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*01."):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*01."):
         kept = read_biwi(biwi.path, on_error='drop')
     assert [a.group for a in kept] == ['02']
 

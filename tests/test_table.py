@@ -1,4 +1,4 @@
-import os
+import os, re, warnings
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
@@ -88,8 +88,6 @@ BAD = {
     "a.png has two rows, 0 and 1; one picture is one row": (dict(fname=['a.png', 'a.png']), {}),
     r"row 1, b.png: an empty label in 'x\|\|y'":
         (dict(fname=['a.png', 'b.png'], l=['x', 'x||y']), dict(label_col='l', label_delim='|')),
-    "row 0, a.png: label 'x' stands twice in 'x y x'":
-        (dict(fname=['a.png'], l=['x y x']), dict(label_col='l', label_delim=' ')),
     "row 0, a.png: 'maybe' is no split; expected true or false":
         (dict(fname=['a.png'], v=['maybe']), dict(valid_col='v')),
     "row 0, a.png: expected x1 <= x2 and y1 <= y2, got .*width and height":
@@ -109,7 +107,7 @@ def test_a_row_that_cannot_be_read_raises_or_is_dropped_and_counted(pics, messag
     cols,kw = BAD[message]
     df = pd.DataFrame(cols)
     with pytest.raises(AnnotationError, match=message): read_df(df, pics, **kw)
-    with pytest.warns(UserWarning, match="pictures are left out: "):
+    with pytest.warns(UserWarning, match="images are dropped: "):
         assert len(read_df(df, pics, on_error='drop', **kw)) < max(2, len(df))
 
 def test_bad_tables_and_columns_are_told(pics):
@@ -171,7 +169,7 @@ def test_what_a_table_cannot_hold_is_refused(shapes):
         write_df([Annotation(a.path, a.size, ['x'], [[0, 0, 9, 9]], ignore=[True])])
 
 @pytest.mark.parametrize('cells,message', [
-    ('1,2,3,4,5,6', r"p.csv is not a readable csv file: .*Expected 5 fields in line 3, saw 7; mend that line"),
+    ('1,2,3,4,5,6', r"p.csv is not a readable csv file: .*Expected 5 fields in line 3, saw 7; fix that line"),
     ('1,2,3', r"row 1: .*b.png, points, row \(1,\): expected finite x and y, or nan twice .*got \[3.0, nan\]"),
     ('1,x,3,4', "row 1, b.png: 1, x, 3, 4 are not all numbers")])
 def test_a_wrong_number_of_points_in_a_row_names_file_and_row(tmp_path, cells, message):
@@ -191,3 +189,121 @@ def test_the_face_masks_csv_says_what_the_xml_says_and_their_boxes_survive_a_csv
     write_df(boxes, path).to_csv(tmp_path/'t.csv', index=False)
     back = read_df(tmp_path/'t.csv', path, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
     for a,b in zip(boxes, back, strict=True): same(a, b)
+
+# --- what a csv file and a label cell may hold
+
+def test_blanks_in_a_csv_files_names_cells_and_last_rows_mean_nothing(pics):
+    (pics/'t.csv').write_bytes('\ufefffname , label ,x1,y1,x2,y2 \r\n a.png , dog, 1,2 ,3,4\r\n./a.png,cat,1,2,3,5\r\n'
+                               ',,,,,\r\n   \r\n'.encode())
+    a, = read_df(pics/'t.csv', label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
+    assert a.path.name == 'a.png' and a.labels == ['dog', 'cat'] and a.bboxes.tolist() == [[1, 2, 3, 4], [1, 2, 3, 5]]
+
+def test_two_columns_of_one_name_are_an_error(pics):
+    (pics/'t.csv').write_text('fname,l,l\na.png,x,y\n')
+    with pytest.raises(AnnotationError, match="t.csv: 'l' is the name of two columns; rename one"):
+        read_df(pics/'t.csv', label_col='l')
+    df = pd.DataFrame([['a.png', 'x', 'y']], columns=['fname', 'l', 'l'])
+    with pytest.raises(AnnotationError, match="'l' is the name of two columns"): read_df(df, pics, label_col='l')
+    assert len(read_df(df, pics)) == 1   # it is not asked for
+
+def labels_of(pics, cell, delim=None, others=('x', 'y')):
+    df = pd.DataFrame(dict(fname=['a.png', 'b.png', 'c.png']))
+    df['l'] = pd.Series([cell, *others], dtype=object)
+    return read_df(df, pics, label_col='l', label_delim=delim)[0].labels
+
+@pytest.mark.parametrize('cell,want', [
+    (['dog', 'hot dog'], ['dog', 'hot dog']), (('b', 'a'), ['b', 'a']), ({'b', 'a'}, ['a', 'b']), ([], []), ((), []),
+    (frozenset(['a']), ['a']), (np.array(['b', 'a']), ['b', 'a']), (np.array([3, 7]), ['3', '7']),
+    (pd.Series(['b', 'a']), ['b', 'a']), ([1, 2.], ['1', '2']), (np.int64(4), ['4']), (np.float32(4), ['4']),
+    (2.5, ['2.5']),
+    (pd.NA, []), (pd.NaT, []), (np.float64('nan'), []), (np.str_('dog'), ['dog']), ("it's", ["it's"]),
+    ("['dog', \"it's\"]", ['dog', "it's"]), ('["dog", "cat"]', ['dog', 'cat']), ("('a',)", ['a']),
+    ("{'b', 'a'}", ['a', 'b']),
+    ('[]', []), (' [ 1 , 2 ] ', ['1', '2']), ('(half) a dog', ['(half) a dog'])])
+def test_cells_that_hold_several_names_are_read(pics, cell, want):
+    assert labels_of(pics, cell) == want == labels_of(pics, cell, ';')
+
+@pytest.mark.parametrize('cell', [True, np.bool_(False), float('inf'), {'a': 1}, b'x', ['a', None], ['a', NAN], [['a']],
+                                  ['a', ' '], [True], pd.Timestamp('2020-01-01'), object(), 1j])
+def test_cells_that_hold_no_names_are_refused_with_their_row(pics, cell):
+    with pytest.raises(AnnotationError, match="row 0, a.png: got .* of type .*; expected name|expected a name"):
+        labels_of(pics, cell)
+
+@pytest.mark.parametrize('cell', ["['dog' 'cat']", '[dog, cat]', "array(['a'], dtype=object)", '[1 2]', "['dog'", '{}',
+                                  'set()', "['a', b]", "{'a': 1}"])
+def test_text_that_looks_like_a_list_and_is_none_is_not_taken_for_a_name_in_silence(pics, cell):
+    "numpy's text of an array among them, which Python reads as one long name"
+    if cell == "['dog'":
+        with pytest.warns(UserWarning, match=r"names have one of \[ \| ; , in them"): labels_of(pics, cell)
+        return
+    with pytest.raises(AnnotationError, match="row 0, a.png: .* looks like a list, but cannot be read as one"):
+        labels_of(pics, cell)
+
+def test_a_box_has_one_label(pics):
+    df = pd.DataFrame(dict(fname=['a.png']*2, label=[['dog'], 'cat'], x1=0, y1=0, x2=5, y2=[5, 6]))
+    assert read_df(df, pics, **BOX)[0].labels == ['dog', 'cat']
+    df['label'] = [['dog', 'cat'], 'cat']
+    with pytest.raises(AnnotationError, match=r"row 0, a.png: 2 labels, \['dog', 'cat'\]; a box has one"):
+        read_df(df, pics, **BOX)
+
+def test_a_label_twice_in_a_cell_counts_once_and_is_counted(pics):
+    df = df_of(l=['x y x', 'y', 'x x x'])
+    with pytest.warns(UserWarning, match="labels that repeat .*: 3 in 2 images, the first in .*a.png; each counts"):
+        anns = read_df(df, pics, label_col='l', label_delim=' ')
+    assert [a.labels for a in anns] == [['x', 'y'], ['y'], ['x']]
+
+def test_a_delimiter_that_no_cell_has_is_an_error_where_another_has(pics):
+    for cell,other in (('dog,cat', "','"), ('dog | cat', r"'\|'"), ('dog\tcat', r"'\\t'")):
+        with pytest.raises(AnnotationError, match=f"label_delim ';' occurs in no cell, but row 0 holds .*; expected "
+                                                  f"label_delim={other}, or None"): labels_of(pics, cell, ';')
+    assert labels_of(pics, 'hot dog', ';') == ['hot dog']     # one label in every image
+    with pytest.raises(ValueError, match="label_delim='' separates nothing"): labels_of(pics, 'x', '')
+
+@pytest.mark.parametrize('cells,message', [
+    (['dog,cat', 'dog', 'dog'], r"1 of 2 names have one of \[ \| ; , in them, 'dog,cat' for one; .*label_delim="),
+    (['dog cat', 'cat', 'dog'], None), (['a', 'b', 'a'], None),
+    (['a b', 'b c', 'c a', 'b'], "4 of 4 names occur in one image only, 'a b' for one"),
+    (['a', 'b', 'c', 'a'], None)])
+def test_a_vocabulary_that_looks_like_cells_not_taken_apart_is_warned_of(pics, cells, message):
+    df = pd.DataFrame(dict(fname=[f'{s}.png' for s in 'abcd'[:len(cells)]], l=cells))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        read_df(df, pics, label_col='l')
+    assert len(seen) == (message is not None)
+    if message: assert re.match(message, str(seen[0].message))
+
+def test_one_hot_cells_that_are_missing_or_no_numbers_are_refused(pics):
+    for o in (pd.NA, None, '1', [1]):
+        df = df_of(dog=pd.Series([1, o, 0], dtype=object))
+        with pytest.raises(AnnotationError, match="row 1, b.png: column 'dog' is .*; a one-hot column holds 0 and 1"):
+            read_df(df, pics, label_col=['dog'])
+
+# --- boxes in other forms
+
+@pytest.mark.parametrize('relative', [False, True])
+@pytest.mark.parametrize('form', ['xyxy', 'xywh', 'cxcywh'])
+def test_boxes_of_every_form_are_those_that_torchvision_converts(tmp_path, form, relative):
+    import torch
+    from torchvision.ops import box_convert
+    g,size = torch.Generator().manual_seed(0),(37, 53)
+    Image.new('RGB', size).save(tmp_path/'a.png')
+    xy = torch.rand(50, 2, 2, generator=g, dtype=torch.float64).sort(1).values*1.2 - .1   # some reach outside
+    xyxy = xy.reshape(-1, 4)*(1 if relative else torch.tensor(size*2, dtype=torch.float64))
+    b = box_convert(xyxy, 'xyxy', form).numpy()
+    cols = ['x1', 'y1', 'x2', 'y2']
+    df = pd.DataFrame(b, columns=cols).assign(fname='a.png', px=.5, py=.25)
+    a, = read_df(df, tmp_path, 'fname', bbox_cols=cols, point_cols=['px', 'py'], bbox_format=form, relative=relative)
+    np.testing.assert_allclose(a.bboxes, xyxy.numpy()*(np.array(size*2) if relative else 1), atol=1e-4)
+    assert a.points[0].tolist() == [[18.5, 13.25] if relative else [.5, .25]]
+
+def test_boxes_of_another_form_than_said_are_refused_with_their_row(pics):
+    df = lambda *b: pd.DataFrame([['a.png', 'x', *b]], columns=['fname', 'label', 'x1', 'y1', 'x2', 'y2'])
+    for form in ('xywh', 'cxcywh'):
+        with pytest.raises(AnnotationError, match=f"row 0, a.png: expected width and height of 0 or more, .*'{form}'"):
+            read_df(df(5, 5, -1, 3), pics, bbox_format=form, **BOX)
+    with pytest.raises(AnnotationError, match="row 0, a.png: expected fractions of the image, .*relative=False reads"):
+        read_df(df(1, 1, 5, 5), pics, relative=True, **BOX)
+    with pytest.raises(AnnotationError, match="x1 <= x2 .* bbox_format='xywh' reads"):
+        read_df(df(9, 9, 5, 5), pics, **BOX)
+    with pytest.raises(ValueError, match=r"bbox_format is one of \['xyxy', 'xywh', 'cxcywh'\], not 'ltwh'"):
+        read_df(df(1, 1, 5, 5), pics, bbox_format='ltwh', **BOX)

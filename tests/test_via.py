@@ -85,7 +85,7 @@ BAD = {   # message: regions of the picture bad.png
 def test_a_region_that_cannot_be_read_raises_or_its_picture_is_dropped_and_counted(via, message):
     via.put(('good.png', [CAT]), ('bad.png', BAD[message]))
     with pytest.raises(AnnotationError, match=f"via.json, file 'bad.png1', {message}"): via.read()
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*via.json, file 'bad.png1'"):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*via.json, file 'bad.png1'"):
         kept = via.read(on_error='drop')
     assert [a.path.name for a in kept] == ['good.png'] and kept[0].labels == ['cat']
 
@@ -95,7 +95,7 @@ def test_a_picture_that_is_missing_or_listed_twice_is_told(via):
     with pytest.raises(AnnotationError, match="file 'b.png1': .*b.png: no such image file"): via.read()
     via.put(('a.png', [CAT]), ('a.png', []), ('c.png', []))
     with pytest.raises(AnnotationError, match="file 'a.png0': 2 entries have the filename 'a.png'; keep"): via.read()
-    with pytest.warns(UserWarning, match="1 of 2 pictures"): assert len(via.read(on_error='drop')) == 1
+    with pytest.warns(UserWarning, match="1 of 2 images"): assert len(via.read(on_error='drop')) == 1
 
 BROKEN = {
     "via.json is not readable json": '{"a": ',

@@ -73,7 +73,7 @@ BAD = {
 def test_what_cannot_be_read_raises_or_is_dropped_and_counted(voc, message):
     voc('b', obj()); voc('a', **BAD[message])
     with pytest.raises(AnnotationError, match=message): read_voc(voc.path)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*a.xml"):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*a.xml"):
         assert [a.path.stem for a in read_voc(voc.path, on_error='drop')] == ['b']
 
 def test_boxes_of_a_picture_before_its_exif_turn_are_told(voc):
@@ -86,8 +86,8 @@ def test_missing_folders_and_pictures_are_told(voc):
     with pytest.raises(AnnotationError, match="Annotations holds no xml file"): read_voc(voc.path)
     voc('a', obj())
     (voc.path/'JPEGImages'/'a.jpg').unlink()
-    with pytest.raises(AnnotationError, match=r"a.xml: neither a.jpg nor a.\* is in .*JPEGImages; "
-                                              "mend the name, or name the folder with images="):
+    with pytest.raises(AnnotationError, match=r"a.xml: neither 'a.jpg' nor a.\* is in .*JPEGImages; "
+                                              "fix the name, or name the folder with images="):
         read_voc(voc.path)
     with pytest.raises(AnnotationError, match="pics: no such folder; name it with images="):
         read_voc(voc.path, images='pics')
@@ -142,3 +142,90 @@ def test_the_face_masks_read_with_all_their_boxes_also_those_outside(tmp_path):
     write_voc(anns, tmp_path)
     for a,b in zip(anns, read_voc(tmp_path), strict=True):
         assert a.labels == b.labels and np.array_equal(a.bboxes, b.bboxes)
+
+# --- names, lists and folders
+
+def test_a_filename_without_a_suffix_is_not_cut_at_its_dot(voc):
+    for stem in ('shot', 'shot.0', 'shot.1'): voc(stem, obj(), name=stem)
+    assert [a.path.name for a in read_voc(voc.path)] == ['shot.0.jpg', 'shot.1.jpg', 'shot.jpg']
+    (voc.path/'JPEGImages'/'shot.1.jpg').unlink()
+    with pytest.raises(AnnotationError, match=r"shot.1.xml: neither 'shot.1' nor shot.1.\* is in"): read_voc(voc.path)
+
+def test_two_images_that_fit_are_an_error_and_a_whole_name_decides(voc):
+    voc('a', name='a.gif')
+    Image.new('RGB', (40, 30)).save(voc.path/'JPEGImages'/'a.png')
+    with pytest.raises(AnnotationError, match="a.xml: <filename> is 'a.gif', and .*a.jpg and .*a.png fit; write"):
+        read_voc(voc.path)
+    voc('a', name='a.png')
+    assert read_voc(voc.path)[0].path.name == 'a.png'
+    voc('a', name='C:\\data\\a.jpg')
+    assert read_voc(voc.path)[0].path.name == 'a.jpg'
+
+def test_two_xml_files_of_one_image_are_an_error_that_names_both(voc):
+    voc('a'); voc('b', name='a.jpg')
+    with pytest.raises(AnnotationError, match="a.xml .*and .*b.xml .*are the same image file"): read_voc(voc.path)
+
+@pytest.mark.parametrize('text,want', [
+    ('0', False), ('1', True), ('True', True), ('FALSE', False), ('1.0', True), (' 1 ', True), ('0.0', False),
+    ('yes', True), ('', False)])
+def test_difficult_is_read_in_all_its_spellings(voc, text, want):
+    voc('a', obj(difficult=text))
+    assert read_voc(voc.path)[0].ignore.tolist() == [want]
+
+def test_difficult_of_another_spelling_is_an_error(voc):
+    for text in ('2', 'maybe', 'nan'):
+        voc('a', obj(difficult=text))
+        with pytest.raises(AnnotationError, match=f"a.xml, object 1: difficult is '{text}'; expected 0 or 1"):
+            read_voc(voc.path)
+
+def main(voc, **lists):
+    for k,v in lists.items(): (voc.path/'ImageSets'/'Main'/f'{k}.txt').write_bytes(v.encode())
+
+def test_names_with_blanks_are_read_in_lists_of_images_and_of_one_class(voc):
+    names = 'img 0', 'img 1', 'my cat', 'img'
+    for o in names: voc(o)
+    main(voc, train='img 0\r\nimg 1 \r\nmy cat\r\n', val='img\n', cat_train='img 0  1\nimg 1 -1\nmy cat  0\nimg 1\n')
+    assert {a.path.stem: a.split for a in read_voc(voc.path)} == dict(zip(names, ['train']*3 + ['valid']))
+    assert [a.path.stem for a in read_voc(voc.path, 'cat_train')] == ['img 0', 'img 1', 'my cat', 'img']
+
+def test_names_in_lists_may_have_suffixes_and_folders(voc):
+    for d in ('JPEGImages/sub', 'Annotations/sub'): (voc.path/d).mkdir()
+    for o in ('a', 'sub/a', 'sub/b.c'): voc(o, name=o.rpartition('/')[2] + '.jpg')
+    main(voc, train='a.jpg\nsub\\a\n', val='sub/b.c.xml\n')
+    read = read_voc(voc.path)
+    assert [(a.path.relative_to(voc.path/'JPEGImages').as_posix(), a.split) for a in read] == [
+        ('a.jpg', 'train'), ('sub/a.jpg', 'train'), ('sub/b.c.jpg', 'valid')]
+
+def test_a_list_in_upper_case_is_read_and_a_name_twice_is_an_error(voc):
+    voc('a'); voc('b')
+    (voc.path/'ImageSets'/'Main'/'train.TXT').write_text('a\n')
+    assert [a.split for a in read_voc(voc.path)] == ['train', None]
+    main(voc, val='b\na\nb\n')
+    (voc.path/'ImageSets'/'Main'/'train.TXT').unlink()
+    for split in (None, 'val'):
+        with pytest.raises(AnnotationError, match="val.txt, line 3: 'b' appears twice, in line 1 too"):
+            read_voc(voc.path, split)
+
+def test_names_and_images_without_xml_are_counted(voc):
+    voc('a'); main(voc, train='ghost\na\n')
+    for o in 'bc': Image.new('RGB', (4, 4)).save(voc.path/'JPEGImages'/f'{o}.jpg')
+    with pytest.warns(UserWarning) as seen: assert len(read_voc(voc.path)) == 1
+    # one warning of each
+    assert [str(o.message).split('train.txt')[-1].split('JPEGImages')[0] for o in seen] == [
+        ": 1 of 2 names have no xml file and are not read; the first is 'ghost' in line 1",
+        f"2 of 3 images in {voc.path}/"]
+    with pytest.warns(UserWarning, match="have no xml file and are not read; the first is .*b.jpg"): read_voc(voc.path)
+
+def test_xml_files_in_any_case_may_lie_beside_the_images_in_folders(voc, recwarn):
+    for o in ('x', 'deep/y'):
+        (voc.path/'flat'/o).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (40, 30)).save(voc.path/'flat'/f'{o}.JPG')
+        (voc.path/'flat'/f'{o}.XML').write_text(XML.format(name=f'{o[-1]}.jpg', size=SIZE, objects=obj()))
+    a,b = read_voc(voc.path/'flat', images='.', annotations='.')
+    assert {a.path.name, b.path.name} == {'x.JPG', 'y.JPG'} and not recwarn.list
+
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
+    Image.new('RGB', (4, 4)).save(tmp_path/'a .png')
+    with pytest.raises(AnnotationError, match="its name begins or ends blank"):
+        write_voc([Annotation(tmp_path/'a .png', (4, 4), bboxes=[])], tmp_path/'n')
+    assert not (tmp_path/'n').exists()

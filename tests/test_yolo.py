@@ -70,7 +70,7 @@ def test_a_list_of_pictures_starts_from_its_own_folder_and_keeps_its_order(yolo)
         ('b.png', 'valid', []), ('a.png', 'valid', ['x'])]
     (yolo.path/'lists'/'t.txt').write_text('../images/train/a.png\n../images/train/gone.png\n')
     with pytest.raises(AnnotationError, match="t.txt, line 2: .*gone.png: no such image file"): read_yolo(yolo.path)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out"):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped"):
         assert len(read_yolo(yolo.path, on_error='drop')) == 1
 
 def test_txt_files_are_where_the_last_images_folder_would_be_labels(tmp_path):
@@ -97,7 +97,7 @@ def test_folders_start_from_path_or_from_the_yaml_file_also_as_roboflow_writes_t
                  "path: images\ntrain: train", "train: ../images/train", "path:\ntrain: ./images"):
         yolo.conf(f"{text}\nnames: [x]")
         assert [a.labels for a in read_yolo(tmp_path/'data.yaml')] == [['x']]
-    for text,message in (("path: gone\ntrain: x", "path is 'gone', and .*gone is no folder; leave it out"),
+    for text,message in (("path: gone\ntrain: x", "path is 'gone', and .*gone is no folder; remove it"),
                          ("train: images/gone", "train is 'images/gone', and .* is no folder and no txt file"),
                          ("train: labels", "train is 'labels', and .* holds no picture")):
         yolo.conf(f"{text}\nnames: [x]")
@@ -130,7 +130,7 @@ CONF = {   # message: data.yaml
     r"data.yaml: names are \['ant', ''\]": "train: images\nnames: [ant, ]\n",
     "data.yaml: names are {'x': 'ant'}": "train: images\nnames: {x: ant}",
     r"data.yaml: names are \[\['ant'\]\]": "train: images\nnames: [[ant]]",
-    "data.yaml: nc is 3, but there are 2 names": "train: images\nnames: [ant, bee]\nnc: 3",
+    "data.yaml: nc is '3', but there are 2 names": "train: images\nnames: [ant, bee]\nnc: 3",
     "data.yaml: expected train, val or test, .* got 'ant'": "ant",
     r"data.yaml: expected train, val or test, .* got \['classes'\]": "classes: [ant]",
     "data.yaml: 'valid' is no key of the format; call it val": "train: images\nvalid: images\nnames: [ant]",
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_raises_or_is_dropped_and_counted(yolo, message):
     yolo(a=f'0 .5 .5 .1 .1\n{ROWS[message]}\n', b='1 .5 .5 .1 .1')
     line = 1 if 'as other rows' in message else 2
     with pytest.raises(AnnotationError, match=f"labels.train.a.txt, line {line}: .*{message}"): read_yolo(yolo.path)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*a.txt"):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*a.txt"):
         assert [a.path.stem for a in read_yolo(yolo.path, on_error='drop')] == ['b']
 
 def test_what_lies_up_to_a_hundredth_outside_stays_as_it_is(yolo):
@@ -198,7 +198,7 @@ def test_a_txt_file_without_a_picture_counts_as_a_picture_that_cannot_be_read(yo
     for o in ('classes.txt', '._a.txt'): (yolo.path/'labels'/'train'/o).write_text('left by labelImg and macOS')
     with pytest.raises(AnnotationError, match=r"labels.train.b.txt: .*images.train.b.\*: no such image file"):
         read_yolo(yolo.path)
-    with pytest.warns(UserWarning, match="1 of 2 pictures are left out: .*b.txt"):
+    with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*b.txt"):
         assert [a.path.name for a in read_yolo(yolo.path, on_error='drop')] == ['a.png']
     (yolo.path/'t.txt').write_text('images/train/a.png\n')   # a list may be a choice
     yolo.conf("train: t.txt\nnames: [ant]")
@@ -210,7 +210,7 @@ def test_what_is_no_picture_or_no_text_is_told(yolo):
     with pytest.raises(AnnotationError, match="a.png: cannot be read as an image"): read_yolo(yolo.path)
     yolo(a='')
     (yolo.path/'labels'/'train'/'b.txt').write_bytes(b'\xff\xfe0')
-    with pytest.raises(AnnotationError, match="b.txt cannot be read as text"): read_yolo(yolo.path)
+    with pytest.raises(AnnotationError, match="b.txt, line 1: cannot be read as text"): read_yolo(yolo.path)
     for name in ('._a.png', 'notes.md'): (yolo.path/'images'/'train'/name).write_text('what a system leaves there')
     (yolo.path/'labels'/'train'/'b.txt').unlink()
     assert [a.path.name for a in read_yolo(yolo.path)] == ['a.png', 'b.png']
@@ -353,7 +353,7 @@ def test_where_no_link_can_be_made_it_is_told(shapes, tmp_path, monkeypatch):
 def test_coco128_reads_with_boxes_and_with_polygons(tmp_path):
     path = Path(os.environ['VISION_TASKS_DATA'])/'coco128'
     with pytest.raises(AnnotationError, match="000000000656.txt: .*no such image file"): read_yolo(path)
-    with pytest.warns(UserWarning, match="2 of 258 pictures are left out"): anns = read_yolo(path, on_error='drop')
+    with pytest.warns(UserWarning, match="2 of 258 images are dropped"): anns = read_yolo(path, on_error='drop')
     assert [sum(a.split == s for a in anns) for s in ('train', 'valid')] == [128, 128]
     rows = lambda *files: sum(len(p.read_text().splitlines()) for p in files)
     alone = [path/'labels'/'train2017'/f'000000000{o}.txt' for o in (656, 659)]
@@ -386,3 +386,24 @@ def test_masks_come_back_to_the_pixel_though_polygons_went_through_fractions(tmp
     for a in anns:
         for m,n in zip(a.masks, back[a.path.name].masks):
             assert (decode_mask(m, a.size) == decode_mask(n, a.size)).all()
+
+# --- suffixes in upper case
+
+def test_label_files_lists_and_yaml_files_may_have_suffixes_in_upper_case(yolo):
+    yolo(a='0 .5 .5 .2 .2', b='1 .5 .5 .2 .2')
+    labels = yolo.path/'labels'/'train'
+    (labels/'b.txt').rename(labels/'b.TXT')
+    assert [a.labels for a in read_yolo(yolo.path)] == [['ant'], ['bee']]
+    (yolo.path/'l.TXT').write_text('images/train/b.png\n')
+    (yolo.path/'data.yaml').unlink()
+    (yolo.path/'data.YAML').write_text("train: l.TXT\nnames: [ant, bee]\n")
+    assert [a.labels for a in read_yolo(yolo.path)] == [['bee']]
+
+def test_two_label_files_of_an_image_and_one_without_an_image_are_errors_in_any_case(yolo):
+    yolo(a='0 .5 .5 .2 .2', b='')
+    labels = yolo.path/'labels'/'train'
+    (labels/'b.TXT').write_text('')
+    with pytest.raises(AnnotationError, match="b.TXT and .*b.txt are of one image; keep one"): read_yolo(yolo.path)
+    (labels/'b.TXT').unlink()
+    (labels/'c.TXT').write_text('0 .5 .5 .2 .2')
+    with pytest.raises(AnnotationError, match=r"c.TXT: .*images.train.c.\*: no such image file"): read_yolo(yolo.path)

@@ -1,13 +1,12 @@
 "The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
 from __future__ import annotations
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-import warnings
+from reprlib import Repr
 import numpy as np
 from PIL import Image
-from .image import image_size, stored_size
+from .image import stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']
 
@@ -41,7 +40,7 @@ class Annotation:
         put(visible=self._visible(), masks=self._masks(), mask=self._mask())
         put(ignore=self._ignore(), scores=self._scores())
         if self.split is not None and self.split not in SPLITS:
-            self._fail('split', f"one of {SPLITS} or None", repr(self.split))
+            self._fail('split', f"one of {SPLITS} or None", brief(self.split))
 
     def _fail(self, name, expected, came, todo=''):
         todo = f"; {todo}" if todo else ''
@@ -50,7 +49,7 @@ class Annotation:
     def _array(self, name, dtype, *shapes, expected):
         "Field `name` as an array of `dtype` whose shape fits one of `shapes`, where None fits any length"
         try: a = np.array(getattr(self, name), dtype=dtype)
-        except (TypeError, ValueError) as e: self._fail(name, expected, f"{getattr(self, name)!r} ({e})")
+        except (TypeError, ValueError) as e: self._fail(name, expected, f"{brief(getattr(self, name))} ({e})")
         if a.size == 0 and len(shapes[0]) > 1 and a.ndim == 1: a = a.reshape([0 if n is None else n for n in shapes[0]])
         if not any(a.ndim == len(s) and all(n is None or n == m for n,m in zip(s, a.shape)) for s in shapes):
             self._fail(name, expected, f"an array of shape {a.shape}")
@@ -59,17 +58,17 @@ class Annotation:
     def _size(self):
         try: w,h = self.size; w,h,ok = int(w),int(h),int(w) == w and int(h) == h and w > 0 and h > 0
         except (TypeError, ValueError, OverflowError): ok = False   # OverflowError: int(inf)
-        if not ok: self._fail('size', "(w, h) as two positive whole numbers of pixels", repr(self.size))
+        if not ok: self._fail('size', "(w, h) as two positive whole numbers of pixels", brief(self.size))
         return w,h
 
     def _labels(self):
         if isinstance(self.labels, str):
-            self._fail('labels', "a list of names", repr(self.labels), f"write [{self.labels!r}]")
+            self._fail('labels', "a list of names", brief(self.labels), f"write [{brief(self.labels)}]")
         try: labels = list(self.labels)
-        except TypeError: self._fail('labels', "a list of names", repr(self.labels), "write [] where there are none")
+        except TypeError: self._fail('labels', "a list of names", brief(self.labels), "write [] where there are none")
         for i,o in enumerate(labels):
             if not isinstance(o, str):
-                came = f"{o!r} of type {type(o).__name__}"
+                came = f"{brief(o)} of type {type(o).__name__}"
                 self._fail(f'labels, row {i}', "a name (ids do not leave the block)", came)
         return [str(o) for o in labels]   # numpy's strings become ours
 
@@ -116,9 +115,9 @@ class Annotation:
             self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
         for i,m in enumerate(masks):
             if isinstance(m, dict) and not {'size', 'counts'} <= m.keys():
-                self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {sorted(m)}")
+                self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {brief(list(m))}")
             if isinstance(m, dict) and not isinstance(m['size'], (list, tuple, np.ndarray)):
-                self._fail(f'masks, row {i}', "an RLE whose 'size' is [h, w]", repr(m['size']))
+                self._fail(f'masks, row {i}', "an RLE whose 'size' is [h, w]", brief(m['size']))
             hw = None
             if isinstance(m, dict): hw = tuple(m['size'])
             elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
@@ -144,7 +143,7 @@ class Annotation:
         if self.bboxes is None: self._fail('ignore', "bboxes beside it", "no bboxes")
         what = f"({len(self.bboxes)},) booleans, one per box"
         v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # bool at once makes True of 'False'
-        if not np.isin(v, (0, 1)).all(): self._fail('ignore', what, repr(self.ignore))
+        if not np.isin(v, (0, 1)).all(): self._fail('ignore', what, brief(self.ignore))
         return v.astype(bool)
 
     def _scores(self):
@@ -181,33 +180,6 @@ def select_objects(
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
 UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
-def size_of(path) -> tuple[int,int]:
-    "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
-    try: return image_size(path)
-    except FileNotFoundError: why,todo = "no such image file", "mend the name or the folder"
-    except UNREADABLE as e:  why,todo = f"cannot be read as an image ({e})", "replace the file"
-    raise AnnotationError(f"{path}: {why}; {todo}, or drop the picture before reading")
-
-def read_all(
-    read,                 # item -> Annotation, or `AnnotationError`
-    items,                # what there is to read, one item a picture
-    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': one warning counts the pictures left out
-) -> list[Annotation]:    # in the order of `items`
-    "`read` each of `items`, in threads, for the files that it opens: the loop that all readers share"
-    if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
-    def attempt(item):
-        try: return read(item)
-        except AnnotationError as e:
-            if on_error == 'raise': raise
-            return e
-    with ThreadPoolExecutor() as ex: res = list(ex.map(attempt, items))
-    bad = [o for o in res if isinstance(o, AnnotationError)]
-    if bad:
-        more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
-        some = '; '.join(map(str, bad[:3]))
-        warnings.warn(f"{len(bad)} of {len(res)} pictures are left out: {some}{more}", stacklevel=3)
-    return [o for o in res if not isinstance(o, AnnotationError)]
-
 def wh(size) -> str:
     "`size` as people write it: 640x480"
     return f"{size[0]}x{size[1]}"
@@ -216,6 +188,19 @@ def unturned(path, size) -> str:
     "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
     with Image.open(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''
+
+_REPR = Repr()
+_REPR.maxlevel = 3
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 500
+for _kind in ('list', 'tuple', 'dict', 'set', 'frozenset', 'deque', 'array'): setattr(_REPR, f'max{_kind}', 20)
+
+def brief(
+    o,         # any value, however large
+    n:int=80,  # most characters
+) -> str:
+    "`repr(o)` for a message, cut to `n` characters; of deep and long values no more than that is built"
+    s = _REPR.repr(o)
+    return s if len(s) <= n else f'{s[:n-3]}...'
 
 def nearest(name, names):
     "'; did you mean ...?' where one of `names` resembles `name`"

@@ -5,7 +5,8 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, read_all, size_of, unturned, vocab_of, wh
+from .annotation import SPLITS, Annotation, AnnotationError, brief, unturned, vocab_of, wh
+from .reading import read_all, read_json, size_of
 from .writing import replacing
 from ..ops.masks import encode_rle, rle_counts
 
@@ -35,10 +36,10 @@ def read_coco(
     pictures,objects = {},{}   # by the picture's id, so that no picture looks through all annotations
     for i,o in enumerate(data['images']): pictures.setdefault(_id(o, 'id', ('row', i)), []).append(o)
     for i,o in enumerate(data['annotations']):
-        where = f"{fname}, annotation {o['id']!r}" if 'id' in o else f"{fname}, annotation in row {i}"
+        where = f"{fname}, annotation {brief(o['id'])}" if 'id' in o else f"{fname}, annotation in row {i}"
         objects.setdefault(_id(o, 'image_id'), []).append((where, o))
     items = [(k, pictures.get(k, []), objects.get(k, [])) for k in {**pictures, **objects}]
-    return read_all(lambda o: _read(*o, f), items, on_error)
+    return read_all(lambda o: _read(*o, f), items, on_error, lambda o: f"{fname}, image {brief(o[0])}")
 
 def coco_keypoints(
     fname, # json file
@@ -50,7 +51,7 @@ def coco_keypoints(
     try: pairs = [(int(i)-1, int(j)-1) for i,j in skeleton]   # COCO counts them from 1
     except (TypeError, ValueError): pairs = None
     if pairs is not None and all(0 <= i < len(names) for o in pairs for i in o): return names,pairs
-    raise AnnotationError(f"{fname}: the skeleton is {skeleton!r:.80}; "
+    raise AnnotationError(f"{fname}: the skeleton is {brief(skeleton)}; "
                           f"expected pairs of numbers from 1 to {len(names)}, the places of keypoints; mend it")
 
 class _File(NamedTuple):
@@ -66,17 +67,14 @@ class _File(NamedTuple):
 # --- the file as a whole: what is wrong here cannot be dropped
 
 def _load(fname):
-    try: data = json.loads(fname.read_bytes())
-    except FileNotFoundError: raise AnnotationError(f"{fname}: no such json file") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise AnnotationError(f"{fname} is not readable json ({e}); mend the file") from e
+    data = read_json(fname)
     if not isinstance(data, dict):
         raise AnnotationError(f"{fname} holds a {type(data).__name__}, not COCO's object with images, annotations and "
                               "categories; a mere list of detections names no pictures: put it under 'annotations' "
                               "beside the other two")
     for k in ('images', 'annotations', 'categories'):
         if isinstance(data.get(k), list) and all(isinstance(o, dict) for o in data[k]): continue
-        what = f"{k!r} is {data[k]!r:.80}" if k in data else f"no {k!r}"
+        what = f"{k!r} is {brief(data[k])}" if k in data else f"no {k!r}"
         raise AnnotationError(f"{fname}: {what}; expected a list of objects, as COCO has images, annotations and "
                               "categories (empty where there are none)")
     return data
@@ -90,21 +88,21 @@ def _categories(fname, data):   # -> {id: name}
     for i,c in enumerate(data['categories']):
         key,name = _id(c, 'id'),c.get('name')
         if key is None or not isinstance(name, str):
-            raise AnnotationError(f"{fname}, category in row {i}: expected an id and a name, got {c!r:.80}; mend it")
+            raise AnnotationError(f"{fname}, category in row {i}: expected an id and a name, got {brief(c)}; mend it")
         if key in names:
-            raise AnnotationError(f"{fname}: category id {key!r} stands twice, for {names[key]!r} and {name!r}; "
-                                  "give each its own, in its annotations too")
+            raise AnnotationError(f"{fname}: category id {brief(key)} appears twice, for {brief(names[key])} and "
+                                  f"{brief(name)}; give each its own, in its annotations too")
         names[key] = name
     return names
 
 def _point_names(fname, data):   # -> (k,) names; [] where the categories name none
     cats = [c for c in data['categories'] if c.get('keypoints')]
     for c in cats:
-        what,names,first = f"category {c.get('name')!r}",c['keypoints'],cats[0]
+        what,names,first = f"category {brief(c.get('name'))}",c['keypoints'],cats[0]
         if not isinstance(names, list) or not all(isinstance(o, str) for o in names):
-            raise AnnotationError(f"{fname}, {what}: keypoints are {names!r:.80}; expected a list of names; mend it")
+            raise AnnotationError(f"{fname}, {what}: keypoints are {brief(names)}; expected a list of names; mend it")
         if names != first['keypoints']:
-            raise AnnotationError(f"{fname}: {what} has other keypoints than category {first.get('name')!r} "
+            raise AnnotationError(f"{fname}: {what} has other keypoints than category {brief(first.get('name'))} "
                                   f"({len(names)} and {len(first['keypoints'])} names); the points of one data set are "
                                   "the same for all: write a file for each")
     return cats[0]['keypoints'] if cats else []
@@ -133,25 +131,25 @@ def _read(key, pictures, objects, f):
 def _unlisted(objects):
     where,o = objects[0]
     more = f" ({len(objects)} annotations name it)" if len(objects) > 1 else ''
-    return AnnotationError(f"{where}: image_id {o.get('image_id')!r} is no id of 'images'{more}; "
+    return AnnotationError(f"{where}: image_id {brief(o.get('image_id'))} is no id of 'images'{more}; "
                            "mend the id, or list the picture")
 
 def _picture(key, pictures, f):
     "(path, size) of the one picture with the id `key`"
-    where,name = f"{f.fname}, image {key!r}",pictures[0].get('file_name')
+    where,name = f"{f.fname}, image {brief(key)}",pictures[0].get('file_name')
     if isinstance(key, tuple):
-        raise AnnotationError(f"{f.fname}, image in row {key[1]}: id is {pictures[0].get('id')!r} for {name!r}; "
-                              "expected a number or a text; give it one")
+        raise AnnotationError(f"{f.fname}, image in row {key[1]}: id is {brief(pictures[0].get('id'))} for "
+                              f"{brief(name)}; expected a number or a text; give it one")
     if len(pictures) > 1:
-        raise AnnotationError(f"{where}: {len(pictures)} pictures have this id, {name!r} and "
-                              f"{pictures[1].get('file_name')!r}; give each its own, in its annotations too")
+        raise AnnotationError(f"{where}: {len(pictures)} pictures have this id, {brief(name, 200)} and "
+                              f"{brief(pictures[1].get('file_name'), 200)}; give each its own, in its annotations too")
     if not isinstance(name, str) or not name:
-        raise AnnotationError(f"{where}: file_name is {name!r}; expected the picture's, below {f.images}; mend it")
+        raise AnnotationError(f"{where}: file_name is {brief(name)}; expected the picture's, below {f.images}; mend it")
     return f.images/name,_size(where, f.images/name, pictures[0])
 
 def _size(where, path, picture):
     "(w, h) of the picture as shown, where the json says the same"
-    said = picture.get('width'),picture.get('height')
+    said = tuple(_whole(where, picture, k) for k in ('width', 'height'))
     try: shown = size_of(path)
     except AnnotationError as e: raise AnnotationError(f"{where}: {e}") from None
     if said == shown: return shown
@@ -163,15 +161,24 @@ def _size(where, path, picture):
            "scale the boxes, or bring back the picture that they were drawn on")
     raise AnnotationError(f"{where}: width and height say {wh(said)}, but {path.name} is {wh(shown)}{turned}; {todo}")
 
+def _whole(where, picture, key):
+    "A number of pixels, which some exporters write as text; None where there is none"
+    v = picture.get(key)
+    try:
+        if isinstance(v, bool): raise ValueError
+        if v is None or float(v) == int(float(v)) > 0: return None if v is None else int(float(v))
+    except (TypeError, ValueError, OverflowError): pass
+    raise AnnotationError(f"{where}: {key} is {brief(v)}; expected a whole number of pixels; fix it")
+
 # --- one object: `where` names it, `o` is what the json has
 
 def _fail(where, o, key, expected):
-    what = f"{key} is {o[key]!r:.120}" if key in o else f"no {key!r}"
+    what = f"{key} is {brief(o[key], 120)}" if key in o else f"no {key!r}"
     raise AnnotationError(f"{where}: {what}; expected {expected}; mend it, or drop the annotation before reading")
 
 def _label(where, o, names):
     key = _id(o, 'category_id')
-    if key not in names: _fail(where, o, 'category_id', f"an id of 'categories', one of {list(names)!r:.120}")
+    if key not in names: _fail(where, o, 'category_id', f"an id of 'categories', one of {brief(list(names), 120)}")
     return names[key]
 
 def _bbox(where, o):   # -> x1 y1 x2 y2
@@ -308,6 +315,6 @@ def coco_shape(mask):
 
 def _area(p):   # (2*m,) x y x y ... -> pixels inside, by the shoelace formula
     if len(p) < 6 or len(p)%2 or not np.isfinite(p).all():
-        raise ValueError(f"expected polygons of three or more points, got {p.tolist()!r:.80}; mend the polygon")
+        raise ValueError(f"expected polygons of three or more points, got {brief(p.tolist())}; mend the polygon")
     x,y = p[::2],p[1::2]
     return abs(float(x[:-1]@y[1:] - x[1:]@y[:-1] + x[-1]*y[0] - x[0]*y[-1]))/2

@@ -8,8 +8,9 @@ from numbers import Integral
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, unturned, wh
+from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest, unturned, wh
 from .image import check_single, lossy_format, upright
+from .reading import read_all, read_yaml, size_of
 from .writing import check_outputs, replacing
 from ..ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 
@@ -74,43 +75,48 @@ def read_instance_masks(
     Raises `AnnotationError` for masks of another size, in a lossy format (JPEG), or of several values where one object
     is expected"""
     if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
-    if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {label!r:.80}")
+    if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {brief(label)}")
     void = [void] if isinstance(void, Integral) else void
     if void is None or not all(isinstance(v, Integral) for v in void):
-        raise ValueError(f"void: expected whole numbers, () for none, got {void!r:.80}")
+        raise ValueError(f"void: expected whole numbers, () for none, got {brief(void)}")
     void = list(void)
     return read_all(lambda o: _read_instances(*o, label, void, split), _pairs(images, masks, mask_of), on_error)
 
 def read_codes(
     fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
 ) -> dict[int,str]:      # value in the mask files -> name of the class
-    "The classes of mask files, for `read_masks`; `list(codes.values())` is the vocab. Values may leave numbers out"
-    import yaml
+    """The classes of mask files, for `read_masks`; `list(codes.values())` is the vocab. Values may skip numbers. Names
+    are text as it stands, `no` and `007` too"""
     fname = Path(fname)
-    try: data = yaml.safe_load(fname.read_text())
+    try: data = read_yaml(fname)
     except FileNotFoundError:
         raise AnnotationError(f"{fname}: no such yaml file; "
                               "codes are a list of names, {value: name}, or such a file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise AnnotationError(f"{fname} is not readable yaml ({e}); mend the file") from e
     found = [data[k] for k in ('classes', 'names') if k in data] if isinstance(data, dict) else []
     if len(found) != 1 or not isinstance(found[0], (list, dict)):
-        what = sorted(map(str, data)) if isinstance(data, dict) else f"{data!r:.80}"
+        what = brief(sorted(data) if isinstance(data, dict) else data)
         raise AnnotationError(f"{fname}: expected `classes` or `names`, a list or a table of values and names, "
-                              f"got {what}; mend the file, or pass codes as {{value: name}}")
-    return _values_of(found[0])
+                              f"got {what}; fix the file, or pass codes as {{value: name}}")
+    codes = found[0] if isinstance(found[0], dict) else dict(enumerate(found[0]))
+    try: codes = {int(k): v for k,v in codes.items()}
+    except ValueError:
+        raise AnnotationError(f"{fname}: expected whole numbers as values, got {brief(list(codes))}; "
+                              "fix the file") from None
+    if len(codes) < len(found[0]): raise AnnotationError(f"{fname}: a value appears twice (01 is 1); fix the file")
+    try: return _values_of(codes)
+    except ValueError as e: raise AnnotationError(f"{fname}: {e}") from None
 
 def _values_of(codes):   # -> {value: name}, in the order of the class indices
     if isinstance(codes, (str, Path)): return read_codes(codes)
     codes = dict(codes) if isinstance(codes, Mapping) else dict(enumerate(codes))
     for v,o in codes.items():
         if not isinstance(o, str) or not o.strip() or not isinstance(v, Integral):
-            raise ValueError(f"codes: expected names, or {{whole number: name}}, got {v!r}: {o!r}")
+            raise ValueError(f"codes: expected names, or {{whole number: name}}, got {brief(v)}: {brief(o)}")
     names = list(codes.values())
     twice = [o for o in names if names.count(o) > 1]
     if twice:
-        raise ValueError(f"codes: {twice[0]!r} stands twice; every class needs a name of its own, and where several "
-                         "values are one class, colors={value: name} says so")
+        raise ValueError(f"codes: {brief(twice[0])} appears twice; every class needs a name of its own, and where "
+                         "several values are one class, colors={value: name} says so")
     if not names: raise ValueError("codes is empty; expected the names of the classes")
     if len(names) > VOID and names[VOID] != 'void':
         raise ValueError(f"codes: index {VOID} is void whatever the number of classes, so of {len(names)} codes that "
@@ -268,7 +274,7 @@ def decode_class_mask(
     elif isinstance(mask, (str, Path)): m = _values(file)
     else: file,m = 'array',np.asarray(mask)
     if m.ndim != 2 or m.dtype.kind not in 'bui':
-        raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {mask!r:.80}")
+        raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {brief(mask)}")
     if size is not None and m.shape != tuple(size)[::-1]:
         raise AnnotationError(f"mask {file}: expected the picture's size, {wh(size)}, got {wh(m.shape[::-1])}")
     return m if m.dtype == np.uint8 else m.astype(np.uint8 if m.dtype == bool else np.int32)
@@ -327,14 +333,14 @@ def _is_colour(o):
 def _number(k, colours):
     if colours and _is_colour(k): r,g,b = map(int, k); return 65536*r + 256*g + b
     if not colours and isinstance(k, Integral) and abs(k) < 2**31: return int(k)
-    raise ValueError(f"expected {'colours (r, g, b) of 0 to 255' if colours else 'whole numbers'}, got {k!r:.80}; "
+    raise ValueError(f"expected {'colours (r, g, b) of 0 to 255' if colours else 'whole numbers'}, got {brief(k)}; "
                      "colors holds colours only or values only, and void the same")
 
 def _index(o, names):
     "The class index of a name or an index"
     if isinstance(o, str) and o in names: return names.index(o)
     if isinstance(o, Integral) and (0 <= o < len(names) or o == VOID): return int(o)
-    raise ValueError(f"colors: {o!r} is none of the {len(names)} codes, by name or index{nearest(o, names)}")
+    raise ValueError(f"colors: {brief(o)} is none of the {len(names)} codes, by name or index{nearest(o, names)}")
 
 # --- write
 

@@ -1,10 +1,11 @@
 "Points without boxes: DeepLabCut's csv (Mathis et al., 2018) and the BIWI Kinect head poses (Fanelli et al., 2013)"
 from __future__ import annotations
-import csv
+import csv, io
 from functools import cache
 from pathlib import Path
 import numpy as np
-from .annotation import Annotation, AnnotationError, read_all, size_of
+from .annotation import Annotation, AnnotationError, brief
+from .reading import read_all, read_lines, read_text, size_of
 from .writing import replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
@@ -26,7 +27,8 @@ def read_dlc(
     for line,row in rows:
         picture = '/'.join(o.strip().replace('\\', '/') for o in row[:n] if o.strip())
         items.setdefault(picture, []).append((line, row[n:]))
-    return read_all(lambda o: _read_row(fname, path/o[0], o[1], names), list(items.items()), on_error)
+    return read_all(lambda o: _read_row(fname, path/o[0], o[1], names), items.items(), on_error,
+                    lambda o: f"{fname}, line {o[1][0][0]}")
 
 def dlc_points(
     fname,         # CollectedData csv
@@ -63,29 +65,29 @@ def _project(fname):
 def _table(fname):
     "(number of columns that name the picture, (k,) names, [(line, cells)]) of a csv whose header has been checked"
     try:
-        with open(fname, newline='', encoding='utf-8-sig') as f:
-            reader = csv.reader(f)
-            rows = [(reader.line_num, row) for row in reader if any(row)]
+        reader = csv.reader(io.StringIO(read_text(fname)))
+        rows = [(reader.line_num, row) for row in reader if any(o.strip() for o in row)]
     except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
-    except (OSError, csv.Error, UnicodeDecodeError) as e:
-        raise AnnotationError(f"{fname} is not a readable csv file ({e})") from e
+    except csv.Error as e: raise AnnotationError(f"{fname} is not a readable csv file ({e})") from e
     heads = [row[0].strip() for _,row in rows[:4]]
     if 'individuals' in heads:
         raise AnnotationError(f"{fname}: a header row 'individuals', so it marks several animals a picture; those are "
                               "objects and need boxes: keep the columns of one animal and delete the row, or write "
                               "COCO keypoints and `read_coco`")
     if heads[:3] != ['scorer', 'bodyparts', 'coords']:
-        raise AnnotationError(f"{fname}: rows begin with {heads[:3]}; expected DeepLabCut's header rows ['scorer', "
-                              "'bodyparts', 'coords']; `read_df(..., point_cols=...)` reads tables with one header row")
+        raise AnnotationError(f"{fname}: rows begin with {brief(heads[:3])}; expected DeepLabCut's header rows "
+                              "['scorer', 'bodyparts', 'coords']; `read_df(..., point_cols=...)` reads tables with one "
+                              "header row")
     (_,parts),(_,coords) = rows[1:3]
     n = next((i for i,o in enumerate(coords[1:], 1) if o.strip()), len(coords))   # the picture's columns have no coords
     names,coords = [o.strip() for o in parts[n::2]],[o.strip() for o in coords[n:]]
     if n not in (1, 3) or not names or coords != ['x', 'y']*len(names):
-        raise AnnotationError(f"{fname}: coords are {coords[:6]} after {n} columns; expected x, y, x, y, ... after 1 "
-                              "column of pictures, or 3 with their path; are they predictions? Drop the likelihood")
+        raise AnnotationError(f"{fname}: coords are {brief(coords[:6])} after {n} columns; expected x, y, x, y, ... "
+                              "after 1 column of pictures, or 3 with their path; are they predictions? Drop the "
+                              "likelihood")
     if [o.strip() for o in parts[n+1::2]] != names or len({*names}) < len(names) or '' in names:
-        raise AnnotationError(f"{fname}: bodyparts are {parts[n:]}; expected each name over its x and its y, and "
-                              "nowhere else; mend the header")
+        raise AnnotationError(f"{fname}: bodyparts are {brief(parts[n:])}; expected each name over its x and its y, "
+                              "and nowhere else; mend the header")
     if len(rows) == 3: raise AnnotationError(f"{fname} has no rows below its header")
     return n,names,rows[3:]
 
@@ -102,7 +104,7 @@ def _read_row(fname, picture, rows, names):
         raise AnnotationError(f"{where}: {e}; expected numbers, or empty cells where a point is not marked") from None
     for name,p in zip(names, xy):
         if np.isinf(p).any() or np.isnan(p).sum() == 1:
-            raise AnnotationError(f"{where}: {name!r} is at {p.tolist()}; expected x and y, or two empty cells; "
+            raise AnnotationError(f"{where}: {brief(name)} is at {p.tolist()}; expected x and y, or two empty cells; "
                                   "mend the row")
     try: size = size_of(picture)
     except AnnotationError as e:
@@ -146,8 +148,8 @@ def _read_head(picture, camera):
     pose = picture.with_name(f"{picture.stem.rpartition('_')[0]}_pose.txt")
     rows = _numbers(pose)
     if [len(o) for o in rows] != [3]*4:
-        raise AnnotationError(f"{pose}: rows of {[len(o) for o in rows]} numbers; expected three of the rotation and "
-                              "one x y z, 3 numbers each; replace the file")
+        raise AnnotationError(f"{pose}: rows of {brief([len(o) for o in rows])} numbers; expected three of the "
+                              "rotation and one x y z, 3 numbers each; replace the file")
     x,y,z = rows[3]
     if not (np.isfinite(rows[3]).all() and z > 0):
         raise AnnotationError(f"{pose}: the head is at {rows[3]} mm; expected finite numbers with z > 0, before the "
@@ -160,17 +162,18 @@ def _camera(file):   # -> 3 rows of 3 numbers
     rows = _numbers(file)
     matrix = rows[:3]
     if len(rows) != 9 or [len(o) for o in matrix] != [3]*3:
-        raise AnnotationError(f"{file}: rows of {[len(o) for o in rows]} numbers; expected a camera matrix, 3 rows of "
-                              "3, and six rows more; replace the file")
+        raise AnnotationError(f"{file}: rows of {brief([len(o) for o in rows])} numbers; expected a camera matrix, "
+                              "3 rows of 3, and six rows more; replace the file")
     if not np.isfinite(matrix).all() or matrix[2] != [0, 0, 1] or min(matrix[0][0], matrix[1][1]) <= 0:
         raise AnnotationError(f"{file}: {matrix} is no camera matrix; expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] "
                               "with fx and fy above 0; replace the file")
     return matrix
 
 def _numbers(file):   # -> rows of numbers, without the empty ones
-    try: return [[float(o) for o in line.split()] for line in file.read_text().splitlines() if line.strip()]
+    try: return [[float(o) for o in line.split()] for _,line in read_lines(file)]
     except FileNotFoundError:
         raise AnnotationError(f"{file}: no such file, and the picture's centre cannot be told without; bring it back, "
                               "or drop the picture") from None
-    except (OSError, ValueError) as e:
+    except AnnotationError: raise
+    except ValueError as e:
         raise AnnotationError(f"{file} is not a readable table of numbers ({e}); replace the file") from e

@@ -1,9 +1,14 @@
-"Tables: a csv file or DataFrame with one row a picture, or one row a box"
+"Tables: a csv file or DataFrame with one row an image, or one row a box"
 from __future__ import annotations
+from ast import literal_eval
 from collections import Counter
+from collections.abc import Mapping
+import csv, io, posixpath, re, warnings
+from numbers import Number
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of
+from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest
+from .reading import read_all, read_text, size_of
 
 __all__ = ['read_df', 'write_df']
 
@@ -13,22 +18,36 @@ def read_df(
     fn_col=0,             # column of the file names; columns are named, or counted from 0
     label_col=None,       # column of the labels, or a list of columns of 0 and 1, one per label; None = no labels
     label_delim:str=None, # what stands between several labels of a cell, ' ' = any white space; None = a cell is one
-    bbox_cols=None,       # four columns x1, y1, x2, y2 in pixels, 0-based, right and bottom exclusive: a row is a box
+    bbox_cols=None,       # four columns of a box, in the order of `bbox_format`: a row is a box
     point_cols=None,      # columns x, y, x, y, ... in pixels, or a list of (x, y) columns; an empty cell is a point
                           # that is not marked
     valid_col=None,       # column of the split: true or 1 = valid, or the words train, valid (or val), test
     group_col=None,       # column of what must not stand on both sides of a split
-    on_error:str='raise', # 'raise' `AnnotationError` at the first row that cannot be read, or 'drop' such pictures and
+    on_error:str='raise', # 'raise' `AnnotationError` at the first row that cannot be read, or 'drop' such images and
                           # count them
-) -> list[Annotation]:    # in the order of the rows, pictures with several boxes where they first occur
-    """Annotations of a table. An empty label cell is a picture without labels; with `bbox_cols`, a row without box and
-    label is a picture without objects. Names that are numbers become their text. Rows are counted from 0, without the
-    header"""
+    bbox_format:str='xyxy', # 'xyxy': x1, y1, x2, y2, 0-based, right and bottom edge exclusive; 'xywh': x1, y1, width,
+                          # height; 'cxcywh': centre, width, height
+    relative:bool=False,  # whether boxes and points are fractions of the image's width and height, not pixels
+) -> list[Annotation]:    # in the order of the rows, images with several boxes where they first occur
+    """Annotations of a table. An empty label cell is an image without labels; with `bbox_cols`, a row without box and
+    label is an image without objects. Names that are numbers become their text. Rows are counted from 0, without the
+    header. Of a csv file, names of columns and cells lose the blanks at their ends, and rows without text are skipped.
+
+    A label cell may hold a list, tuple, set or array of names, or the text of a list as Python or json write it; cells
+    of other kinds are errors. A label twice in one cell counts once, in a counted warning. Also warned of: names with
+    `[`, `|`, `;` or `,` in them, and a vocabulary most of which occurs once, for both come from cells that were not
+    taken apart. A `label_delim` that no cell has, while a cell has another of `,`, `;`, `|`, is an error.
+
+    Raises `AnnotationError` with the row, `ValueError` for arguments that do not fit together"""
     import pandas as pd
     path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
     if from_csv:
         if path == Path('.'): path = Path(df).parent
         df = _csv(df)
+    blank = set(np.flatnonzero((df == '').all(axis=1))) if from_csv else ()   # what spreadsheets write below a table
+    if bbox_format not in _TO_XYXY:
+        raise ValueError(f"bbox_format is one of {list(_TO_XYXY)}, not {bbox_format!r}")
+    if label_delim == '': raise ValueError("label_delim='' separates nothing; None: a cell is one label")
     if not len(df): raise AnnotationError("the table has no rows")
     points = point_cols
     if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
@@ -46,22 +65,57 @@ def read_df(
     if from_csv:
         for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
             df[c] = _as_numbers(df[c])
-    cols = dict(file=col(fn_col), label=None if one_hot else col(label_col), hot=part(label_col) if one_hot else None,
-                bbox=cells(bbox_cols), points=cells(points), split=col(valid_col), group=col(group_col),
-                delim=label_delim, path=path)
+    cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
+                hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
+                split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
     if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
+    if label_delim is not None and not one_hot: _check_delim(cols['label'], label_delim)
     rows = {}
-    for i,f in enumerate(cols['file']): rows.setdefault(None if _empty(f) else str(f), []).append(i)
-    return read_all(lambda o: _read(o[0], o[1], cols), list(rows.items()), on_error)
+    for i,f in enumerate(cols['file']):
+        # ./a.png and a.png are one file
+        if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
+    if not rows: raise AnnotationError("the table has no rows")
+    anns = read_all(lambda o: _read(o[0], o[1], cols), rows.items(), on_error, lambda o: f"row {o[1][0]}")
+    if label_col is not None and not one_hot: _warn_of_names(anns)
+    return anns
 
 def _csv(fname):
     "The csv file as text, cell by cell: '007' and 'None' are names"
     import pandas as pd
-    try: return pd.read_csv(fname, dtype=str, keep_default_na=False)
+    try:
+        text = read_text(fname)
+        df = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=True)
     except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; mend that line, or the file"
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+        raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; fix that line, or the file"
                               ) from e
+    # pandas numbers columns of one name, so that the second would be missed
+    head = [o.strip() for o in next(o for o in csv.reader(io.StringIO(text)) if any(map(str.strip, o)))]
+    twice = [o for o,n in Counter(head).items() if o and n > 1]
+    if twice: raise AnnotationError(f"{fname}: {brief(twice[0])} is the name of two columns; rename one")
+    df.columns = [o.strip() for o in df.columns]
+    return df.apply(lambda c: c.fillna('').str.strip())   # a row that is too short ends in nan
+
+def _check_delim(cells, delim):
+    "Raise where `delim` occurs in no cell, and another delimiter does"
+    texts = [(i, o) for i,o in enumerate(cells) if isinstance(o, str)]
+    if any(delim in o.strip() for _,o in texts): return
+    for i,o in texts:
+        other = next((d for d in ',;|\t' if d in o.strip() and not _LISTLIKE.fullmatch(o.strip())), None)
+        if other: raise AnnotationError(f"label_delim {delim!r} occurs in no cell, but row {i} holds {brief(o)}; "
+                                        f"expected label_delim={other!r}, or None where a cell is one label")
+
+def _warn_of_names(anns):
+    "Warn of names that look like several"
+    # of images, not of objects: a name with ten boxes in one image occurs once
+    counts = Counter(o for a in anns for o in set(a.labels))
+    odd,once = [o for o in counts if set(o) & set('[|;,')],[o for o,n in counts.items() if n == 1]
+    if odd: what = f"{len(odd)} of {len(counts)} names have one of [ | ; , in them, {brief(odd[0])} for one"
+    elif len(counts) > 3 and 2*len(once) > len(counts):
+        what = f"{len(once)} of {len(counts)} names occur in one image only, {brief(once[0])} for one"
+    else: return
+    warnings.warn(f"{what}; if these are several labels in one cell, say with label_delim= what separates them",
+                  stacklevel=3)
 
 def _as_numbers(col):
     "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
@@ -81,14 +135,49 @@ def _check_columns(df, wanted):
     gone = [c for c in wanted if (c not in df.columns and not (isinstance(c, int) and 0 <= c < len(df.columns)))]
     if gone:
         more = f", nor {gone[1:]}" if gone[1:] else ''
-        raise AnnotationError(f"the table has no column {gone[0]!r}{more}; its columns are {list(df.columns)}" +
-                              nearest(gone[0], df.columns))
+        raise AnnotationError(f"the table has no column {brief(gone[0])}{more}; its columns are "
+                              f"{brief(list(df.columns), 400)}" + nearest(gone[0], df.columns))
+    twice = [c for c in wanted if c in df.columns and list(df.columns).count(c) > 1]
+    if twice: raise AnnotationError(f"{brief(twice[0])} is the name of two columns; rename one")
 
-def _empty(o): return o is None or o != o or (isinstance(o, str) and not o.strip())
+def _empty(o):
+    "Whether a cell holds nothing: None, '', blanks, or any of pandas' missing values"
+    import pandas as pd
+    return o is None or isinstance(o, str) and not o.strip() or pd.api.types.is_scalar(o) and bool(pd.isna(o))
 
-def _text(o):
+def _text(o, where='', what='a name'):
     "A cell as a name: 3.0, which 3 becomes beside an empty cell, is '3'"
-    return str(int(o)) if isinstance(o, float) and o == int(o) else str(o).strip()
+    if isinstance(o, str) and o.strip(): return o.strip()
+    if isinstance(o, Number) and not isinstance(o, (bool, np.bool_, complex)) and np.isfinite(float(o)):
+        return str(int(o)) if o == int(o) else str(o)
+    todo = "fix the cell"
+    if isinstance(o, (bool, np.bool_)): todo = "name the columns of 0 and 1 in a list label_col=[...]"
+    raise AnnotationError(f"{where}: got {brief(o)} of type {type(o).__name__}; expected {what}; {todo}")
+
+_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+)"""
+_LIST = re.compile(rf'[\[({{]\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?[\])}}]')   # of texts and whole numbers
+_LISTLIKE = re.compile(r'(?:[\[({].*[,\'"].*[\])}]|\[[\d\s.]*\]|\w+\(.*[\[({].*|\{\s*\}|set\(\))', re.DOTALL)
+
+def _names(cell, where, delim):
+    "The names in a label cell"
+    if _empty(cell): return []
+    what = "a name, a list of names, or nothing"
+    if isinstance(cell, str):
+        text = cell.strip()
+        if _LIST.fullmatch(text) and text[0] + text[-1] in ('[]', '()', '{}') and text != '{}':
+            try: cell = literal_eval(text)
+            except (ValueError, SyntaxError): pass
+        elif not _LISTLIKE.fullmatch(text):
+            return [text] if delim is None else text.split() if delim == ' ' else [o.strip() for o in text.split(delim)]
+        if isinstance(cell, str):
+            raise AnnotationError(f"{where}: {brief(cell)} looks like a list, but cannot be read as one; expected "
+                                  "['a', 'b'], or names with a delimiter between them; fix the cell")
+    if isinstance(cell, (Mapping, bytes, bytearray)) or not hasattr(cell, '__iter__'):
+        return [_text(cell, where, what)]
+    if not isinstance(cell, (list, tuple)) and hasattr(cell, 'tolist'): cell = cell.tolist()   # arrays and Series
+    items = cell if isinstance(cell, (list, tuple)) else [cell] if np.isscalar(cell) else list(cell)
+    names = [_text(o, where, "names in the list") for o in items]
+    return sorted(names) if isinstance(cell, (set, frozenset)) else names
 
 def _read(name, idxs, c):
     "The annotation of the rows `idxs`, which are about one file"
@@ -101,18 +190,18 @@ def _read(name, idxs, c):
     try: size = size_of(file)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0]}: {e}") from None
     kw = dict(split=_same(where, 'split', idxs, c['split'], _split),
-              group=_same(where, 'group', idxs, c['group'], _text))
+              group=_same(where, 'group', idxs, c['group'], lambda where,o: _text(o, where)))
     points = c['points']
     if c['bbox'] is None:
         labels = _labels(where, idxs[0], c)
-        if points is not None: kw['points'] = _numbers(where, points[idxs[0]]).reshape(-1, 2)
+        if points is not None: kw['points'] = _points(where, points[idxs[0]], size, c)
     else:
         blank = lambda i: c['no_bbox'][i] and (c['label'] is None or _empty(c['label'][i]))
         idxs = [i for i in idxs if not blank(i)]
         labels = [_box_label(i, name, c) for i in idxs]
-        kw['bboxes'] = np.array([_bbox(i, name, c['bbox'][i]) for i in idxs], dtype=np.float32).reshape(-1, 4)
+        kw['bboxes'] = np.array([_bbox(i, name, c['bbox'][i], size, c) for i in idxs], dtype=np.float32).reshape(-1, 4)
         if points is not None:
-            rows = [_numbers(f"row {i}, {name}", points[i]) for i in idxs]
+            rows = [_points(f"row {i}, {name}", points[i], size, c) for i in idxs]
             kw['points'] = np.array(rows).reshape(len(idxs), points.shape[1]//2, 2)
     try: return Annotation(file, size, labels, **kw)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0] if idxs else '?'}: {e}") from None
@@ -120,55 +209,73 @@ def _read(name, idxs, c):
 def _same(where, what, idxs, values, read):
     "The one value that the rows of a file have, or None"
     if values is None: return None
-    res = {None if _empty(values[i]) else read(where, values[i]) if read is _split else read(values[i]) for i in idxs}
+    res = {None if _empty(values[i]) else read(where, values[i]) for i in idxs}
     if len(res) > 1:
-        raise AnnotationError(f"{where}: its rows name several {what}s: {sorted(map(str, res))}; a picture has one")
+        raise AnnotationError(f"{where}: its rows name several {what}s: {brief(sorted(map(str, res)))}; an image "
+                              "has one")
     return res.pop()
 
 def _split(where, o):
-    word = str(o).strip().lower()
+    word = (o if isinstance(o, str) else brief(o)).strip().lower()
     if word in ('val', *SPLITS): return 'valid' if word == 'val' else word
     if word in ('true', '1', '1.0'): return 'valid'
     if word in ('false', '0', '0.0'): return 'train'
-    raise AnnotationError(f"{where}: {o!r} is no split; expected true or false (valid or not), or one of {SPLITS}")
+    raise AnnotationError(f"{where}: {brief(o)} is no split; expected true or false (valid or not), or one of {SPLITS}")
 
 def _labels(where, i, c):
     "The labels of a row without a box"
     if c['hot'] is not None:
         row = c['hot'].iloc[i]
         for k,v in row.items():
-            if not (v == 0 or v == 1):
-                raise AnnotationError(f"{where}: column {k!r} is {v!r}; a one-hot column holds 0 and 1")
+            if _empty(v) or not np.isscalar(v) or not (v == 0 or v == 1):
+                raise AnnotationError(f"{where}: column {brief(k)} is {brief(v)}; a one-hot column holds 0 and 1")
         return [str(k) for k,v in row.items() if v == 1]
-    if c['label'] is None or _empty(c['label'][i]): return []
-    cell,delim = _text(c['label'][i]),c['delim']
-    labels = [cell] if delim is None else cell.split() if delim == ' ' else [o.strip() for o in cell.split(delim)]
-    if '' in labels: raise AnnotationError(f"{where}: an empty label in {cell!r}; mend the cell")
-    twice = [o for o,n in Counter(labels).items() if n > 1]
-    if twice: raise AnnotationError(f"{where}: label {twice[0]!r} stands twice in {cell!r}; name it once")
+    if c['label'] is None: return []
+    labels = _names(c['label'][i], where, c['delim'])
+    if '' in labels: raise AnnotationError(f"{where}: an empty label in {brief(c['label'][i])}; fix the cell")
     return labels
 
 def _box_label(i, name, c):
     if c['label'] is None: return 'object'
     if _empty(c['label'][i]):
         raise AnnotationError(f"row {i}, {name}: a box without a label; name it, "
-                              "or empty its box columns too for a picture without objects")
-    return _text(c['label'][i])
+                              "or empty its box columns too for an image without objects")
+    names = _names(c['label'][i], f"row {i}, {name}", None)
+    if len(names) == 1: return names[0]
+    raise AnnotationError(f"row {i}, {name}: {len(names)} labels, {brief(names)}; a box has one")
 
 def _numbers(where, row):
     try: return row.astype(np.float64)
     except (TypeError, ValueError):
-        raise AnnotationError(f"{where}: {', '.join(map(str, row))} are not all numbers; mend the row") from None
+        what = ', '.join(o if isinstance(o, str) else brief(o) for o in row.tolist())
+        raise AnnotationError(f"{where}: {what:.400} are not all numbers; fix the row") from None
 
-def _bbox(i, name, row):
-    b = _numbers(f"row {i}, {name}", row)
+_TO_XYXY = dict(xyxy=lambda a,b,c,d: (a, b, c, d), xywh=lambda x,y,w,h: (x, y, x+w, y+h),
+                cxcywh=lambda x,y,w,h: (x-w/2, y-h/2, x+w/2, y+h/2))
+
+def _bbox(i, name, row, size, c):   # -> x1 y1 x2 y2 in pixels
+    where,b = f"row {i}, {name}",_numbers(f"row {i}, {name}", row)
     if np.isnan(b).any():
-        raise AnnotationError(f"row {i}, {name}: the box {row.tolist()} lacks a number; mend it, "
-                              "or empty all four and the label for a picture without objects")
-    if b[0] > b[2] or b[1] > b[3]:
-        raise AnnotationError(f"row {i}, {name}: expected x1 <= x2 and y1 <= y2, got {b.tolist()}; "
-                              "are the columns x1, y1, x2, y2, not width and height?")
-    return b
+        raise AnnotationError(f"{where}: the box {brief(row.tolist())} lacks a number; fix it, "
+                              "or empty all four and the label for an image without objects")
+    if c['format'] != 'xyxy' and min(b[2:]) < 0:
+        raise AnnotationError(f"{where}: expected width and height of 0 or more, got {b.tolist()}; "
+                              f"is bbox_format {c['format']!r} right?")
+    if c['format'] == 'xyxy' and (b[0] > b[2] or b[1] > b[3]):
+        raise AnnotationError(f"{where}: expected x1 <= x2 and y1 <= y2, got {b.tolist()}; "
+                              "bbox_format='xywh' reads columns x1, y1, width and height, 'cxcywh' those of the centre")
+    return np.array(_TO_XYXY[c['format']](*_pixels(where, b, size, c)))
+
+def _points(where, row, size, c): return _pixels(where, _numbers(where, row), size, c).reshape(-1, 2)   # in pixels
+
+def _pixels(where, v, size, c):   # v: x, y, x, y, ... or x, y, width, height
+    "`v` in pixels: as it is, or fractions times the image's size"
+    if not c['relative']: return v
+    # boxes and points may reach outside; pixels lie farther
+    if (np.abs(v) > 2).any():
+        raise AnnotationError(f"{where}: expected fractions of the image, about 0 to 1, got {brief(v.tolist())}; "
+                              "relative=False reads pixels")
+    return v*np.tile(size, len(v)//2)
 
 def write_df(annotations, path=None):
     """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),

@@ -4,8 +4,9 @@ import json
 from math import isfinite
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, read_all, size_of, vocab_of
+from .annotation import SPLITS, Annotation, AnnotationError, brief, vocab_of
 from .coco import _folder, _name
+from .reading import read_all, read_json, size_of
 from .writing import replacing
 from ..ops.masks import decode_mask, join_polygons, mask_polygons
 
@@ -29,17 +30,14 @@ def read_via(
     if not images.is_dir():
         raise AnnotationError(f"{images}: no such folder; images= is where the file names in {fname} start")
     names,items = _names(fname, files, label),{}
-    for key,o in files.items(): items.setdefault(o['filename'], []).append((f"{fname}, file {key!r}", o))
+    for key,o in files.items(): items.setdefault(o['filename'], []).append((f"{fname}, file {brief(key, 200)}", o))
     polygons = any(_shape(r).get('name') == 'polygon' for o in files.values() for r in _regions(o))
-    return read_all(lambda o: _read(o, images, names, polygons, split), items.values(), on_error)
+    return read_all(lambda o: _read(o, images, names, polygons, split), items.values(), on_error, lambda o: o[0][0])
 
 # --- the file as a whole: what is wrong here cannot be dropped
 
 def _load(fname):   # -> {key: what VIA has of a picture}
-    try: data = json.loads(fname.read_bytes())
-    except FileNotFoundError: raise AnnotationError(f"{fname}: no such json file") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise AnnotationError(f"{fname} is not readable json ({e}); mend the file") from e
+    data = read_json(fname)
     if isinstance(data, dict) and isinstance(data.get('project'), dict) and 'metadata' in data:
         raise AnnotationError(f"{fname} is of VIA 3, which is another format; this reads versions 1 and 2: "
                               "draw in VIA 2, or export COCO json and use `read_coco`")
@@ -47,7 +45,7 @@ def _load(fname):   # -> {key: what VIA has of a picture}
     if not isinstance(files, dict) or not all(isinstance(o, dict) and isinstance(o.get('filename'), str)
                                               and isinstance(o.get('regions', []), (list, dict))
                                               for o in files.values()):
-        what = sorted(data)[:5] if isinstance(data, dict) else type(data).__name__
+        what = brief(sorted(data)[:5]) if isinstance(data, dict) else type(data).__name__
         raise AnnotationError(f"{fname}: expected VIA's pictures, each with filename and regions, alone or under "
                               f"'_via_img_metadata', got {what}; save the project, or export annotations as json")
     if files: return files
@@ -68,14 +66,16 @@ def _names(fname, files, label):   # -> region -> name, None where there is none
         if label is not None or not any(map(_regions, files.values())): return lambda r: label
         raise AnnotationError(f"{fname}: no region has attributes; say what all objects are with label=")
     if label in found or label is None and len(found) == 1: return lambda r: _attributes(r).get(label or found[0])
-    raise AnnotationError(f"{fname}: the region attributes are {found}, and label is {label!r}; "
+    raise AnnotationError(f"{fname}: the region attributes are {brief(found, 200)}, and label is {label!r}; "
                           "name the one that holds the name of an object with label=")
 
 # --- one picture
 
 def _read(entries, images, names, polygons, split):
     (where,o),*more = entries
-    if more: raise AnnotationError(f"{where}: {len(entries)} entries have the filename {o['filename']!r}; keep one")
+    if more:
+        name = brief(o['filename'], 200)
+        raise AnnotationError(f"{where}: {len(entries)} entries have the filename {name}; keep one")
     try: size = size_of(images/o['filename'])
     except AnnotationError as e: raise AnnotationError(f"{where}: {e}") from None
     regions = [(f"{where}, region {i}", r) for i,r in enumerate(_regions(o))]
@@ -89,7 +89,7 @@ def _fail(where, came, expected):
 def _label(where, r, names):
     name = names(r)
     if not isinstance(name, str) or not name.strip():
-        _fail(where, f"its name is {name!r:.80}, its attributes are {_attributes(r)!r:.120}",
+        _fail(where, f"its name is {brief(name)}, its attributes are {brief(_attributes(r), 120)}",
               "a text that is not empty, as text, dropdown and radio attributes hold it")
     return name
 
@@ -105,13 +105,13 @@ def _object(where, r):   # -> x1 y1 x2 y2, polygons
         x,y,w,h = _numbers(where, dict(rect=[shape.get(o) for o in ('x', 'y', 'width', 'height')]), 'rect')
         if w >= 0 and h >= 0: return (x, y, x+w, y+h),[]
         _fail(where, f"width and height are {w} and {h}", "0 or more")
-    _fail(where, f"the shape is {kind!r}", "a polygon or a rect, for other shapes have no place in an annotation")
+    _fail(where, f"the shape is {brief(kind)}", "a polygon or a rect, for other shapes have no place in an annotation")
 
 def _numbers(where, shape, key):
     v = shape.get(key)
     try: ok = isinstance(v, list) and all(map(isfinite, v))
     except (TypeError, OverflowError): ok = False   # OverflowError: a whole number beyond all floats
-    if not ok: _fail(where, f"{key} is {v!r:.80}", "finite numbers")
+    if not ok: _fail(where, f"{key} is {brief(v)}", "finite numbers")
     return v
 
 # --- writing

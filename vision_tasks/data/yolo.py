@@ -6,7 +6,8 @@ from math import isfinite
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, nearest, read_all, size_of, vocab_of, wh
+from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest, vocab_of, wh
+from .reading import read_all, read_lines, read_yaml, size_of
 from .writing import check_outputs, replacing
 
 __all__ = ['read_yolo', 'write_yolo']
@@ -22,7 +23,7 @@ def read_yolo(
     on_error:str='raise', # 'raise' `AnnotationError` at the first picture that cannot be read, or 'drop' such pictures
                           # and count them
 ) -> list[Annotation]:    # split by split, in the order of the lists, or of the files' names
-    """Pictures with boxes. A row is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose extent is the
+    """Images with boxes. A row is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose extent is the
     box; all in fractions of the picture as shown, which may lie 1% outside and then stay as they are. A picture whose
     txt file is empty or missing has no objects; that no picture of a split has such a file is an error. So is a txt
     file without a picture in a folder of data.yaml: it counts as a picture that cannot be read.
@@ -37,26 +38,23 @@ def read_yolo(
     file,data = _load(Path(path))
     names = _names(file, data)
     items = _items(_pictures(file, data, 'valid' if split == 'val' else split), labels)
-    return _alike(read_all(lambda o: _read(*o, names), items, on_error))
+    return _alike(read_all(lambda o: _read(*o, names), items, on_error, lambda o: f"{o[0]}{o[1]}"))
 
 # --- the data set as a whole: what is wrong here cannot be dropped
 
 def _load(path):
     "(yaml file, what it holds)"
-    import yaml
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in ('.yaml', '.yml'))
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in ('.yaml', '.yml'))
         named = [p for p in found if p.stem == 'data'] or found
         if len(named) != 1:
             raise AnnotationError(f"{path} holds {[p.name for p in named] or 'no yaml file'}; expected data.yaml, or "
                                   "one file of another name; name the file itself")
         path = named[0]
-    # every scalar as text: other loaders make False of a class `no`, and 7 of 007
-    try: data = yaml.load(path.read_bytes(), yaml.BaseLoader)
+    try: data = read_yaml(path)
     except FileNotFoundError: raise AnnotationError(f"{path}: no such file or folder") from None
-    except (OSError, yaml.YAMLError) as e: raise AnnotationError(f"{path} is not readable yaml ({e}); mend it") from e
     if not isinstance(data, dict) or not any(data.get(k) for k in _KEYS):
-        what = sorted(map(str, data)) if isinstance(data, dict) else f"{data!r:.80}"
+        what = brief(sorted(data) if isinstance(data, dict) else data)
         raise AnnotationError(f"{path}: expected train, val or test, each a folder of pictures or a txt file of their "
                               f"names, got {what}; mend it")
     wrong = [k for k in ('valid', 'validation') if k in data]
@@ -72,11 +70,12 @@ def _names(file, data):   # -> {class id: name}
     try: names = {int(k): v for k,v in names.items()}
     except (AttributeError, TypeError, ValueError): names = {0: None}
     if not all(isinstance(o, str) and o.strip() for o in names.values()):
-        raise AnnotationError(f"{file}: names are {data.get('names')!r:.80}; expected a list of names, or a table of "
+        raise AnnotationError(f"{file}: names are {brief(data.get('names'))}; expected a list of names, or a table of "
                               "class ids and names; write them into the file")
     nc = data.get('nc')   # some write the number of names, some the highest id + 1
-    if nc and nc not in {str(len(names)), str(max(names, default=-1) + 1)}:
-        raise AnnotationError(f"{file}: nc is {nc}, but there are {len(names)} names; mend the one or the other")
+    if nc and (not isinstance(nc, str) or nc not in {str(len(names)), str(max(names, default=-1) + 1)}):
+        raise AnnotationError(f"{file}: nc is {brief(nc)}, but there are {len(names)} "
+                              "names; fix one of the two")
     return names
 
 def _pictures(file, data, split):
@@ -87,12 +86,12 @@ def _pictures(file, data, split):
     parts = {k: data[k] if isinstance(data[k], list) else [data[k]] for k in chosen}
     for k,v in dict(parts, path=[data.get('path', '')]).items():
         if not all(isinstance(o, str) for o in v):
-            raise AnnotationError(f"{file}: {k} is {data[k]!r:.80}; expected text, for pictures also a list of it; "
+            raise AnnotationError(f"{file}: {k} is {brief(data[k])}; expected text, for pictures also a list of it; "
                                   "mend it")
     root = file.parent/data.get('path', '')
     if not root.is_dir():
-        raise AnnotationError(f"{file}: path is {data['path']!r}, and {root} is no folder; leave it out where the "
-                              "pictures' folders start from the yaml file")
+        raise AnnotationError(f"{file}: path is {brief(data['path'], 200)}, and {root} is no folder; remove it where "
+                              "the images' folders start from the yaml file")
     return [(*o, v) for k,v in chosen.items() for part in parts[k] for o in _part(file, k, root, part)]
 
 def _part(file, key, root, part):
@@ -102,16 +101,17 @@ def _part(file, key, root, part):
     if place.is_dir():
         kinds = Image.registered_extensions()
         found = [('', p) for p in sorted(place.rglob('*')) if p.suffix.lower() in kinds and p.name[0] != '.']
-    elif place.suffix == '.txt' and place.is_file():
-        found = [(f"{place}, line {i}: ", place.parent/o) for i,o in _lines(place)]
-    else: raise AnnotationError(f"{file}: {key} is {part!r}, and {root/part} is no folder and no txt file; mend it, or "
-                                "read another split with split=")
-    if not found: raise AnnotationError(f"{file}: {key} is {part!r}, and {place} holds no picture; mend it")
+    elif place.suffix.lower() == '.txt' and place.is_file():
+        found = [(f"{place}, line {i}: ", place.parent/o) for i,o in read_lines(place)]
+    else: raise AnnotationError(f"{file}: {key} is {brief(part, 200)}, and {root/part} is no folder and no "
+                                "txt file; fix it, or read another split with split=")
+    if not found: raise AnnotationError(f"{file}: {key} is {brief(part, 200)}, and {place} holds no picture; mend it")
     return found
 
 def _items(pictures, labels):
     "[(list and line, or '', picture, split, its txt file)], where no file belongs to two"
-    items,owners = [(*o, _label_file(o[1], labels)) for o in pictures],{}
+    found = _LabelFiles()
+    items,owners = [(*o, found(_label_file(o[1], labels))) for o in pictures],{}
     for where,picture,split,file in items:
         other,its = owners.setdefault(os.path.abspath(file), (picture, split))
         if other is picture: continue
@@ -123,27 +123,35 @@ def _items(pictures, labels):
         if any(o.is_file() for o in files): continue
         raise AnnotationError(f"no {split} picture has a txt file of objects; {files[0]} would be the first; "
                               "name their folder with labels=, or read another split with split=")
-    return items + _orphans(items)
+    return items + _orphans(items, found)
 
-def _orphans(items):
+class _LabelFiles:
+    "Finds label files whose suffix is written otherwise, as in b.TXT; every folder is listed once"
+    def __init__(self): self.folders = {}
+    def of(self, folder):   # -> {stem: its txt files}
+        if folder not in self.folders:
+            self.folders[folder] = {}
+            for o in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if o.suffix.lower() == '.txt': self.folders[folder].setdefault(o.stem, []).append(o)
+        return self.folders[folder]
+    def __call__(self, file):
+        found = self.of(file.parent).get(file.stem, [file])
+        if len(found) == 1: return found[0]
+        raise AnnotationError(f"{' and '.join(map(str, found))} are of one image; keep one")
+
+def _orphans(items, found):
     "What `items` would have for txt files without a picture, where pictures were read by folders"
     known,folders = {o[3] for o in items},{o[3].parent: o for o in items if not o[0] and o[3].parent != o[1].parent}
     return [(f"{file}: ", picture.parent/f'{file.stem}.*', split, file)
-            for folder,(_,picture,split,_) in folders.items() for file in sorted(folder.glob('*.txt'))
-            if file not in known and file.name[0] != '.' and file.name != 'classes.txt']   # labelImg leaves names there
+            for folder,(_,picture,split,_) in folders.items() for files in found.of(folder).values() for file in files
+            # labelImg leaves names there
+            if file not in known and file.name[0] != '.' and file.name.lower() != 'classes.txt']
 
 def _label_file(picture, labels):
     parts = picture.parent.parts
     if 'images' not in parts: return picture.with_suffix('.txt')
     i = len(parts) - 1 - parts[::-1].index('images')
     return Path(*parts[:i], labels, *parts[i+1:], f'{picture.stem}.txt')
-
-def _lines(file):
-    "[(number, from 1, text)] of the lines that are not blank"
-    try: text = file.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as e:
-        raise AnnotationError(f"{file} cannot be read as text ({e}); replace it") from e
-    return [(i, o.strip()) for i,o in enumerate(text.split('\n'), 1) if o.strip()]
 
 def _alike(annotations):
     "Masks and scores for all where some have them"
@@ -162,12 +170,12 @@ def _alike(annotations):
 def _read(where, picture, split, file, names):
     try: size = size_of(picture)
     except AnnotationError as e: raise AnnotationError(f"{where}{e}") from None
-    lines = _lines(file) if file.is_file() else []
+    lines = read_lines(file) if file.is_file() else []
     rows = [_row(f"{file}, line {i}", text, names, size) for i,text in lines]
     labels,bboxes,masks,scores = zip(*rows) if rows else [()]*4
     if None in scores and any(o is not None for o in scores):
         i,text = lines[scores.index(None)]
-        raise AnnotationError(f"{file}, line {i}: got {text!r:.80}; expected a confidence at the end, as other rows "
+        raise AnnotationError(f"{file}, line {i}: got {brief(text)}; expected a confidence at the end, as other rows "
                               "have; mend the row")
     return Annotation(picture, size, labels, np.array(bboxes, dtype=np.float32).reshape(-1, 4), split=split,
                       masks=masks if any(masks) else None, scores=scores if rows and scores[0] is not None else None)
@@ -175,10 +183,10 @@ def _read(where, picture, split, file, names):
 def _row(where, text, names, size):
     "(name, x1 y1 x2 y2, polygons, confidence or None) of one object"
     def fail(expected):
-        raise AnnotationError(f"{where}: got {text!r:.80}; expected {expected}; mend the row, or drop it")
+        raise AnnotationError(f"{where}: got {brief(text)}; expected {expected}; mend the row, or drop it")
     try: key,*v = map(float, text.split())
     except ValueError: fail("numbers")
-    if key not in names: fail(f"a class that `names` has, one of {list(names)!r:.80}")
+    if key not in names: fail(f"a class that `names` has, one of {brief(list(names))}")
     score = v.pop() if len(v) > 4 and len(v)%2 else None
     if len(v) < 4 or len(v)%2:
         fail("class cx cy w h, or class and x y of three or more points (either with a confidence at the end)")
@@ -216,7 +224,7 @@ def write_yolo(
         raise AnnotationError("some annotations have scores and some have None; a folder holds predictions or truth: "
                               "write two")
     if len(ids) < len(names) or not all(o.strip() for o in vocab or []):
-        raise ValueError(f"vocab: expected names, each once, for a class has one id; got {names!r:.120}")
+        raise ValueError(f"vocab: expected names, each once, for a class has one id; got {brief(names, 120)}")
     targets = _targets(annotations, dest)
     texts = [''.join(f'{o}\n' for o in _rows(a, ids)) for a in annotations]   # all that can fail, before the first file
     lists = {}
@@ -291,7 +299,7 @@ def _polygon(a, i):   # -> x1 y1 x2 y2 ..., fractions; [] for an object without
     for p in parts:
         if len(p) < 6 or len(p)%2 or not all(map(isfinite, p)):
             raise AnnotationError(f"{a.path}, masks, row {i}: expected polygons of three or more points, "
-                                  f"got {p!r:.80}; mend the polygon")
+                                  f"got {brief(p)}; mend the polygon")
     if len(parts) > 1:   # from the first point out to each further part, and back on the same line
         start = parts[0][:2]
         parts = [parts[0], start, *(o for p in parts[1:] for o in (p, p[:2], start))]
