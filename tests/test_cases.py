@@ -12,14 +12,12 @@ from vision_tasks.data.image import image_size, read_image
 from vision_tasks.data.masks import read_masks
 from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_FLIP_PAIRS, FIGURE_JOINTS
 from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.voc import read_voc, write_voc
+from vision_tasks.data.yolo import read_yolo
 from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.detection_metrics import MeanAP
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
-from vision_tasks.data.voc import read_voc, write_voc
-from vision_tasks.data.yolo import read_yolo
-from vision_tasks.detection import detection_dls
-from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
