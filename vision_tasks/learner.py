@@ -18,7 +18,7 @@ from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
-from .data.blocks import FileImage, array_size, check_labels, clip_objects
+from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
 from .data.image import image_size, shown_size
 from .data.transforms import View, valid_step
 from .data.writing import replacing
@@ -450,10 +450,10 @@ class TaskLearner(Learner):
         items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
                           # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
         thresh=None,      # in place of the learner's own: a number, or one per class
-        bs:int=None,      # pictures at a time; None = as in training
-        tile=None,        # (w, h) of tiles, for tasks that answer pixel by pixel
-        tta:bool=False,   # average with the mirrored pictures
-        postprocess=None, # (probs, image) -> probs at the file's size, for tasks that answer pixel by pixel
+        bs:int=None,      # images at a time; None = as in training
+        tile=None,        # (w, h) of tiles, for tasks that predict pixel by pixel
+        tta:bool=False,   # average with the mirrored images
+        postprocess=None, # (probs, image) -> probs at the file's size, for tasks that predict pixel by pixel
     ) -> list[Annotation]:
         """Predictions for `items`: class names and scores, in pixels of the files, in the order of `items`; batch by
         batch, with a progress bar.
@@ -461,7 +461,9 @@ class TaskLearner(Learner):
         Files of large JPEGs are decoded at a reduced size, as in training; so is a JPEG that `Image.open` gave and
         whose pixels nobody has asked for. Pixels that are decoded already (arrays, tensors, loaded images) differ from
         those at the network's input by about 1 % on average, and scores differ a little: pass paths for the scores of
-        `evaluate`"""
+        `evaluate`.
+
+        `ValueError` for a model that diverged. `learn.recorder` keeps the last training"""
         items = self.pictures_of(items)
         for name,v in (('tile', tile), ('postprocess', postprocess)):
             if v is not None and name not in self.annotate_options:
@@ -523,7 +525,7 @@ class TaskLearner(Learner):
 
     def show_annotations(self, items, ncols:int=None, **kwargs):
         "Draw `items`, as `annotate` takes them, with their predictions in pixels of the files"
-        images = [FileImage.create(o) for o in items]
+        images = [FileImage.create(o, grey_range_of(self.dls)) for o in items]
         names = dict(point_names=self.dls.vocab, skeleton=self.dls.skeleton) if hasattr(self.dls, 'skeleton') else {}
         show_predictions(self.annotate(items), images, ncols, vocab=self.classes, **names)
 
