@@ -198,6 +198,15 @@ def test_blanks_in_a_csv_files_names_cells_and_last_rows_mean_nothing(pics):
     a, = read_df(pics/'t.csv', label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
     assert a.path.name == 'a.png' and a.labels == ['dog', 'cat'] and a.bboxes.tolist() == [[1, 2, 3, 4], [1, 2, 3, 5]]
 
+def test_rows_with_a_cell_more_than_the_header_do_not_shift_its_columns(pics):
+    (pics/'t.csv').write_text('fname,l\na.png,x,\nb.png,y,\n')
+    a,b = read_df(pics/'t.csv', label_col='l')
+    assert (a.path.name, a.labels, b.path.name, b.labels) == ('a.png', ['x'], 'b.png', ['y'])
+    (pics/'t.csv').write_text('fname,l\na.png,x,z\nb.png,y,z\n')
+    with pytest.raises(AnnotationError, match="t.csv is not a readable csv file"): read_df(pics/'t.csv', label_col='l')
+    (pics/'t.csv').write_text('fname,l\n')
+    with pytest.raises(AnnotationError, match="the table has no rows"): read_df(pics/'t.csv', label_col='l')
+
 def test_two_columns_of_one_name_are_an_error(pics):
     (pics/'t.csv').write_text('fname,l,l\na.png,x,y\n')
     with pytest.raises(AnnotationError, match="t.csv: 'l' is the name of two columns; rename one"):

@@ -49,7 +49,8 @@ def read_masks(
     pairs,seen = _pairs(images, masks, mask_of),set()
     anns = read_all(lambda o: _read(*o, table, split, seen), pairs, on_error)
     if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
-        raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold nothing but {next(iter(named.values()))!r} "
+        first = brief(next(iter(named.values())))
+        raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold nothing but {first} "
                               "and the value 255, which is void unless said otherwise; write colors=[0, 255] where "
                               "0 and 255 are the two classes, void=255 where 255 is void indeed")
     return anns
@@ -120,7 +121,7 @@ def _values_of(codes):   # -> {value: name}, in the order of the class indices
     if not names: raise ValueError("codes is empty; expected the names of the classes")
     if len(names) > VOID and names[VOID] != 'void':
         raise ValueError(f"codes: index {VOID} is void whatever the number of classes, so of {len(names)} codes that "
-                         f"one must be 'void', not {names[VOID]!r}; insert it there")
+                         f"one must be 'void', not {brief(names[VOID])}; insert it there")
     return codes
 
 # --- which mask is whose

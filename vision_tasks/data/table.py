@@ -84,9 +84,12 @@ def _csv(fname):
     import pandas as pd
     try:
         text = read_text(fname)
-        df = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=True)
+        with warnings.catch_warnings():
+            # rows with a cell more than the header, where pandas would make an index of the first, or lose the last
+            warnings.simplefilter('error', pd.errors.ParserWarning)
+            df = pd.read_csv(io.StringIO(text), dtype=object, keep_default_na=False, index_col=False)
     except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as e:
         raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; fix that line, or the file"
                               ) from e
     # pandas numbers columns of one name, so that the second would be missed
