@@ -237,6 +237,7 @@ def test_the_difference_hash_is_that_of_its_definition_and_far_apart_for_other_i
 
 def broken(good, tmp_path):
     "Annotations with one of each problem, and what should be left of them: objects, or None"
+    n = (64, 64)
     half = tmp_path/'half.png'
     half.write_bytes(good[0].path.read_bytes()[:150])
     def file(name, k):
