@@ -501,7 +501,7 @@ def test_check_annotations_reads_masks_by_their_table(folder):
     (problem,detail), = problems()
     assert problem == 'mask value outside the codes' and f"mask {file}: values without a class: 4 (16 px)" in detail
     folder.put('a', np.ones((H, H), np.uint8), size=(W, H))
-    assert problems() == [['size differs', f"mask MaskFile({file}) is 6x6, the picture 8x6"]]
+    assert problems() == [['size differs', f"mask MaskFile({file}) is 6x6, the image 8x6"]]
     file.unlink()
     (problem,detail), = problems()
     assert problem == 'unreadable image' and str(file) in detail

@@ -30,7 +30,7 @@ def detect(net, *args):
 # --- where windows are
 
 def test_windows_of_one_size_and_shape_stand_stride_pixels_apart_in_the_resized_picture():
-    net = make(sizes=(16,), ratios=(1.,))                   # 32 pixels of a picture twice as large
+    net = make(sizes=(16,), ratios=(1.,))                   # 32 pixels of a image twice as large
     assert net.levels((24, 40)) == [(48, 80)]
     want = [[x, y, x+16, y+16] for y in range(0, 9, 2) for x in range(0, 25, 2)]
     assert_close(net.grid((48, 80), (24, 40)), boxes(*want))

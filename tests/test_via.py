@@ -192,6 +192,6 @@ def test_annotations_without_a_file_or_boxes_and_pictures_twice_are_refused(via)
     for bad,message in (([replace(a, path=None)], "annotation 0 has no file"),
                         ([replace(a, path='gone.png')], "gone.png: no such image file"),
                         ([Annotation(a.path, a.size, ['cat'])], "VIA holds objects, and this annotation has none"),
-                        ([a, a], "a.png stands twice")):
+                        ([a, a], "a.png appears twice, in annotations 0 and 1; put its objects")):
         with pytest.raises(AnnotationError, match=message): write_via(bad, via.file)
     with pytest.raises(AnnotationError, match="does not lie in images="): write_via([a], via.file, via.pics/'sub')

@@ -219,11 +219,15 @@ def test_crops_of_two_images_with_one_stem_are_refused_before_the_first_is_writt
     assert files(tmp_path/'other') == before
 
 def test_an_image_twice_is_refused_by_every_writer_that_names_files_by_it(images, tmp_path):
-    a = plain(images)[0]
+    a = images[0]
     for write in (lambda o: write_voc(o, tmp_path/'o'), lambda o: write_yolo(o, tmp_path/'o'),
                   lambda o: write_masks(o, tmp_path/'o', SHAPE_CODES), lambda o: crop_instances(o, tmp_path/'o'),
-                  lambda o: write_instance_masks(one_class(o), tmp_path/'o'), lambda o: write_via(o, tmp_path/'o'/'a'),
+                  lambda o: write_instance_masks(one_class(o), tmp_path/'o'),
+                  lambda o: write_via(plain(o), tmp_path/'o'/'a'),
+                  lambda o: write_coco(o, tmp_path/'o'/'a.json'),
                   lambda o: write_dlc(points_of(o), tmp_path/'o'/'a.csv', list('abcde'), path=a.path.parent)):
-        anns = [images[0]]*2
-        with pytest.raises(AnnotationError): write(anns)
+        # through a detour, too
+        for other in (images[0].path, a.path.parent/'..'/a.path.parent.name/a.path.name):
+            with pytest.raises(AnnotationError, match="would both become|appears twice, in annotations 0 and 1"):
+                write([images[0], replace(images[0], path=other)])
     assert not (tmp_path/'o').exists()

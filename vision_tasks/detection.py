@@ -18,12 +18,13 @@ from fastprogress.fastprogress import progress_bar
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
                           path_of)
+from .data.check import check_relative
 from .data.proposals import Proposals
 from .data.splits import AnnotationSplitter
 from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      takes_pretrained, task_dls)
+                      takes_pretrained, task_dls, warn_tiny)
 from .losses import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
@@ -67,19 +68,23 @@ def detection_dls(
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
     proposals=None,       # for nets that do not find their own, as `detection_block` takes them; found now, and kept
+    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
+                          # middle of the first epoch
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `detection_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures, boxes and ids. Boxes are clipped to the picture; what has no area in it goes, and one
     warning says how many. Objects to be ignored take part neither in the loss nor in penalties. Raises
-    `AnnotationError` for missing files, pictures whose boxes are not annotated, unknown labels"""
+    `AnnotationError` for missing files, images whose boxes are not annotated, boxes that are fractions of the image,
+    unknown labels; one warning counts the boxes that are below a pixel of the network's input"""
     annotations = check_data(annotations)
     for a in annotations: object_bboxes(a)
+    check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     if proposals is not None: proposals = _proposals(proposals)
     block = detection_block(vocab, splitter=splitter, proposals=proposals, **block_kwargs)
-    dls = task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    dls = warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
     if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
     return dls
 

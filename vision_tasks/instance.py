@@ -10,11 +10,13 @@ from fastai.vision.augment import AffineCoordTfm
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks, object_bboxes,
                           object_masks)
+from .data.check import check_relative
 from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
-from .learner import came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls
+from .learner import (came_pretrained, check_data, check_vocab, check_which, clipped, make_learner, task_dls,
+                      warn_tiny)
 from .losses import DetectionLoss
 from .ops.masks import decode_mask, mask_polygons, paste_rle
 from .show import InstanceDL
@@ -48,22 +50,25 @@ def instance_dls(
     seed:int=42,          # of that split
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
-    check:bool=True,      # look at all masks once (.1 ms an object), so that a broken one raises now; otherwise it
-                          # raises when it is met, and an object whose mask is empty is background
+    check='masks',        # 'masks': look at all masks once (.1 ms an object), so that a broken one raises now; True:
+                          # decode all images too; False: neither; what is broken raises when it is met, and an object
+                          # whose mask is empty is background
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `instance_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures, boxes, ids and masks. Boxes are clipped to the picture; what has no area in it goes, and
     one warning says how many. Of what is to be ignored, the box is enough. Raises `AnnotationError` for missing files,
     pictures whose boxes or masks are not annotated, masks that cannot be read or are empty, unknown labels"""
+    check_which(check)
     annotations = check_data(annotations)
     for a in annotations:
         object_bboxes(a)
         (check_masks if check else object_masks)(a)
+    check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = instance_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check is True))
 
 def instance_learner(
     dls:DataLoaders,       # of `instance_dls`

@@ -13,6 +13,7 @@ from fastai.layers import SigmoidRange
 from .data.annotation import Annotation, AnnotationError
 from .data.blocks import (FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, object_bboxes,
                           point_pairs)
+from .data.check import check_relative
 from .data.image import read_image
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, batch_geometry
@@ -55,17 +56,21 @@ def keypoint_dls(
     seed:int=42,          # of that split
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
+    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
+                          # middle of the first epoch
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
 ) -> DataLoaders:
     """DataLoaders of pictures and points. Raises `AnnotationError` for missing files, several instances, numbers of
     points that differ. Points outside their picture count as not marked, and one warning says how many"""
-    annotations = [one_instance(a) for a in check_data(annotations)]
+    annotations = check_data(annotations)
+    check_relative(annotations, 'points')
+    annotations = [one_instance(a) for a in annotations]
     vocab = names_of_points(annotations, vocab)
     annotations = with_points(annotations, len(vocab))
     warn_outside(annotations)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
-    return task_dls(keypoint_block(vocab, splitter=splitter, **block_kwargs), annotations, None, bs, path, num_workers,
-                    device)
+    block = keypoint_block(vocab, splitter=splitter, **block_kwargs)
+    return task_dls(block, annotations, None, bs, path, num_workers, device, check)
 
 def one_instance(a):
     "`a` with its points, raising where there are several instances; none at all are points that are not marked"
@@ -252,6 +257,7 @@ def crop_instances(
     annotations = list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
+    check_relative(annotations, 'bboxes')
     crops = [(a, [_crop(a, i, pad, dest) for i in range(len(object_bboxes(a))) if a.ignore is None or not a.ignore[i]])
              for a in annotations]
     # all that can fail, before the first file

@@ -19,6 +19,7 @@ from fastai.vision.learner import create_head
 from PIL import Image
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
+from .data.check import check_images
 from .data.image import image_size, shown_size
 from .data.transforms import View, valid_step
 from .data.writing import replacing
@@ -32,8 +33,9 @@ __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   
 
 # --- data
 
-def task_dls(block, annotations, vocab, bs, path, num_workers, device):
-    "The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch"
+def task_dls(block, annotations, vocab, bs, path, num_workers, device, check=False):
+    """The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch;
+    with `check` the images of both sets are decoded"""
     gone = [a.path for a in annotations if a.path is None or not a.path.is_file()]
     if gone:
         raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); "
@@ -44,7 +46,46 @@ def task_dls(block, annotations, vocab, bs, path, num_workers, device):
         if not len(idxs):
             raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; "
                                   "both sides need at least one")
+    if check: check_images([annotations[i] for i in sorted({*train, *valid})])
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
+
+def check_which(check):
+    "Raise `ValueError` where `check` is not what a task with masks takes"
+    if not any(check is o for o in (True, False)) and check != 'masks': raise ValueError(
+        f"check is 'masks', True (masks and images) or False, not {check!r}")
+
+def warn_tiny(dls):
+    "`dls`; one warning counts their boxes below a pixel of the network's input, where `JointTransform` drops them"
+    scales,n,images,total,first = {},0,0,0,None
+    for a in (a for dl in dls for a in dl.items if a.bboxes is not None):
+        if a.size not in scales:
+            try: scales[a.size] = np.abs(network_view(dls, a.size).matrix[:,:2]).sum(1)
+            except ValueError: return dls    # what cannot be undone is told when the learner is made
+        sides = (a.bboxes[:,2:] - a.bboxes[:,:2])*scales[a.size]
+        tiny = int((sides < 1).any(1).sum())
+        n,images,total = n + tiny,images + (tiny > 0),total + len(sides)
+        if tiny and first is None: first = a,sides[(sides < 1).any(1)][0]
+    if not n: return dls
+    a,(w,h) = first
+    warnings.warn(f"{n} of {total} boxes, in {images} images, are less than one pixel wide or high on the network's "
+                  f"input of {wh(network_view(dls, a.size).out)}, as one of {w:.2f} x {h:.2f} pixels in {a.path}: they "
+                  "are not learned, and `evaluate` counts them as missed; choose a larger size, cut the images into "
+                  "tiles, or drop such boxes", stacklevel=3)
+    return dls
+
+def network_view(dls, size) -> View:
+    """How an image of `size` (w, h) is laid on the network's input of the validation set of `dls`, by the transforms of
+    items and of batches together. `ValueError` where that cannot be undone"""
+    view,fixed = View((0, 0, *size), (0, 0, *size), tuple(size)),False
+    for o in dls.valid.after_item.fs:
+        if (step := valid_step(o, view.out)) is not None: view,fixed = view.then(step),True
+    for o in dls.valid.after_batch.fs:
+        if (step := valid_step(o, view.out)) is None: continue
+        if not fixed: raise ValueError(
+            f"{type(o).__name__} resizes batches whose images were padded to the largest of them, so predictions "
+            "do not come back to the image file: bring all images to one size, item_tfms=JointTransform(size)")
+        view = view.then(step)
+    return view
 
 def check_data(annotations) -> list[Annotation]:
     "`annotations` as a list; raise where it is empty, or of something else"
@@ -414,18 +455,8 @@ class TaskLearner(Learner):
     in_pixels = False        # whether predictions are pixels of the network's input, which must come back to the file
 
     def valid_view(self, size) -> View:
-        """How an image of `size` (w, h) is laid on the network's input of the validation set, by the transforms of
-        items and of batches together: what `annotate` undoes. `ValueError` where that cannot be undone"""
-        view,fixed = View((0, 0, *size), (0, 0, *size), tuple(size)),False
-        for o in self.dls.valid.after_item.fs:
-            if (step := valid_step(o, view.out)) is not None: view,fixed = view.then(step),True
-        for o in self.dls.valid.after_batch.fs:
-            if (step := valid_step(o, view.out)) is None: continue
-            if not fixed: raise ValueError(
-                f"{type(o).__name__} resizes batches whose images were padded to the largest of them, so predictions "
-                "do not come back to the image file: bring all images to one size, item_tfms=JointTransform(size)")
-            view = view.then(step)
-        return view
+        "`network_view` of these data, which `annotate` undoes. `ValueError` where that cannot be undone"
+        return network_view(self.dls, size)
 
     def check_view(self):
         "Raise `ValueError` now where the size of the network's input is not what `valid_view` computes"

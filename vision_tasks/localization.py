@@ -10,10 +10,11 @@ from fastai.layers import sigmoid_range
 from .data.annotation import Annotation, AnnotationError, select_objects
 from .data.blocks import (NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, check_labels, object_bbox,
                           object_label)
+from .data.check import check_relative
 from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      pooled_head, task_dls, task_model)
+                      pooled_head, task_dls, task_model, warn_tiny)
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localized
 from .models.layers import GridHead
@@ -48,12 +49,16 @@ def localization_dls(
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
     empty:str='class',    # pictures without an object are a 'class' of their own, `NO_OBJECT`, or 'raise'
+    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
+                          # middle of the first epoch
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `localization_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures, class ids and boxes. Boxes are clipped to the picture; what has no area in it goes, and
     one warning says how many. Raises `AnnotationError` for missing files, several objects, unknown labels"""
     if empty not in ('class', 'raise'): raise ValueError(f"empty is 'class' or 'raise', not {empty!r}")
-    annotations = clipped(check_data(annotations))
+    annotations = check_data(annotations)
+    check_relative(annotations, 'bboxes')
+    annotations = clipped(annotations)
     none = [a for a in annotations if object_label(a) == NO_OBJECT]
     if none and empty == 'raise': raise AnnotationError(
         f"{none[0].path}: no object ({len(none)} of {len(annotations)} pictures have none); leave them out, or pass "
@@ -62,7 +67,7 @@ def localization_dls(
     vocab = [*extra, *check_vocab(annotations, vocab)]
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = localization_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
 
 def localization_learner(
     dls:DataLoaders,       # of `localization_dls`

@@ -43,6 +43,8 @@ def multilabel_dls(
     seed:int=42,         # of that split
     num_workers:int=None, # processes that load; None = one per core
     device=None,         # None = the GPU where there is one
+    check:bool=False,    # decode all images once, in threads, so that a broken one raises now and not in the
+                         # middle of the first epoch
     **block_kwargs,      # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `multilabel_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures and label sets. Raises `AnnotationError` before training for missing files, unknown
@@ -51,7 +53,7 @@ def multilabel_dls(
     vocab = check_vocab(annotations, vocab)
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, vocab, bs, path, num_workers, device)
+    return task_dls(block, annotations, vocab, bs, path, num_workers, device, check)
 
 def multilabel_learner(
     dls:DataLoaders,     # of `multilabel_dls`, or of any fastai DataLoaders of pictures and multi-hot targets

@@ -21,7 +21,7 @@ from .data.annotation import Annotation
 from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask, grey_range_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
-from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
+from .learner import TaskLearner, check_data, check_which, make_learner, picture_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
                       dice_from_confusion, iou_from_confusion)
@@ -57,8 +57,8 @@ def segmentation_dls(
     seed:int=42,          # of that split
     num_workers:int=None, # processes that load; None = one per core
     device=None,          # None = the GPU where there is one
-    check:bool=True,      # read all masks once, in threads, so that a value beyond the codes raises now; otherwise it
-                          # raises when it is met
+    check='masks',        # 'masks': read all masks once, in threads, so that a value beyond the codes raises now; True:
+                          # decode all images too; False: neither, and what is broken raises when it is met
     **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `segmentation_block` takes them
 ) -> DataLoaders:
     """DataLoaders of pictures and class masks. Raises `AnnotationError` for missing files, pictures without a mask,
@@ -68,12 +68,13 @@ def segmentation_dls(
     if twice or not codes: raise ValueError(f"codes are the names of the classes, each once; got {codes}")
     if len(codes) == 1: raise ValueError(f"codes holds {codes[0]!r} alone, so that there is nothing to tell it from; "
                                          "name what the other pixels are too, such as 'background'")
+    check_which(check)
     if check:
         with ThreadPoolExecutor() as ex:
             list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))
     splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
     block = segmentation_block(codes, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, None, bs, path, num_workers, device)
+    return task_dls(block, annotations, None, bs, path, num_workers, device, check is True)
 
 def segmentation_learner(
     dls:DataLoaders,       # of `segmentation_dls`

@@ -1,6 +1,6 @@
 "Pictures of annotations, truth beside prediction; and the DataLoader classes whose show_batch and show_results draw"
 from __future__ import annotations
-import colorsys, math
+import colorsys, math, re
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -211,6 +211,13 @@ def _grid(n, ncols, aspect=1., lines=0, width=2.1):
     return fig,axs.flatten()
 
 class _TaskDL(TfmdDL):
+    def __iter__(self):
+        try: yield from super().__iter__()
+        except Exception as e:
+            told = _from_worker(e)
+            if told is None: raise
+            raise told from None
+
     def show_unique(self, max_n, **kwargs):
         "`show_batch` of the first picture, again and again, so that one sees the augmentation"
         old = self.get_idxs
@@ -232,6 +239,16 @@ class _TaskDL(TfmdDL):
         items = [o[0] for o in self.decode_batch(b, max_n)]
         _,axs = _grid(len(items), ncols or min(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
         for ax,x in zip(axs, items): ax.imshow(_hwc(x))
+
+def _from_worker(e):
+    """An error that a worker process raised, of its own kind: its message first, then torch's, which begins with the
+    worker and buries it below a traceback. None for other errors"""
+    text = e.args[0] if e.args and isinstance(e.args[0], str) else ''
+    head = re.match(r"Caught (\w+) in .*\.\nOriginal Traceback ", text)
+    if head is None: return None
+    # the last line of the traceback that names the error; what follows is its message
+    at = [m.end() for m in re.finditer(rf"^(?:[\w.]+\.)?{head[1]}: ", text, re.M)]
+    return type(e)(f"{text[at[-1]:].rstrip()}\n\n{text}") if at else None
 
 class FixedOrder:
     "The indices that a DataLoader gives, in their order; a class, since a closure does not pickle for worker processes"

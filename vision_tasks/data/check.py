@@ -2,116 +2,366 @@
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import blake2b
+from typing import NamedTuple
+import warnings
 import numpy as np
 import pandas as pd
-from .annotation import SPLITS, UNREADABLE, AnnotationError, nearest, unturned, wh
-from .image import image_size, read_image
+from PIL import Image
+from .annotation import SPLITS, UNREADABLE, AnnotationError, nearest, select_objects, unturned, wh
+from .image import grey_levels, image_size, read_image
 from .masks import decode_class_mask
-from ..ops.masks import decode_mask, mask_bbox
+from ..ops.masks import decode_mask, mask_extent
 
-__all__ = ['check_annotations']
+__all__ = ['check_annotations', 'drop_problems']
+
+FEW = 16     # grey levels: a file of 16 bits that holds values of 12 bits has no more once it is read
 
 def check_annotations(
-    annotations,          # list[Annotation]
-    vocab:list[str]=None, # the names that may occur; for class masks the codes, in order. None: neither is checked
-):                        # DataFrame with the columns path, problem, detail; no row where all is well
-    """Every problem of a data set, one a row; all files are read to their end, in threads. `problem` is one of
+    annotations,              # list[Annotation]
+    vocab:list[str]=None,     # the names that may occur; for class masks the codes, in order. None: neither is checked
+    near_duplicates:int=None, # 0 to 64: in how many of 64 bits the difference hashes of near-duplicates may differ; 4
+                              # finds copies that were resized or compressed again. None: they are not searched
+) -> pd.DataFrame:            # columns path, problem, detail; index: numbers of annotation and object, -1 = the image
+    """Every problem of a data set, one a row, and no row where all is well; all image files are read to their end, in
+    threads. `problem` is one of
 
     - 'unreadable image': missing, broken or truncated; also said of a mask's file
-    - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the picture
-    - 'box outside': reaches outside the picture; 'box without area'; 'point outside'
+    - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the image
+    - 'few grey levels': 16 or fewer of 256 in an image of 1024 pixels or more, as of a file whose bits are not all used
+    - 'relative coordinates': all boxes, or all marked points, of the data set lie within 0..1; one row
+    - 'box outside': reaches outside the image; 'box without area'; 'box below a pixel': less wide or high than one;
+      'point outside'
     - 'unreadable mask', of an object: a polygon of two points, run lengths with another sum; 'empty mask', unless the
       object is to be ignored; 'mask outside box': by half of its extent, or more
+    - 'object twice': with the same label, box, points and mask; one row for each after the first
     - 'unknown class': not in `vocab`; 'empty label': '' or white space
     - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
-    - 'picture twice': the same file, or the same bytes under two names; one row for each after the first
-    - 'picture on both sides of the split', 'group on both sides of the split': in more than one of train, valid, test
+    - 'image twice': the same file, or the same bytes under two names; one row for each after the first
+    - 'image on both sides of the split', 'group on both sides of the split': in more than one of train, valid, test
+    - 'near-duplicate across the split': the difference hash (9 x 8 pixels, each compared with its neighbour) is nearly
+      that of an image of another side; of the two, the row is of the one in train, else in valid
+    - 'class without training images': a class that occurs, or of `vocab`, without an image in train, where some are and
+      others are not; path is None where it does not occur at all
 
-    Boxes and annotations are counted from 0"""
+    Masks are judged by the vertices of their polygons and by their run lengths, and decoded only where these leave a
+    doubt. Objects and annotations are counted from 0. `drop_problems` drops what can be dropped"""
+    if near_duplicates is not None and not 0 <= near_duplicates <= 64:
+        raise ValueError(f"near_duplicates: expected a number of bits, 0 to 64, or None, got {near_duplicates!r}")
     annotations,vocab = list(annotations),None if vocab is None else list(vocab)
-    with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _problems_of(a, vocab), annotations))
-    rows = [(a.path, *o) for a,(found,_) in zip(annotations, seen) for o in found]
-    rows += _problems_between(annotations, [key for _,key in seen])
-    return pd.DataFrame(rows, columns=['path', 'problem', 'detail'])
+    with ThreadPoolExecutor() as ex:
+        seen = list(ex.map(lambda a: _look(a, vocab, near_duplicates is not None), annotations))
+    rows = [(i, o) for i,s in enumerate(seen) for o in s.found]
+    for field in ('bboxes', 'points'):
+        if (found := relative_coordinates(annotations, field)) is None: continue
+        # of boxes that are fractions each is below a pixel: one row says it
+        if field == 'bboxes': rows = [o for o in rows if o[1].problem != 'box below a pixel']
+        rows.append((found[0], Problem('relative coordinates', found[1])))
+    rows += _problems_between(annotations, [s.key for s in seen])
+    if near_duplicates is not None: rows += _near_duplicates(annotations, seen, near_duplicates)
+    rows += _class_problems(annotations, vocab, [s.classes for s in seen])
+    index = pd.MultiIndex.from_arrays([[i for i,_ in rows], [o.object for _,o in rows]], names=_INDEX)
+    data = [(None if i == _ALL else annotations[i].path, o.problem, o.detail) for i,o in rows]
+    return pd.DataFrame(data, index, ['path', 'problem', 'detail'])
 
-def _problems_of(a, vocab):
-    "([(problem, detail)] of one annotation, what its picture is known by among all)"
-    found,key = _file_problems(a)
-    return [*found, *_box_problems(a), *_object_mask_problems(a), *_point_problems(a), *_label_problems(a, vocab),
-            *_mask_problems(a, vocab)],key
+_INDEX = ['annotation', 'object']
+_ALL = _IMAGE = -1   # in place of the number of an annotation, or of an object: of the whole set, or of the whole image
 
-def _file_problems(a):
-    if a.path is None: return [],None
-    key = a.path
+class Problem(NamedTuple):
+    problem:str
+    detail:str
+    object:int = _IMAGE
+
+class Seen(NamedTuple):
+    "What one annotation shows on its own"
+    found:list    # of `Problem`
+    key:object    # what its image is known by among all: a digest, or the path; None without a file
+    hash:int      # difference hash, None where it was not asked for, or the image is unreadable
+    classes:set   # names of its labels, and of the values of its class mask
+
+def _look(a, vocab, hashed):   # -> Seen
+    found,key,code = _file_problems(a, hashed)
+    in_mask,classes = _mask_problems(a, vocab)
+    found += [*_box_problems(a), *_object_mask_problems(a), *_twice(a), *_point_problems(a), *_label_problems(a, vocab),
+              *in_mask]
+    return Seen(found, key, code, {*a.labels, *classes})
+
+# --- the image file
+
+def _file_problems(a, hashed=False):   # -> [Problem], key, hash
+    if a.path is None: return [],None,None
+    key,code,found = a.path,None,[]
     try:
         key = blake2b(a.path.read_bytes()).digest()
-        # a JPEG's stream is read to its end at any scale, and fastest at the smallest
-        read_image(a.path, draft=(1, 1))
+        # a JPEG's stream is read to its end at any scale, and fastest at the smallest; the hash wants 9 x 8 pixels
+        im = read_image(a.path, draft=(72, 64) if hashed else (1, 1))
         size = image_size(a.path)
-    except UNREADABLE as e: return [('unreadable image', str(e))],key
-    if size == a.size: return [],key
+        if hashed: code = difference_hash(im)
+        # the means of pixels have more levels than the pixels: what has few of them is read as a whole
+        if size[0]*size[1] >= 1024 and grey_levels(im) <= 2*FEW and (n := grey_levels(a.path)) <= FEW:
+            found.append(Problem('few grey levels', f"{n} of 256; does the file use all of its bits?"))
+    except UNREADABLE as e: return [Problem('unreadable image', str(e))],key,code
+    if size == a.size: return found,key,code
     detail = f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size)
-    return [('size differs', detail)],key
+    return [Problem('size differs', detail), *found],key,code
+
+def difference_hash(
+    im:Image.Image, # of any size
+) -> int:           # 64 bits
+    "1 where a pixel of the image, made grey and 9 x 8 pixels small, is brighter than its left neighbour, row by row"
+    v = np.asarray(im.convert('L').resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(v[:,1:] > v[:,:-1]).tobytes(), 'big')
+
+# --- objects
 
 def _box_problems(a):
     for i,(x1,y1,x2,y2) in enumerate([] if a.bboxes is None else a.bboxes.tolist()):
-        box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in a picture of {wh(a.size)}"
-        if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield 'box outside', box
-        if x1 == x2 or y1 == y2: yield 'box without area', box
+        box = f"box {i}, {a.labels[i]!r}: {[x1, y1, x2, y2]} in an image of {wh(a.size)}"
+        if x1 < 0 or y1 < 0 or x2 > a.size[0] or y2 > a.size[1]: yield Problem('box outside', box, i)
+        if x1 == x2 or y1 == y2: yield Problem('box without area', box, i)
+        elif x2 - x1 < 1 or y2 - y1 < 1: yield Problem('box below a pixel', box, i)
 
 def _object_mask_problems(a):
     for i,m in enumerate(a.masks or []):
-        which = f"mask {i}, {a.labels[i]!r}"
-        try: x1,y1,x2,y2 = mask_bbox(decode_mask(m, a.size)).tolist()
-        except ValueError as e: yield 'unreadable mask', f"{which}: {e}"; continue
+        which,box = f"mask {i}, {a.labels[i]!r}",None if a.bboxes is None else a.bboxes[i].tolist()
+        try:
+            if isinstance(m, (list, tuple)) and _is_sound(m, a.size, box): continue
+            x1,y1,x2,y2 = mask_extent(m, a.size).tolist()
+        except ValueError as e: yield Problem('unreadable mask', f"{which}: {e}", i); continue
         if x1 == x2:
-            if a.ignore is None or not a.ignore[i]: yield 'empty mask', f"{which}: no pixel of the {wh(a.size)}"
-        elif a.bboxes is not None:
-            u1,v1,u2,v2 = a.bboxes[i].tolist()
-            inside = max(min(x2, u2)-max(x1, u1), 0)*max(min(y2, v2)-max(y1, v1), 0)
-            if inside < (x2-x1)*(y2-y1)/2:
-                yield 'mask outside box', f"{which}: it extends over {[x1, y1, x2, y2]}, the box is {[u1, v1, u2, v2]}"
+            if a.ignore is not None and a.ignore[i]: continue
+            yield Problem('empty mask', f"{which}: no pixel of the {wh(a.size)}", i)
+        elif box is not None and 2*_overlap((x1, y1, x2, y2), box) < (x2-x1)*(y2-y1):
+            yield Problem('mask outside box', f"{which}: it extends over {[x1, y1, x2, y2]}, the box is {box}", i)
+
+def _overlap(a, b):   # x1 y1 x2 y2 -> area that both share
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0)*max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+
+def _is_sound(polygons, size, box):
+    """Whether the vertices of `polygons` tell that they can be read, that some pixel is inside, and that half of their
+    extent is in `box`; False where they leave a doubt"""
+    try: parts = [np.asarray(p, np.float64).reshape(-1, 2) for p in polygons]
+    except (TypeError, ValueError): return False
+    if not parts or min(map(len, parts)) < 3: return False
+    p = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    (x1,y1),(x2,y2) = p.min(0).tolist(),p.max(0).tolist()
+    if not (x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]): return False     # also where one is nan
+    # the mask's extent is that of the vertices, give or take a pixel
+    if box is not None and 2*_overlap((x1+1, y1+1, x2-1, y2-1), box) < (x2-x1+2)*(y2-y1+2): return False
+    # without a pixel's centre inside, the area of a closed line is below its length (Steinhaus, 1947); half as much
+    # again is for the grid on which COCO rounds. A line that meets itself may enclose less than it seems
+    p = max(parts, key=len)
+    if len({*map(tuple, p.tolist())}) < len(p) - bool((p[0] == p[-1]).all()): return False
+    x,y = p.T
+    u,v = np.append(x[1:], x[0]),np.append(y[1:], y[0])
+    return abs(x@v - u@y)/2 >= 1.5*np.hypot(u - x, v - y).sum() + 4
+
+def _twice(a):
+    "Objects with the same label and box as an earlier one, and, where they have such, the same points and mask"
+    seen = {}
+    for i,(label,box) in enumerate(zip(a.labels, [] if a.bboxes is None else a.bboxes)):
+        j = next((j for j in seen.setdefault((label, box.tobytes()), []) if _same(a, i, j)), None)
+        if j is None: seen[label, box.tobytes()].append(i)
+        else: yield Problem('object twice', f"objects {j} and {i}, {label!r}: {box.tolist()}", i)
+
+def _same(a, i, j):
+    if a.points is not None and not np.array_equal(a.points[i], a.points[j], equal_nan=True): return False
+    if a.masks is None: return True
+    try: return np.array_equal(*(decode_mask(a.masks[k], a.size) for k in (i, j)))
+    except ValueError: return False     # unreadable, which has a row of its own
 
 def _point_problems(a):
     if a.points is None: return
     for i in np.argwhere(((a.points < 0) | (a.points > a.size)).any(-1)).tolist():
         which = f"point {i[-1]}" + (f" of object {i[0]}" if len(i) == 2 else '')
-        yield 'point outside', f"{which}: {a.points[tuple(i)].tolist()} in a picture of {wh(a.size)}"
+        detail = f"{which}: {a.points[tuple(i)].tolist()} in an image of {wh(a.size)}"
+        yield Problem('point outside', detail, i[0] if len(i) == 2 else _IMAGE)
 
 def _label_problems(a, vocab):
     for o,n in Counter(a.labels).items():
-        times = f"{o!r}, {n} times" if n > 1 else repr(o)
-        if not o.strip(): yield 'empty label', times
-        elif vocab is not None and o not in vocab: yield 'unknown class', times + nearest(o, vocab)
+        times,i = f"{o!r}, {n} times" if n > 1 else repr(o),a.labels.index(o)
+        if not o.strip(): yield Problem('empty label', times, i)
+        elif vocab is not None and o not in vocab: yield Problem('unknown class', times + nearest(o, vocab), i)
 
-def _mask_problems(a, vocab):
-    if a.mask is None: return
+def _mask_problems(a, vocab):   # -> [Problem], names of the classes that the class mask shows
+    if a.mask is None: return [],()
     try: m = decode_class_mask(a.mask)
-    except AnnotationError as e: yield 'mask value outside the codes', str(e); return
-    except UNREADABLE as e: yield 'unreadable image', str(e); return
-    if m.shape != a.size[::-1]: yield 'size differs', f"mask {a.mask} is {wh(m.shape[::-1])}, the picture {wh(a.size)}"
-    if vocab is None: return
-    bad = np.unique(m[(m < 0) | (m >= len(vocab)) & (m != 255)])
+    except AnnotationError as e: return [Problem('mask value outside the codes', str(e))],()
+    except UNREADABLE as e: return [Problem('unreadable image', str(e))],()
+    found = []
+    if m.shape != a.size[::-1]:
+        found.append(Problem('size differs', f"mask {a.mask} is {wh(m.shape[::-1])}, the image {wh(a.size)}"))
+    if vocab is None: return found,()
+    values = np.flatnonzero(np.bincount(m.ravel())) if m.dtype == np.uint8 else np.unique(m)
+    known = (values >= 0) & (values < len(vocab))
+    bad = values[~known & (values != 255)]
     if len(bad):
         more = ', ...' if len(bad) > 10 else ''
-        yield 'mask value outside the codes', f"{', '.join(map(str, bad[:10]))}{more}; there are {len(vocab)} codes"
+        detail = f"{', '.join(map(str, bad[:10]))}{more}; there are {len(vocab)} codes"
+        found.append(Problem('mask value outside the codes', detail))
+    return found,[vocab[i] for i in values[known].tolist()]
+
+# --- the data set as a whole
+
+def relative_coordinates(
+    annotations,  # list[Annotation]
+    field:str,    # 'bboxes' or 'points'
+):                # (number of the first annotation that has some, a sentence), or None
+    "Whether all coordinates of a data set lie within 0..1, so that they are fractions of the image and no pixels"
+    first,n = None,0
+    for i,a in enumerate(annotations):
+        v = getattr(a, field)
+        if v is None: continue
+        if field == 'points': v = v[~np.isnan(v[...,0]) & (True if a.visible is None else a.visible > 0)]
+        if not v.size or max(a.size) < 3: continue     # on an image of two pixels they may be pixels
+        if v.max() > 1 + _ROUNDED or v.min() < -_ROUNDED: return None
+        if first is None and v.max() > 0: first = i,v.reshape(-1, v.shape[-1])[0].tolist()
+        n += len(v)
+    if first is None: return None
+    what = 'boxes' if field == 'bboxes' else 'points'
+    return first[0],(f"all {n} {what} lie within 0..1, the first is {first[1]}: they are fractions of the image, and "
+                     "pixels are expected; multiply x by its width and y by its height, or read the table with "
+                     "read_df(..., relative=True)")
+
+_ROUNDED = .01   # so far outside 0..1 fractions may lie, for tools round
+
+def check_relative(
+    annotations,  # list[Annotation]
+    field:str,    # 'bboxes' or 'points'
+):
+    "Raise `AnnotationError` where all coordinates of the data set are fractions of the image"
+    found = relative_coordinates(annotations, field)
+    if found is not None: raise AnnotationError(f"{annotations[found[0]].path}: {found[1]}")
+
+def check_images(
+    annotations,  # list[Annotation]
+):
+    """Raise `AnnotationError` for the first image that cannot be read to its end, or has another size than its
+    annotation says; all are decoded, in threads"""
+    with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _file_problems(a)[0], annotations))
+    bad = [(a, o) for a,found in zip(annotations, seen) for o in found if o.problem != 'few grey levels']
+    if not bad: return
+    a,o = bad[0]
+    what = o.detail if o.problem == 'unreadable image' else f"{a.path}: {o.problem}: {o.detail}"
+    raise AnnotationError(f"{what} ({len(bad)} of {len(annotations)} images have such "
+                          "problems); fix them, or drop them with drop_problems(annotations, "
+                          "check_annotations(annotations))")
 
 def _problems_between(annotations, keys):
-    "[(path, problem, detail)] of pictures and groups that occur more than once; `keys` are equal where pictures are"
-    rows,pictures,groups = [],{},{}
+    "[(number, Problem)] of images and groups that occur more than once; `keys` are equal where images are"
+    rows,images,groups = [],{},{}
     for i,(a,key) in enumerate(zip(annotations, keys)):
-        if key is not None:     pictures.setdefault(key, []).append(i)
+        if key is not None:     images.setdefault(key, []).append(i)
         if a.group is not None: groups.setdefault(a.group, []).append(i)
-    for first,*more in pictures.values():
-        same = f"shows the same picture as annotation {first}, {annotations[first].path}"
-        rows += [(annotations[i].path, 'picture twice', f"annotation {i} {same}") for i in more]
-    for what,sets in (('picture', pictures), ('group', groups)):
+    for first,*more in images.values():
+        same = f"shows the same image as annotation {first}, {annotations[first].path}"
+        rows += [(i, Problem('image twice', f"annotation {i} {same}")) for i in more]
+    for what,sets in (('image', images), ('group', groups)):
         for key,idxs in sets.items():
             # reversed: the first of each side stays
             sides = {annotations[i].split: annotations[i].path for i in reversed(idxs)}
             detail = ', '.join(f"{o}: {sides[o]}" for o in SPLITS if o in sides)
             if what == 'group': detail = f"group {key!r}, {detail}"
-            if len(sides.keys() - {None}) > 1:
-                rows.append((annotations[idxs[0]].path, f'{what} on both sides of the split', detail))
+            if len(sides.keys() - {None}) < 2: continue
+            rows.append((idxs[0], Problem(f'{what} on both sides of the split', detail)))
     return rows
+
+def _near_duplicates(annotations, seen, most):
+    """[(number, Problem)] of images whose hash differs in up to `most` bits from that of an image of another side, in
+    the order of the sides, so that those of train are dropped and not those of valid or test; each with its nearest"""
+    hashed = [i for i,s in enumerate(seen) if s.hash is not None]
+    sides,rows = {o: [i for i in hashed if annotations[i].split == o] for o in SPLITS},[]
+    for k,side in enumerate(SPLITS):
+        others = [i for o in SPLITS[k+1:] for i in sides[o]]
+        codes  = np.array([seen[i].hash for i in others], np.uint64)
+        for i in sides[side]:
+            off  = _count_bits(codes ^ np.uint64(seen[i].hash))
+            # the same bytes have rows of their own
+            near = [j for j in np.flatnonzero(off <= most) if seen[others[j]].key != seen[i].key]
+            if not near: continue
+            j = min(near, key=lambda j: off[j])
+            b = annotations[others[j]]
+            detail = f"{off[j]} of 64 bits differ from annotation {others[j]} in {b.split}, {b.path}; it is in {side}"
+            rows.append((i, Problem('near-duplicate across the split', detail)))
+    return rows
+
+def _count_bits(v):   # (k,) uint64 -> (k,), how many are 1
+    if hasattr(np, 'bitwise_count'): return np.bitwise_count(v)     # from numpy 2.0 on
+    return np.unpackbits(v.view(np.uint8).reshape(-1, 8), axis=1).sum(1)
+
+def _class_problems(annotations, vocab, classes):
+    "[(number, Problem)] of classes without an image in train, where some are marked as train, and others not"
+    if not {'train'} < {a.split for a in annotations}: return []
+    trained = set().union(*(c for a,c in zip(annotations, classes) if a.split in ('train', None)))
+    where = {}
+    for i,some in enumerate(classes):
+        for o in some - trained: where.setdefault(o, []).append(i)
+    for o in vocab or []:
+        if o not in trained: where.setdefault(o, [])
+    rows = []
+    for o in sorted(where):
+        if vocab is not None and o not in vocab: continue     # 'unknown class' already
+        some = ', '.join(f"{n} in {s}" for s,n in Counter(annotations[i].split for i in where[o]).items())
+        detail = f"{o!r}: no image in train, {some or 'nor elsewhere'}"
+        rows.append((where[o][0] if where[o] else _ALL, Problem('class without training images', detail)))
+    return rows
+
+# --- dropping
+
+_DROPS_IMAGE = ('unreadable image', 'size differs', 'mask value outside the codes', 'image twice',
+                'near-duplicate across the split')
+_DROPS_LABEL = ('unknown class', 'empty label')
+_DROPS_OBJECT = ('box without area', 'box below a pixel', 'unreadable mask', 'empty mask', 'mask outside box',
+                 'object twice')
+
+def drop_problems(
+    annotations,   # list[Annotation]
+    problems,      # DataFrame of `check_annotations(annotations)`, or some of its rows
+) -> list:         # list[Annotation] without what has these problems, in the same order
+    """`annotations` without the images and objects that cannot be trained on; one warning counts what was dropped, and
+    names what was left.
+
+    An annotation is dropped where its image or class mask is unreadable or of another size, its class mask has other
+    values than the codes, or the image is there twice (the later one) or a near-duplicate of one on another side (the
+    one in train, else in valid). An object is dropped, and its image kept, where its box has no area or is below a
+    pixel, its mask is unreadable, empty or outside its box, its label is empty or unknown (without boxes only the
+    label), or it is there twice (the later one). An image whose objects are all dropped is one without objects.
+
+    Left are boxes and points outside, which the DataLoaders clip or take for not marked, few grey levels, classes
+    without training images, and sides of the split that share an image or a group. Relative coordinates are an
+    `AnnotationError`, since all objects would go"""
+    annotations = list(annotations)
+    if not {*_INDEX} <= {*problems.index.names}:
+        if not {*_INDEX} <= {*problems.columns}: raise ValueError(
+            "problems: expected rows of check_annotations(annotations), whose index is (annotation, object); got the "
+            f"index {list(problems.index.names)} and the columns {list(problems.columns)}")
+        problems = problems.set_index(_INDEX)
+    gone,objects,left,dropped = set(),{},Counter(),Counter()
+    for (i,obj),path,problem in zip(problems.index, problems.path, problems.problem):
+        if i == _ALL: left[problem] += 1; continue
+        if not 0 <= i < len(annotations) or str(annotations[i].path) != str(path): raise ValueError(
+            f"problems: row {(i, obj)} is of {path}, which is not the path of annotations[{i}]: they were found in "
+            "another list; check this one")
+        if problem == 'relative coordinates':
+            for field in ('bboxes', 'points'): check_relative(annotations, field)
+        if problem in _DROPS_IMAGE: gone.add(i); dropped[problem] += 1
+        elif problem in _DROPS_OBJECT: objects.setdefault(i, {})[obj] = problem
+        elif problem in _DROPS_LABEL:
+            a = annotations[i]
+            objects.setdefault(i, {}).update({j: problem for j,o in enumerate(a.labels) if o == a.labels[obj]})
+        else: left[problem] += 1
+    res = [a if i not in objects else _without(a, objects[i]) for i,a in enumerate(annotations) if i not in gone]
+    some = {i: o for i,o in objects.items() if i not in gone}
+    dropped.update(problem for o in some.values() for problem in o.values())
+    told = lambda what, counts: f"{what}{', '.join(f'{n} {k!r}' for k,n in counts.items())}" if counts else ''
+    if dropped or left: warnings.warn(
+        f"{len(gone)} of {len(annotations)} annotations were dropped, and {sum(map(len, some.values()))} objects of "
+        f"{len(some)} others{told(': ', dropped)}{told('; left as they are: ', left)}", stacklevel=2)
+    return res
+
+def _without(a, objects):
+    "`a` without the objects of these numbers, or, where it has no boxes, without these labels"
+    keep = [i for i in range(len(a.labels)) if i not in objects]
+    if a.bboxes is not None: return select_objects(a, keep)
+    return replace(a, labels=[a.labels[i] for i in keep], scores=None if a.scores is None else a.scores[keep])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from .annotation import SPLITS, Annotation, AnnotationError, brief, unturned, vocab_of, wh
 from .reading import read_all, read_json, size_of
-from .writing import replacing
+from .writing import check_once, replacing
 from ..ops.masks import encode_rle, rle_counts
 
 __all__ = ['read_coco', 'write_coco', 'coco_keypoints']
@@ -245,6 +245,7 @@ def write_coco(
                               "write two")
     ids = {o: i for i,o in enumerate(sorted({*vocab_of(annotations), *(vocab or [])}), 1)}
     points = _point_fields(annotations, point_names, skeleton)
+    check_once(annotations)
     folder = _folder(annotations, fname) if images is None else Path(images)
     objects = [dict(image_id=i, **o) for i,a in enumerate(annotations, 1) for o in _objects(a, ids)]
     data = dict(info=dict(description='written by vision_tasks'),

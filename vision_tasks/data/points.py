@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from .annotation import Annotation, AnnotationError, brief
 from .reading import read_all, read_lines, read_text, size_of
-from .writing import replacing
+from .writing import check_once, replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
 
@@ -50,11 +50,9 @@ def write_dlc(
     head = [['scorer',    *[scorer]*2*len(names)],
             ['bodyparts', *(o for o in names for _ in 'xy')],
             ['coords',    *['x', 'y']*len(names)]]
-    rows,owners = [_row(i, a, names, path) for i,a in enumerate(annotations)],{}
-    for i,(name,*_) in enumerate(rows):
-        if owners.setdefault(name, i) == i: continue
-        raise AnnotationError(f"annotations {owners[name]} and {i} are both of {name}, and one image is one row; "
-                              "drop one; nothing was written")
+    annotations = list(annotations)
+    rows = [_row(i, a, names, path) for i,a in enumerate(annotations)]
+    check_once(annotations)
     with replacing(fname) as part, part.open('w', newline='', encoding='utf-8') as f:
         csv.writer(f).writerows(head + rows)
 

@@ -7,7 +7,7 @@ import numpy as np
 from .annotation import SPLITS, Annotation, AnnotationError, brief, vocab_of
 from .coco import _folder, _name
 from .reading import read_all, read_json, size_of
-from .writing import replacing
+from .writing import check_once, replacing
 from ..ops.masks import decode_mask, join_polygons, mask_polygons
 
 __all__ = ['read_via', 'write_via']
@@ -132,10 +132,10 @@ def write_via(
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file, and VIA wants its bytes counted")
+    check_once(annotations)
     folder = _folder(annotations, fname) if images is None else Path(images)
     for a in annotations:
         name,n = _name(a.path, folder),a.path.stat().st_size
-        if f'{name}{n}' in files: raise AnnotationError(f"{a.path} stands twice; put its objects into one annotation")
         regions = [dict(shape_attributes=o, region_attributes={label: name}) for name,o in zip(a.labels, _shapes(a))]
         files[f'{name}{n}'] = dict(filename=name, size=n, regions=regions, file_attributes={})
     names = dict(type='dropdown', description='', options={o: '' for o in vocab_of(annotations)}, default_options={})

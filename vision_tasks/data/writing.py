@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 from .annotation import AnnotationError
 
-__all__ = ['replacing', 'check_outputs']
+__all__ = ['replacing', 'check_outputs', 'check_once']
 
 @contextmanager
 def replacing(
@@ -58,5 +58,15 @@ def check_outputs(
                                                  f"from {source} would be written over it; choose another folder; "
                                                  "nothing was written")
         owners[place] = source
+
+def check_once(
+    annotations,      # list[Annotation] with paths
+):
+    "Raise `AnnotationError` where two annotations are of one image file, which a file format holds once"
+    owners = {}
+    for i,a in enumerate(annotations):
+        j = owners.setdefault(os.path.normcase(os.path.abspath(a.path)), i)
+        if i != j: raise AnnotationError(f"{a.path} appears twice, in annotations {j} and {i}; put its objects into "
+                                         "one annotation, or drop one; nothing was written")
 
 def _place(path): return os.path.normcase(os.path.realpath(path))

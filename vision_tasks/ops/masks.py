@@ -2,7 +2,8 @@
 from __future__ import annotations
 import numpy as np
 
-__all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox']
+__all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox',
+           'mask_extent']
 
 def decode_mask(
     mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
@@ -124,6 +125,33 @@ def mask_bbox(
     "The tight box around `mask`; all zeros for an empty one"
     (ys,xs) = (np.flatnonzero(_bool(mask).any(d)) for d in (1, 0))
     return np.array([xs[0], ys[0], xs[-1]+1, ys[-1]+1] if len(xs) else [0]*4, np.float32)
+
+def mask_extent(
+    mask,                # as of `decode_mask`
+    size:tuple[int,int], # (w, h) in pixels of the image
+) -> np.ndarray:         # (4,) float32 x1 y1 x2 y2 in pixels, as of `mask_bbox`
+    "The tight box around the pixels of `mask`; run lengths are not decoded, polygons no farther than they reach"
+    if isinstance(mask, dict): return _runs_bbox(rle_counts(mask), _rle_size(mask, size[::-1])[0])
+    if not isinstance(mask, (list, tuple)) or not len(mask): return mask_bbox(decode_mask(mask, size))
+    parts = [_polygon(p, i) for i,p in enumerate(mask)]
+    p = np.concatenate(parts)
+    if not ((p >= 0).all() and (p <= size).all()): return mask_bbox(decode_mask(mask, size))
+    corner = np.floor(p.min(0)).astype(np.int64)
+    window = np.minimum(np.ceil(p.max(0)) + 1, size).astype(np.int64) - corner
+    # moved on the grid on which outlines are drawn, where whole pixels are exact
+    moved = [((_FINE*o + .5).astype(np.int64) - _FINE*corner)/_FINE for o in parts]
+    box = mask_bbox(decode_mask(moved, window.tolist()))
+    return box + np.tile(corner, 2).astype(np.float32) if box.any() else box
+
+def _runs_bbox(counts, h):   # as of `rle_counts` -> (4,) float32
+    ends = counts.cumsum()
+    first,last = (ends - counts)[1::2],ends[1::2] - 1
+    first,last = first[last >= first],last[last >= first]
+    if not len(first): return np.zeros(4, np.float32)
+    (x1,y1),(x2,y2) = np.divmod(first, h),np.divmod(last, h)
+    # a run that goes on in the next column touches both edges
+    y = (0, h) if (x1 != x2).any() else (y1.min(), y2.max() + 1)
+    return np.array([x1.min(), y[0], x2.max() + 1, y[1]], np.float32)
 
 def _bool(mask):
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool: return mask
