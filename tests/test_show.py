@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 import numpy as np, pandas as pd, pytest
@@ -14,8 +15,9 @@ from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.colours import class_colours, palette, text_colour
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls
-from vision_tasks.show import (FALSE, MISSED, RIGHT, _columns, _label_lines, contact_sheet, draw_points, paint_classes,
-                               plot_confusion, show_annotation)
+from vision_tasks.show import (FALSE, MISSED, RIGHT, _columns, _label_lines, _short, contact_sheet, draw_points,
+                               paint_classes, plot_confusion, plot_confusion_per_class, plot_counts,
+                               plot_label_confusion, plot_per_class, show_annotation)
 
 def drawn(fig):
     fig.canvas.draw()
@@ -90,11 +92,97 @@ def test_class_masks_are_painted_by_name_over_grey_void_black_and_a_background_n
     assert (paint_classes(image, mask, ['sky', 'b', 'a'])[1, 1] != painted[1, 1]).any()
     np.testing.assert_allclose(paint_classes(image, mask, alpha=1.)[4, 4], palette(2)[1]*255, atol=1)   # without names
 
-def test_a_confusion_matrix_shows_the_shares_of_the_true_class():
-    counts = pd.DataFrame([[9, 1], [0, 0]], index=list('ab'), columns=list('ab'))
-    ax = plot_confusion(counts)
-    assert sorted(t.get_text() for t in ax.texts) == ['.10', '.90'] and ax.get_ylabel() == 'truth'
-    assert sorted(t.get_text() for t in plot_confusion(counts, normalize=False).texts) == ['1', '9']
+def words(ax): return [t.get_text() for t in ax.texts]
+
+def test_a_confusion_matrix_has_shares_row_totals_axis_labels_and_a_colour_bar():
+    counts = pd.DataFrame([[9, 1, 0], [0, 0, 0], [2000, 0, 23e6]], index=['a', 'b', '#na#'], columns=['a', 'b', '#na#'])
+    ax = plot_confusion(counts.astype(int))
+    assert sorted(words(ax)) == ['0.10', '0.90', '1.00']
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['a (10)', 'b (0)', 'no object (23.0M)']
+    assert [t.get_text() for t in ax.get_xticklabels()] == ['a', 'b', 'no object']
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ('Predicted', 'True')
+    assert [o.get_ylabel() for o in ax.figure.axes if o is not ax] == ['Share of the true class']
+    assert words(plot_confusion(counts.astype(int), normalize=False)) == ['23.0M']
+    for t in ax.texts: assert t.get_color() == {'0.10': 'black', '0.90': 'white', '1.00': 'white'}[t.get_text()]
+
+@pytest.mark.parametrize('n', [1, 3, 12, 40, 80])
+def test_confusion_matrices_of_any_size_are_drawn_whole(n):
+    names = [f'a long class name {i}' for i in range(n)]
+    ax = plot_confusion(pd.DataFrame(np.eye(n, dtype=int)*7 + 1, index=names, columns=names))
+    ax.figure.canvas.draw()
+    page = ax.figure.bbox.padded(1)
+    for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.xaxis.label, ax.yaxis.label):
+        box = t.get_window_extent()
+        assert all(page.contains(*o) for o in (box.min, box.max)), t
+    ys = [t.get_window_extent() for t in ax.get_yticklabels()]
+    assert not any(a.overlaps(b) for a,b in zip(ys, ys[1:]))
+
+def test_counts_are_written_in_at_most_five_characters():
+    assert [_short(n) for n in (0, 950, 9999, 10000, 12345, 999499, 999501, 1e6, 4.06e6, 3e9)] == [
+        '0', '950', '9999', '10.0k', '12.3k', '999k', '1.00M', '1.00M', '4.06M', '3.00G']
+
+def test_label_confusion_shows_shares_as_they_are():
+    shares = pd.DataFrame([[.5, .25], [np.nan, 1.]], index=list('ab'), columns=list('ab'))
+    ax = plot_label_confusion(shares, totals=[4, 2])
+    assert sorted(words(ax)) == ['0.25', '0.50', '1.00'] and ax.get_title('left') == 'Predicted A where B is true'
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['a (4)', 'b (2)']
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ('Predicted (A)', 'True (B)')
+
+def test_each_class_has_a_confusion_matrix_of_two_by_two():
+    df = pd.DataFrame(dict(label=list('abcde'), tn=[9, 8, 7, 6, 5], fp=[1, 0, 1, 2, 3], fn=[0, 2, 1, 1, 2],
+                           tp=range(5)))
+    fig = plot_confusion_per_class(df)
+    used = [ax for ax in fig.axes if ax.images]
+    assert [ax.get_title() for ax in used] == list('abcde')
+    for ax,row in zip(used, df.itertuples()):
+        assert words(ax) == [str(o) for o in (row.tn, row.fp, row.fn, row.tp)]
+    np.testing.assert_allclose(used[2].images[0].get_array(), [[7/8, 1/8], [1/3, 2/3]])
+    assert fig.get_supxlabel() == 'Predicted' and fig.get_supylabel() == 'True'
+    with pytest.raises(ValueError, match='no classes'): plot_confusion_per_class(df[:0])
+
+def fills(ax): return [tuple(p.get_facecolor()[:3]) for p in ax.patches]
+
+def bars(ax): return dict(zip([t.get_text() for t in ax.get_yticklabels()], [p.get_width() for p in ax.patches]))
+
+def test_counts_are_those_of_the_data_set(shapes):
+    some = [replace(a, split='valid' if i%4 == 0 else 'train') for i,a in enumerate(shapes)]
+    classes,sizes,splits = plot_counts(some).axes
+    want = Counter(o for a in some for o in a.labels)
+    assert bars(classes) == want and list(bars(classes)) == [o for o,_ in want.most_common()]
+    assert fills(classes) == [tuple(class_colours(SHAPES)[o]) for o in bars(classes)]
+    assert bars(splits) == Counter(a.split for a in some)
+    wh = np.concatenate([a.bboxes[:,2:]-a.bboxes[:,:2] for a in some])
+    np.testing.assert_allclose(sorted(sizes.collections[0].get_offsets().tolist()), sorted(wh.tolist()))
+    for ax in (classes, sizes, splits): assert ax.get_xlabel()[0].isupper() and ax.get_title('left')[0].isupper()
+
+def test_counts_of_masks_points_and_labels_without_boxes(shapes):
+    masks,_ = plot_counts(class_masks(shapes), SHAPE_CODES).axes
+    assert bars(masks) == {'background': 32, **{o: sum(o in a.labels for a in shapes) for o in SHAPES}}
+    points = np.array([[[1, 2], [np.nan]*2], [[1, 1], [3, 3]]])
+    anns = [Annotation(a.path, a.size, points=p) for a,p in zip(shapes, points)]
+    assert bars(plot_counts(anns, ['left', 'right']).axes[0]) == dict(left=2, right=1)
+    labels = [Annotation(a.path, a.size, sorted(set(a.labels))) for a in shapes]
+    assert bars(plot_counts(labels, [*SHAPES, 'cube']).axes[0]) == {
+        **{o: sum(o in a.labels for a in shapes) for o in SHAPES}, 'cube': 0}
+    assert len(plot_counts([Annotation(shapes[0].path, (64, 64))]).axes) == 1
+    with pytest.raises(ValueError, match='the list of annotations is empty'): plot_counts([])
+    with pytest.raises(ValueError, match="label 'star' is not in the vocab"):
+        plot_counts(labels, ['circle', 'square', 'triangle'])
+    with pytest.raises(ValueError, match='has index 4, but the vocab has 3'):
+        plot_counts(class_masks(shapes), list('abc'))
+
+def test_scores_per_class_are_bars_in_the_colours_of_the_classes():
+    df = pd.DataFrame(dict(label=['cat', 'ant', 'bee'], n=[3, 20000, 0], ap=[.2, .7, np.nan], nme=[3., 1., 2.]))
+    fig = plot_per_class(df)
+    assert [ax.get_title('left') for ax in fig.axes] == ['AP', 'NME']
+    assert [p.get_width() for p in fig.axes[0].patches] == [.2, .7, 0]
+    assert words(fig.axes[0]) == [' 0.20', ' 0.70', ' –']
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ['cat (3)', 'ant (20.0k)', 'bee (0)']
+    assert fills(fig.axes[1]) == [tuple(class_colours(df.label)[o]) for o in df.label]
+    order = lambda **kw: [t.get_text()[:3] for t in plot_per_class(df, **kw).axes[0].get_yticklabels()]
+    assert order(sort='ap') == ['ant', 'cat', 'bee'] and order(sort='nme', columns=['ap']) == ['ant', 'bee', 'cat']
+    with pytest.raises(ValueError, match="no column 'map'"): plot_per_class(df, ['map'])
+    with pytest.raises(ValueError, match='no rows'): plot_per_class(df[:0])
 
 # --- what a reader sees
 
