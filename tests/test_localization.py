@@ -194,6 +194,9 @@ def test_the_confusion_matrix_counts_every_image_by_its_true_and_its_predicted_c
     assert cm.sum(axis=1).tolist() == df.n.tolist()
     np.testing.assert_allclose(np.diag(cm)/cm.sum(axis=1), df.recall)
     np.testing.assert_allclose(np.diag(cm)/cm.sum(axis=0), df.precision)
+    ax = learn.plot_confusion(normalize=False)
+    np.testing.assert_array_equal(ax.images[0].get_array(), cm)
+    assert ax.get_xlabel() == 'Predicted' and len(ax.figure.axes) == 2
 
 def test_known_answers_score_as_worked_by_hand():
     t = lambda labels, b: Annotation('a.png', (10, 10), labels, np.reshape(b, (-1, 4)))

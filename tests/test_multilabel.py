@@ -154,6 +154,11 @@ def test_confusion_is_at_the_learners_threshold_and_of_all_images(learn):
     these = t[:,0] & ~t[:,1]
     assert cm.iloc[0, 1] == pytest.approx(d[these,1].mean())
     assert len(learn.confusion(ds_idx=0)) == len(vocab)
+    ax = learn.plot_confusion()
+    np.testing.assert_allclose(ax.images[0].get_array().filled(np.nan), cm)
+    assert [o.get_text() for o in ax.get_yticklabels()] == [f'{o} ({n})' for o,n in zip(vocab, t.sum(0).tolist())]
+    used = [o for o in learn.plot_confusion_per_class(ncols=2).axes if o.images]
+    assert [[o.get_text() for o in ax.texts] for ax in used] == df.iloc[:,1:].astype(str).to_numpy().tolist()
 
 def test_tuning_raises_the_score_that_is_tuned_and_all_verbs_see_it(learn, shapes, tmp_path):
     learn.fit(1, 1e-3)

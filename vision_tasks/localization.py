@@ -17,7 +17,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, cli
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
 from .models.layers import GridHead
-from .show import LocalizationDL
+from .show import LocalizationDL, plot_confusion
 
 __all__ = ['localization_block', 'localization_dls', 'localization_learner', 'LocalizationLearner', 'largest_object']
 
@@ -181,6 +181,10 @@ class LocalizationLearner(TaskLearner):
         dl = self.whole_dl(ds_idx, dl)
         truth = list(dl.items)
         return localization_confusion(truth, self.annotate(truth, bs=dl.bs), self.dls.vocab)
+
+    def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
+        "The confusion matrix of the class; `normalize`: as shares of the true class"
+        return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)
 
     def tune_threshold(self, *args, **kwargs):
         raise ValueError("the class with the highest score is taken, so that there is no threshold to tune; "

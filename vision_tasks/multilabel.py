@@ -15,7 +15,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, mak
 from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
                       label_confusion, multilabel_confusion)
-from .show import MultilabelDL
+from .show import MultilabelDL, plot_confusion_per_class, plot_label_confusion
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
                          sweep_thresholds)
 
@@ -131,6 +131,15 @@ class MultilabelLearner(TaskLearner):
         """For each class, the numbers of true negatives, false positives, false negatives and true positives at the
         learner's threshold: `metrics.multilabel_confusion`"""
         return multilabel_confusion(*self._decisions(ds_idx, dl), self.dls.vocab)
+
+    def plot_confusion(self, ds_idx:int=1, dl=None, ax=None):
+        "How often label A is predicted for images with label B and without A, at the learner's threshold"
+        pred,targ = self._decisions(ds_idx, dl)
+        return plot_label_confusion(label_confusion(pred, targ, self.dls.vocab), targ.sum(0).tolist(), ax)
+
+    def plot_confusion_per_class(self, ds_idx:int=1, dl=None, ncols:int=None):
+        "The 2 x 2 confusion matrix of each label, in numbers of images, at the learner's threshold; the figure"
+        return plot_confusion_per_class(self.confusion_per_class(ds_idx, dl), ncols)
 
     def _decisions(self, ds_idx, dl):
         probs,targs = self._scores(ds_idx, dl)
