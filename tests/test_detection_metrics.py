@@ -6,7 +6,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
-from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects, vocab_of
+from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
 from vision_tasks.data.coco import write_coco
 from vision_tasks.detection_metrics import (MeanAP, best_detection_threshold, coco_ap, detection_confusion,
                                             detection_curve, match_detections, plot_f_threshold, plot_precision_recall,
@@ -14,6 +14,7 @@ from vision_tasks.detection_metrics import (MeanAP, best_detection_threshold, co
 from vision_tasks.learner import TaskLearner
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask, encode_rle
+from vision_tasks.ops.colours import class_colours
 from vision_tasks.show import plot_confusion
 
 W,H,VOCAB = 320,240,['ant', 'bee', 'cat']
@@ -344,22 +345,34 @@ def test_plots_show_each_class_with_truth_and_all_together():
     truth,preds = data(1)
     ax = plot_precision_recall(truth, preds, [*VOCAB, 'dog'])
     texts = [o.get_text() for o in ax.get_legend().get_texts()]
-    assert [o.split(',')[0] for o in texts] == [*VOCAB, 'all together']
+    assert [o.split(',')[0] for o in texts] == [*VOCAB, 'All together']
     curve = detection_curve(truth, preds, 'ant')
     assert np.allclose(ax.lines[0].get_xdata()[1:], curve.recall[::-1])
     assert np.allclose(ax.lines[0].get_ydata()[1:], curve.precision[::-1])
     ax = plot_f_threshold(truth, preds, beta=2)
     thresh,value = best_detection_threshold(truth, preds, beta=2)
-    assert ax.get_legend().get_texts()[-1].get_text() == f'all together, {value:.3f} at {thresh:.3f}'
+    assert ax.get_legend().get_texts()[-1].get_text() == f'All together, {value:.3f} at {thresh:.3f}'
     assert detection_confusion(truth, preds).shape == (4, 4) and plot_confusion(detection_confusion(truth, preds))
 
-def test_plots_of_many_classes_name_none_and_those_without_truth_or_answers_are_drawn():
-    many = [f'class {i:02}' for i in range(12)]
-    truth,preds = data(1, vocab=many)
+def test_legends_of_plots_are_beside_the_curves_which_have_the_colours_of_their_classes():
+    truth,preds = data(1)
     for f in (plot_precision_recall, plot_f_threshold):
-        texts = [o.get_text() for o in f(truth, preds).get_legend().get_texts()]
-        assert texts[0] == f'each of {len(vocab_of(truth))} classes' and len(texts) == 2
-        assert f(truth, kept(preds, 1)).get_legend() and f([select_objects(a, []) for a in truth], preds, many)
+        ax = f(truth, preds)
+        ax.figure.canvas.draw()
+        legend = ax.get_legend().get_window_extent()
+        assert legend.x0 >= ax.get_window_extent().x1 and legend.x1 <= ax.figure.bbox.x1
+        colours = {o.get_label().split(',')[0]: o.get_color() for o in ax.lines if ', ' in o.get_label()}
+        assert all(np.array_equal(colours[o], class_colours(VOCAB)[o]) for o in VOCAB)
+        assert ax.get_xlabel()[0].isupper() and ax.get_ylabel()[0].isupper() and ax.get_title('left')[0].isupper()
+
+def test_plots_of_many_classes_name_none_and_those_without_truth_or_answers_are_drawn():
+    many = [f'class {i:02}' for i in range(30)]
+    truth,preds = data(1, vocab=many)
+    n = len({o for a in truth for o,crowd in zip(a.labels, a.ignore) if not crowd})
+    for f in (plot_precision_recall, plot_f_threshold):
+        texts = [o.get_text() for o in f(truth, preds, many).get_legend().get_texts()]
+        assert texts[0] == f'Each of {n} classes' and len(texts) == 2
+        assert f(truth, kept(preds, 1), many).get_legend() and f([select_objects(a, []) for a in truth], preds, many)
 
 # --- bad input
 

@@ -3,12 +3,13 @@ from functools import partial
 import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (accuracy_score, f1_score, fbeta_score, jaccard_score, precision_recall_curve,
                              precision_score, recall_score)
 from vision_tasks.thresholds import (best_threshold, bootstrap_threshold, calibration_error, fit_temperature,
                                      out_of_fold_threshold, plot_reliability, plot_thresholds, reliability,
-                                     sweep_thresholds)
+                                     sweep_thresholds, wilson_interval)
 
 def over(a, b): return a/b if b else 0.
 
@@ -365,27 +366,58 @@ def test_a_score_on_the_edge_of_a_bin_belongs_to_the_lower_in_its_own_type():
         p = np.linspace(0, 1, 11).astype(dtype)
         assert reliability(p, p > 2).n.tolist() == [2] + [1]*9
 
-@pytest.mark.parametrize('score,name', [('f1', 'f1'), ('fbeta', 'F2'), ('recall_at_precision', 'recall'),
-                                        ('precision_at_recall', 'precision')])
+@pytest.mark.parametrize('score,name', [('f1', 'F1'), ('fbeta', 'F2'), ('recall_at_precision', 'Recall'),
+                                        ('precision_at_recall', 'Precision')])
 def test_the_plot_marks_the_optimum(score, name):
     p,t = fine(8)
     thresh,value = best_threshold(p, t, score, **ask(score))
     ax = plot_thresholds(p, t, score, **ask(score))
     texts = [o.get_text() for o in ax.get_legend().get_texts()]
-    assert name in texts and f'best: {value:.3f} at {thresh:.3f}' in texts
+    assert name in texts and f'Best: {value:.3f} at {thresh:.3f}' in texts
     marks = [o.get_xydata()[0] for o in ax.lines if len(o.get_xydata()) == 1]
     np.testing.assert_allclose(marks, [(thresh, value)])
     plt.close(ax.figure)
 
 def test_the_plots_draw_on_the_axes_they_are_given():
     p,t = fine(9)
-    fig,axs = plt.subplots(1, 2)
+    fig,axs = plt.subplots(1, 2, figsize=(13, 5), layout='constrained')
     assert (plot_thresholds(p, t, 'jaccard', 'macro', axs[0]) is axs[0]
             and plot_reliability(torch.tensor(p), t, 5, axs[1]) is axs[1])
-    assert (f'calibration error {calibration_error(p, t, 5):.3f}'
+    assert (f'Calibration error {calibration_error(p, t, 5):.3f}'
             in [o.get_text() for o in axs[1].get_legend().get_texts()])
     fig.canvas.draw()
-    plt.close(fig)
+    free = plt.figure().add_axes([.2, .4, .5, .5])       # axes that belong to no grid
+    assert plot_reliability(p, t, 5, free) is free and len(free.child_axes) == 1
+    plt.close('all')
+
+def test_legend_and_histogram_are_beside_the_curves():
+    p,t = fine(9)
+    for ax in (plot_thresholds(p, t), plot_reliability(p, t)):
+        ax.figure.canvas.draw()
+        legend,inside = ax.get_legend().get_window_extent(),ax.get_window_extent()
+        assert legend.x0 >= inside.x1 and legend.x1 <= ax.figure.bbox.x1 and not ax.patches
+        assert ax.get_title('left')[0].isupper() and ax.get_ylabel()[0].isupper()
+    below = ax.figure.axes[-1]
+    assert below is not ax and below.get_window_extent().y1 < inside.y0 and below.get_tightbbox().y0 >= 0
+    assert [o.get_height() for o in below.patches] == reliability(p, t).n.tolist()
+
+@pytest.mark.parametrize('ci', [.5, .95, .99])
+def test_the_interval_is_wilsons(ci):
+    for n in (1, 2, 10, 997):
+        hits = np.unique(np.linspace(0, n, 7).round()).astype(int)
+        low,high = wilson_interval(hits, n, ci)
+        for k,a,b in zip(hits.tolist(), low, high):
+            want = binomtest(k, n).proportion_ci(ci, 'wilson')
+            assert (a, b) == pytest.approx((want.low, want.high), abs=1e-12)
+    assert np.isnan(wilson_interval(0, 0)).all()
+    with pytest.raises(ValueError, match="ci is 95"): wilson_interval(1, 2, 95)
+
+def test_the_bars_of_the_reliability_plot_are_the_intervals_of_its_bins():
+    p,t = fine(9)
+    ax,bins = plot_reliability(p, t, 5),reliability(p, t, 5)
+    ends = np.array([o[:,1] for o in ax.collections[0].get_segments()])
+    some = bins[bins.n > 0]
+    np.testing.assert_allclose(ends.T, wilson_interval((some.positive*some.n).round(), some.n))
 
 P,T = fine(0, (5, 2))
 def put(x, i, v): x = x.astype(float); x[i] = v; return x

@@ -31,6 +31,7 @@ from .models.registry import *
 from .models.segmentation import *
 from .multilabel import *
 from .ops.boxes import *
+from .ops.colours import *
 from .ops.crf import *
 from .ops.masks import *
 from .ops.proposals import *
