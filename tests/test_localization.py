@@ -187,6 +187,14 @@ def test_evaluate_is_in_pixels_of_the_file_and_equals_torchvisions_iou(learn):
     boxed = df.drop(NO_OBJECT)
     assert (boxed.mean_iou*boxed.n).sum()/boxed.n.sum() == pytest.approx(s['mean_iou'], rel=1e-4)
 
+def test_the_confusion_matrix_counts_every_image_by_its_true_and_its_predicted_class(learn):
+    learn.fit(1, 1e-3)
+    cm,df,items = learn.confusion(),learn.evaluate_per_class(),learn.dls.valid.items
+    assert list(cm.index) == list(cm.columns) == list(learn.dls.vocab) and cm.to_numpy().sum() == len(items)
+    assert cm.sum(axis=1).tolist() == df.n.tolist()
+    np.testing.assert_allclose(np.diag(cm)/cm.sum(axis=1), df.recall)
+    np.testing.assert_allclose(np.diag(cm)/cm.sum(axis=0), df.precision)
+
 def test_known_answers_score_as_worked_by_hand():
     t = lambda labels, b: Annotation('a.png', (10, 10), labels, np.reshape(b, (-1, 4)))
     truth  = [t(['x'], [0, 0, 4, 4]), t(['x'], [0, 0, 4, 4]), t([], []), t([], []), t(['y'], [0, 0, 2, 2])]

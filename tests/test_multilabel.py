@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from fastai.vision.all import (BCEWithLogitsLossFlat, Brightness, Flip, Normalize, RandomResizedCrop, Resize,
                                aug_transforms, imagenet_stats, load_learner, resnet18, set_seed)
 from PIL import Image
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, f1_score, multilabel_confusion_matrix, recall_score
 from torch import Tensor, nn
 from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.splits import StratifiedSplitter
@@ -140,6 +140,20 @@ def test_evaluate_equals_sklearn(learn):
     np.testing.assert_allclose(df.f1.fillna(0), f1_score(targs, d, average=None, zero_division=0))
     np.testing.assert_allclose(df.ap, [average_precision_score(targs[:,j], probs[:,j]) for j in range(4)], atol=1e-6)
     assert (df.thresh == np.float32(learn.loss_func.thresh)).all()
+
+def test_confusion_is_at_the_learners_threshold_and_of_all_images(learn):
+    learn.fit(1, 1e-3)
+    learn.tune_threshold(per_class=True)
+    probs,targs = (o.as_subclass(Tensor).numpy() for o in learn.get_preds())
+    d,t,vocab = probs > learn.loss_func.thresh.numpy(),targs > .5,list(learn.dls.vocab)
+    df = learn.confusion_per_class()
+    np.testing.assert_array_equal(df.iloc[:,1:], multilabel_confusion_matrix(t, d).reshape(-1, 4))
+    cm = learn.confusion()
+    assert list(cm.index) == list(cm.columns) == df.label.tolist() == vocab
+    np.testing.assert_allclose(np.diag(cm), recall_score(t, d, average=None, zero_division=np.nan))
+    these = t[:,0] & ~t[:,1]
+    assert cm.iloc[0, 1] == pytest.approx(d[these,1].mean())
+    assert len(learn.confusion(ds_idx=0)) == len(vocab)
 
 def test_tuning_raises_the_score_that_is_tuned_and_all_verbs_see_it(learn, shapes, tmp_path):
     learn.fit(1, 1e-3)

@@ -15,7 +15,7 @@ from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
                       pooled_head, task_dls, task_model)
 from .losses import LocalizationLoss
-from .metrics import LocalizationAccuracy, LocalizationIoU, localized
+from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
 from .models.layers import GridHead
 from .show import LocalizationDL
 
@@ -175,6 +175,12 @@ class LocalizationLearner(TaskLearner):
             rows.append((name, int(on.sum()), mean(right[on]), mean(right[p == name]), mean(iou[boxed]),
                          mean(both[on])))
         return pd.DataFrame(rows, columns=['label', 'n', 'recall', 'precision', 'mean_iou', 'accuracy@.5'])
+
+    def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        """Numbers of images by true class (rows) and predicted class (columns): `metrics.localization_confusion`"""
+        dl = self.whole_dl(ds_idx, dl)
+        truth = list(dl.items)
+        return localization_confusion(truth, self.annotate(truth, bs=dl.bs), self.dls.vocab)
 
     def tune_threshold(self, *args, **kwargs):
         raise ValueError("the class with the highest score is taken, so that there is no threshold to tune; "

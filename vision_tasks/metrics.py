@@ -2,16 +2,18 @@
 from __future__ import annotations
 import math
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from fastai.learner import Metric
-from .data.annotation import AnnotationError
+from .data.annotation import AnnotationError, nearest
 from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .data.masks import VOID
 from .ops.boxes import paired_iou
 
-__all__ = ['average_precision', 'binary_counts', 'f_beta', 'MultilabelAP', 'MultilabelF1', 'MultilabelAccuracy',
-           'point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK', 'LocalizationAccuracy', 'LocalizationIoU',
+__all__ = ['average_precision', 'binary_counts', 'f_beta', 'multilabel_confusion', 'label_confusion', 'MultilabelAP',
+           'MultilabelF1', 'MultilabelAccuracy', 'point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK',
+           'localization_confusion', 'LocalizationAccuracy', 'LocalizationIoU',
            'confusion_counts', 'confusion_scores', 'iou_from_confusion', 'dice_from_confusion',
            'class_accuracy_from_confusion', 'MeanIoU', 'PixelAccuracy', 'ClassAccuracy', 'FrequencyIoU', 'MeanDice']
 
@@ -49,6 +51,43 @@ def f_beta(
     "F-beta of counts"
     tp,fp,fn = counts.double()
     return (1+beta**2)*tp/((1+beta**2)*tp + beta**2*fn + fp)
+
+def _decisions(pred, targ, vocab):
+    "`pred` and `targ` as (n, c) bool tensors, and the c class names, checked"
+    p,t = torch.as_tensor(pred).as_subclass(Tensor),torch.as_tensor(targ).as_subclass(Tensor)
+    if p.shape != t.shape or p.ndim != 2:
+        raise ValueError(f"pred and targ are both (n, c), got {tuple(p.shape)} and {tuple(t.shape)}")
+    for name,o in (('pred', p), ('targ', t)):
+        if o.dtype != torch.bool and ((o != 0) & (o != 1)).any():
+            raise ValueError(f"{name} holds values other than 0 and 1; expected decisions, such as probs > thresh")
+    vocab = [str(i) for i in range(p.shape[1])] if vocab is None else list(vocab)
+    if len(vocab) != p.shape[1]: raise ValueError(f"vocab has {len(vocab)} names for {p.shape[1]} classes")
+    return p.bool(),t.bool(),vocab
+
+def multilabel_confusion(
+    pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
+    targ,            # (n, c) ground truth, bool or 0 and 1
+    vocab=None,      # list of c class names; None = '0', '1', ...
+) -> pd.DataFrame:   # a row for each class: label, then numbers of images tn, fp, fn, tp
+    """The 2 x 2 confusion matrix of each class: true negatives, false positives, false negatives and true positives,
+    the order of scikit-learn's `multilabel_confusion_matrix(targ, pred).reshape(-1, 4)`"""
+    p,t,vocab = _decisions(pred, targ, vocab)
+    tp,fp,fn = binary_counts(p, t).cpu().numpy()
+    return pd.DataFrame(dict(label=vocab, tn=len(p)-tp-fp-fn, fp=fp, fn=fn, tp=tp))
+
+def label_confusion(
+    pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
+    targ,            # (n, c) ground truth, bool or 0 and 1
+    vocab=None,      # list of c class names; None = '0', '1', ...
+) -> pd.DataFrame:   # (c, c) in [0, 1], row = true label, column = predicted label
+    """How often A is predicted where B is true: in row B and column A, the share of the images with label B and without
+    label A for which A is predicted. On the diagonal the share of the images with the label for which it is predicted
+    (recall). nan where there is no such image. Rows do not sum to 1, since an image may have several labels"""
+    p,t,vocab = _decisions(pred, targ, vocab)
+    p,on,off = p.cpu().double(),t.cpu().double(),(~t).cpu().double()
+    n,hits = on.T@off,on.T@(off*p)   # (c, c) images with B and without A; those of them for which A is predicted
+    n.diagonal().copy_(on.sum(0)); hits.diagonal().copy_((on*p).sum(0))
+    return pd.DataFrame((hits/n).numpy(), index=vocab, columns=vocab)
 
 class _Multilabel(Metric):
     """Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all
@@ -196,6 +235,26 @@ def localized(
     iou   = paired_iou(torch.stack([box(a.bboxes) for a in answers]), truth)
     right = torch.tensor([object_label(a) == (b.labels or [NO_OBJECT])[0] for a,b in zip(annotations, answers)])
     return right,torch.where(truth.isnan().any(1), torch.nan, iou.nan_to_num())
+
+def localization_confusion(
+    annotations,     # list[Annotation], the ground truth, with one object each or none
+    predictions,     # list[Annotation] of the same images in the same order, as `annotate` gives them
+    vocab=None,      # list of class names; None = all that occur, sorted
+) -> pd.DataFrame:   # numbers of images, row = true class, column = predicted class
+    """Which class is predicted for which; boxes are not compared. `NO_OBJECT` is the class of images without an object,
+    and of predictions without one; it is added as the last class where it occurs and is not in `vocab`. Raises
+    `ValueError` for a class that is not in `vocab`, `AnnotationError` for an image with several objects"""
+    if len(annotations) != len(predictions): raise ValueError(
+        f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each image")
+    true,pred = [object_label(a) for a in annotations],[(a.labels or [NO_OBJECT])[0] for a in predictions]
+    names = sorted({*true, *pred} - {NO_OBJECT}) if vocab is None else list(vocab)
+    if NO_OBJECT not in names and NO_OBJECT in {*true, *pred}: names.append(NO_OBJECT)
+    unknown = sorted({*true, *pred} - {*names})
+    if unknown: raise ValueError(f"class {unknown[0]!r} is not in the vocab {names}{nearest(unknown[0], names)}")
+    ids = {o: i for i,o in enumerate(names)}
+    counts = np.zeros((len(names),)*2, int)
+    np.add.at(counts, ([ids[o] for o in true], [ids[o] for o in pred]), 1)
+    return pd.DataFrame(counts, index=names, columns=names)
 
 class _Localized(Metric):
     "Answers in pixels of the file, against the annotations of the DataLoader"

@@ -13,7 +13,8 @@ from .data.transforms import JointTransform, LightJitter
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
                       task_model)
 from .losses import MULTILABEL_LOSSES, loss_by_name
-from .metrics import MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta
+from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
+                      label_confusion, multilabel_confusion)
 from .show import MultilabelDL
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
                          sweep_thresholds)
@@ -120,6 +121,20 @@ class MultilabelLearner(TaskLearner):
                              'ap': average_precision(probs, targs).numpy(), 'thresh': thresh.numpy(),
                              'precision': (tp/(tp+fp)).numpy(), 'recall': (tp/(tp+fn)).numpy(),
                              'f1': f_beta(counts).numpy()})
+
+    def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        """How often each label (columns) is predicted for the images that have another (rows) and lack it, in [0, 1],
+        at the learner's threshold; on the diagonal recall: `metrics.label_confusion`"""
+        return label_confusion(*self._decisions(ds_idx, dl), self.dls.vocab)
+
+    def confusion_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
+        """For each class, the numbers of true negatives, false positives, false negatives and true positives at the
+        learner's threshold: `metrics.multilabel_confusion`"""
+        return multilabel_confusion(*self._decisions(ds_idx, dl), self.dls.vocab)
+
+    def _decisions(self, ds_idx, dl):
+        probs,targs = self._scores(ds_idx, dl)
+        return self.loss_func.decodes(probs),targs > .5
 
     def tune_threshold(self,
         score=None,             # 'f1' (default), 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision',
