@@ -242,6 +242,16 @@ def test_a_picture_that_is_one_crowd_gives_finite_losses_and_gradients(name):
     assert all(o.isfinite() for o in parts.values())
     assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
+def test_where_no_region_is_left_to_learn_from_one_bad_weight_does_not_make_the_loss_nan(name):
+    "An image that is one crowd, and a net of whose last layer one weight is nan: 0 * nan is nan"
+    net,x = make(name),pictures(name)
+    if not (net.needs_proposals or two_stage(net)): pytest.skip(f'{name} looks beyond the image, which no crowd covers')
+    with torch.no_grad(): last_layers(net)[-1].weight.view(-1)[0] = float('nan')
+    parts = train(net, x, torch.tensor([[[-9, -9, 999, 999.]]]*2), torch.tensor([[-1]]*2))
+    sum(parts.values()).backward()
+    assert all(v == 0 for k,v in parts.items() if k in ('classifier', 'loss_classifier', 'loss_box_reg'))
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
 def test_under_autocast_losses_boxes_and_anchors_are_float32_and_the_losses_hardly_differ(name):
     net,x = make(name),pictures(name)
     exact = detect(net, x, *GT)[0]
@@ -561,8 +571,10 @@ def test_the_hardest_negatives_of_pictures_without_objects_are_added_to_ssds_los
 def test_a_batch_of_which_nothing_is_left_to_learn_from_gives_zeros():
     net = make('faster_rcnn').train().net
     labels = [torch.full((12,), -1.)]
-    a,b = net.rpn.compute_loss(torch.rand(12, 1, requires_grad=True), torch.rand(12, 4), labels, [torch.zeros(12, 4)])
-    assert a == b == 0 and a.requires_grad
+    for logits in (torch.rand(12, 1), torch.full((12, 1), torch.nan)):
+        a,b = net.rpn.compute_loss(logits.requires_grad_(), torch.rand(12, 4), labels, [torch.zeros(12, 4)])
+        assert a == b == 0 and a.requires_grad
+    with torch.no_grad(): net.roi_heads.box_predictor.cls_score.weight[0, 0] = torch.nan
     t = dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), ignored=torch.tensor([[0, 0, 64, 64.]]))
     maps = {str(i): torch.rand(1, 64, 16 >> i, 16 >> i) for i in range(4)}
     for proposals in (torch.tensor([[3, 3, 40, 40.]]), torch.zeros(0, 4)):     # on an ignored object; none at all

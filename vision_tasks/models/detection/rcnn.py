@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou, roi_align
 from ..encoders import _read_weights, create_encoder
-from ..layers import conv_relu, refuse_nan, scaled
+from ..layers import conv_relu, refuse_nan, scaled, zero_loss
 from ..registry import register
 from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
@@ -60,7 +60,7 @@ def pick_windows(
 
 def window_loss(net, x, regions:list[Tensor], labels:Tensor) -> Tensor:
     "Cross entropy of `net.classifier` on the regions; 0 of fewer than two, which BatchNorm does not take"
-    if len(labels) < 2: return 0*sum(p.sum() for p in net.parameters())
+    if len(labels) < 2: return zero_loss(net.parameters())
     return F.cross_entropy(net.classifier(net.features(x, regions)).float(), labels)
 
 # --- nets for them
@@ -237,7 +237,7 @@ class RCNN(Detector):
         if targs is None: return None,dets
         logits,labels = torch.cat(logits),torch.cat(labels)
         with _seeded(x.device): keep = pick_windows(labels, *self.n_windows)
-        loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else 0*logits.sum()    # as in training
+        loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else zero_loss([logits]) # as in training
         return dict(classifier=loss),dets
 
     def label_regions(self, proposals, targs) -> tuple[list[Tensor],list[Tensor]]:

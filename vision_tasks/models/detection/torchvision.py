@@ -41,7 +41,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, 
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from ..encoders import _read_weights, _set_n_in, create_encoder
-from ..layers import refuse_nan, scaled
+from ..layers import refuse_nan, scaled, zero_loss
 from ..registry import register
 from .base import Detector, lies_on, pad_dets
 
@@ -81,7 +81,7 @@ class _RPN(RegionProposalNetwork):
 
     def compute_loss(self, objectness, deltas, labels, targets):
         if any((l >= 0).any() for l in labels): return super().compute_loss(objectness, deltas, labels, targets)
-        return 0*objectness.sum(),0*deltas.sum()
+        return zero_loss([objectness]),zero_loss([deltas])
 
 def mask_targets(
     masks:Tensor,   # (n, h, w) 0 and 1
@@ -99,7 +99,7 @@ class _RoIHeads(RoIHeads):
         if self.training:
             proposals = [p[~self._ignores(p, t)] for p,t in zip(proposals, targets)]
             if not any(len(p) + len(t['boxes']) for p,t in zip(proposals, targets)):
-                nil = 0*sum(p.sum() for p in self.parameters())
+                nil = zero_loss(self.parameters())
                 names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
                 return [],{k: nil for k in names}
         with self._boxes_alone(): found,losses = super().forward(features, proposals, image_shapes, targets)

@@ -62,7 +62,7 @@ def _responsible(rel, cell, bboxes, truth, S, size) -> tuple[Tensor,Tensor]:
     iou  = paired_iou(out_of_cells(rel, cell[:,None], S, size), bboxes[:,None])
     near = torch.cat([(rel[...,:2] - truth[:,None,:2])/rel.new_tensor(S), rel[...,2:].square() - truth[:,None,2:]], -1)
     best = torch.where(iou.amax(1, keepdim=True) > 0, iou, -near.square().mean(-1)).argmax(1)
-    return best,iou.gather(1, best[:,None])[:,0]
+    return best,iou.gather(1, best[:,None])[:,0].nan_to_num()    # of boxes beyond what float32 can multiply
 
 def _on_ignored(rel, targs, S, size) -> Tensor:
     "(b, n*B) bool: which of the boxes `rel`, (b, n, B, 4), lie on an ignored object of their picture"
@@ -102,7 +102,7 @@ def yolo_loss(
     return dict(xy       = 5*se(told[:,:2], truth[:,:2]),
                 wh       = 5*se(told[:,2:4], truth[:,2:].sqrt()),
                 object   = se(told[:,4], iou),
-                no_object= .5*se(rel[...,4]*empty, 0),
+                no_object= .5*se(torch.where(empty, rel[...,4], 0.), 0),
                 classes  = se(classes, F.one_hot(labels-1, classes.shape[1]))),len(obj)-len(one)
 
 # --- the net
