@@ -143,14 +143,17 @@ class MultilabelLearner(TaskLearner):
         ds_idx:int=1, dl=None,  # the data it is chosen on
         **kwargs,               # `beta`, `at`, `average`, as `best_threshold` takes them
     ):                          # (threshold(s), score(s))
-        "Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on"
-        thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', per_class=per_class, **kwargs)
+        """Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on.
+        Warns of classes that it never predicts, such as those that cannot reach the precision asked for"""
+        kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
+        thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', **kwargs)
         self.loss_func.thresh = thresh
         return thresh,best
 
     def bootstrap_threshold(self, score='f1', per_class=False, ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
-        "How far the best threshold, and its score, are the luck of these data: `thresholds.bootstrap_threshold`"
-        df = bootstrap_threshold(*self._scores(ds_idx, dl), score, per_class=per_class, **kwargs)
+        "How far the best threshold and its score depend on these data: `thresholds.bootstrap_threshold`"
+        kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
+        df = bootstrap_threshold(*self._scores(ds_idx, dl), score, **kwargs)
         return _named(df, self.dls.vocab if per_class else None)
 
     def sweep_thresholds(self, thresholds=None, scores=('accuracy', 'f1'), ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
