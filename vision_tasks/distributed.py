@@ -91,7 +91,7 @@ def joined(
     how=None,    # a key of `JOINS`, or a function of the list of values; None: by their type
 ):               # one value; None where all are
     """What several processes counted as one. Values of None, of processes that counted nothing, are left out. By type,
-    numbers and tensors are summed, lists are concatenated, dicts are joined key by key, and all else must be the same"""
+    numbers and tensors are summed, lists are concatenated, dicts are joined by key, and all else must be the same"""
     values = [v for v in values if v is not None]
     if not values: return None
     if how is not None: return (how if callable(how) else JOINS[how])(values)

@@ -21,7 +21,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, make_learner, pi
                       task_model)
 from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
-from .models.layers import GridHead
+from .models.layers import GridHead, check_n_out
 from .show import KeypointDL
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
@@ -136,7 +136,8 @@ def keypoint_learner(
 ) -> KeypointLearner:
     """A `KeypointLearner`; the encoder is frozen at first where it is pretrained. Raises `AnnotationError` where the
     normalizer of a metric is zero for an image of the validation set"""
-    model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, arch_kwargs)
+    n_out = check_n_out(2*len(dls.vocab) if n_out is None else n_out)
+    model = task_model('keypoint', arch, encoder, n_out, point_head, pretrained, arch_kwargs)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
     learn = make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
@@ -249,8 +250,8 @@ def crop_instances(
     min_points:int=1, # marked points that an instance has inside its crop, at least; not asked of annotations without
                       # points. 0 keeps those without any
     min_size:float=8, # pixels of the longer side of its box inside the image, at least
-) -> list[Annotation]: # one for each box that is not ignored and is neither of these, its file named after the image and
-                       # the box; group = the image, so that a split keeps them together
+) -> list[Annotation]: # one for each box that is left and not ignored, its file named after the image and the box;
+                       # group = the image, so that a split keeps them together
     """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
     too few marked points, or too small, are dropped, and one warning counts them"""
     annotations = list(annotations)
@@ -279,9 +280,10 @@ def _large_and_marked(crops, min_points, min_size):
     if not n_few and not n_small: return crops
     first = next(a for a,c in every if few(c) or small(c))
     kept = [(a, [o for o in some if not few(o[0]) and not small(o[0])]) for a,some in crops]
-    warnings.warn(f"{len(every) - sum(len(o) for _,o in kept)} of {len(every)} instances are dropped: {n_few} have fewer "
-                  f"than {min_points} marked points, {n_small} a box of less than {min_size:g} pixels. The first is in "
-                  f"{first.path}; min_points=0, min_size=0 keep them", stacklevel=3)
+    n = len(every) - sum(len(o) for _,o in kept)
+    warnings.warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
+                  f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
+                  "min_size=0 keep them", stacklevel=3)
     return kept
 
 def _crop(a, i, pad, dest):

@@ -15,6 +15,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, mak
 from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
                       label_confusion, multilabel_confusion)
+from .models.layers import check_n_out
 from .show import MultilabelDL
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
                          sweep_thresholds)
@@ -74,7 +75,7 @@ def multilabel_learner(
 ) -> MultilabelLearner:
     "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
     vocab = dls.vocab
-    n_out = n_out or len(vocab)
+    n_out = check_n_out(len(vocab) if n_out is None else n_out)
     model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')

@@ -25,6 +25,7 @@ from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
                       dice_from_confusion, iou_from_confusion)
+from .models.layers import check_n_out
 from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
@@ -95,7 +96,7 @@ def segmentation_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> SegmentationLearner:
     "A `SegmentationLearner`; the encoder is frozen at first where it is pretrained"
-    n_out = n_out or len(dls.vocab)
+    n_out = check_n_out(len(dls.vocab) if n_out is None else n_out)
     model,pretrained = _model(arch, encoder, n_out, pretrained, dict(arch_kwargs or {}))
     metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
     cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]

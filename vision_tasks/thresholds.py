@@ -315,8 +315,8 @@ def bootstrap_threshold(
     the mean over the resamples of what their best threshold reaches there, less what it reaches on all data (Harrell et
     al., 1996). `value_low` to `value_high` is for new data: it spans the percentile intervals of the resamples' best
     values and of what `threshold` reaches on them, less the optimism. In simulations of 60 to
-    1000 images, 95 % intervals held the value of `threshold` on new data in 87 to 96 % of the samples and the best value
-    of any threshold in 90 to 97 %; the plain percentile interval of the best values in 68 to 79 % and 77 to 86 %.
+    1000 images, 95 % intervals held the value of `threshold` on new data in 87 to 96 % of the samples and the best
+    value of any threshold in 90 to 97 %; the plain percentile interval of the best values in 68 to 79 % and 77 to 86 %.
 
     For 'recall_at_precision' values on other data are the recall, for 'precision_at_recall' the precision: there the
     floor may be missed. A resample in which a class has no positives does not count for it; a class that has none gets

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou, roi_align
 from ..encoders import _read_weights, create_encoder
-from ..layers import conv_relu, refuse_nan, scaled, zero_loss
+from ..layers import check_n_out, conv_relu, refuse_nan, scaled, zero_loss
 from ..registry import register
-from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
 
 __all__ = ['RCNN', 'rcnn', 'warp_regions', 'ridge_regression']
@@ -191,13 +191,14 @@ class RCNN(Detector):
         n_out:int,             # classes without background
         crop:int=227,          # side in pixels to which regions are warped
         context:int=16,        # pixels of it, on each side, that show what is around the region
-        min_score:float=.05,   # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         max_dets:int=100,      # a picture
         nms:float=.3,          # IoU above which the worse of two boxes of a class goes
         n_windows:tuple=(32, 96),  # of a batch to learn from, at most: objects (IoU of .5 or more) and background
         chunk:int=128,         # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
+        check_n_out(n_out)
         if context < 0 or crop <= 2*context:
             raise ValueError(f"a crop has context on both sides of the region; crop={crop} with context={context} "
                              "leaves nothing of it: take less context")

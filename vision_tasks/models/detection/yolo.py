@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from ...ops.boxes import paired_iou
 from ..encoders import _read_weights, create_encoder
-from ..layers import check_norm, init_he, refuse_nan, scaled
+from ..layers import check_n_out, check_norm, init_he, refuse_nan, scaled
 from ..registry import register
-from .base import Detector, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 
 __all__ = ['YOLO', 'YOLOBody', 'in_cells', 'out_of_cells', 'yolo_loss', 'yolo_v1']
 
@@ -163,11 +163,12 @@ class YOLO(Detector):
         width:float=1.,        # 1 = 1024 channels, 4096 numbers before the last layer
         bn:bool=False,         # BatchNorm after each of the four convolutions
         ps:float=.5,           # dropout in front of the last layer
-        min_score:float=.001,  # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         nms:float=.5,          # a detection goes whose IoU with a better one of its class is above
         max_dets:int=100,      # a picture
     ):
         super().__init__()
+        check_n_out(n_out)
         self.S,self.size = ((o, o) if isinstance(o, int) else tuple(o) for o in (S, size))
         self.step = _step(self.S, self.size, encoder.strides[-1])
         self.encoder,self.n_out,self.B,self.max_dets,self.min_score,self.nms = encoder,n_out,B,max_dets,min_score,nms
@@ -232,7 +233,7 @@ def yolo_v1(
     encoder=None,          # None: the paper's 20 convolutions; else what `create_encoder` takes
     bn:bool=False,         # BatchNorm after each of YOLO's own convolutions
     ps:float=.5,           # dropout in front of the last layer
-    min_score:float=.001,  # detections that score less do not count
+    min_score:float=MIN_SCORE, # detections that score less are dropped
     nms:float=.5,          # a detection goes whose IoU with a better one of its class is above
     max_dets:int=100,      # a picture
 ) -> YOLO:
