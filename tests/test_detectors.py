@@ -25,8 +25,8 @@ from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.learner import encoder_splitter
 from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
                                            pad_dets, retinanet, ssdlite, torchvision_detector)
-from vision_tasks.models.detection.base import fit_anchors, lies_on
-from vision_tasks.models.detection.torchvision import (MultiScaleRoIPool, SSDLiteBackbone, mask_rcnn,
+from vision_tasks.models.detection.base import MIN_SCORE, fit_anchors, lies_on
+from vision_tasks.models.detection.torchvision import (MultiScaleRoIPool, SSDLiteBackbone, _seeded, mask_rcnn,
                                                        mask_targets)
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
@@ -241,6 +241,16 @@ def test_a_picture_that_is_one_crowd_gives_finite_losses_and_gradients(name):
     sum(parts.values()).backward()
     assert all(o.isfinite() for o in parts.values())
     assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+def test_where_no_region_is_left_to_learn_from_one_bad_weight_does_not_make_the_loss_nan(name):
+    "An image that is one crowd, and a net of whose last layer one weight is nan: 0 * nan is nan"
+    net,x = make(name),pictures(name)
+    if not (net.needs_proposals or two_stage(net)): pytest.skip(f'{name} looks beyond the image, which no crowd covers')
+    with torch.no_grad(): last_layers(net)[-1].weight.view(-1)[0] = float('nan')
+    parts = train(net, x, torch.tensor([[[-9, -9, 999, 999.]]]*2), torch.tensor([[-1]]*2))
+    sum(parts.values()).backward()
+    assert all(v == 0 for k,v in parts.items() if k in ('classifier', 'loss_classifier', 'loss_box_reg'))
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 def test_under_autocast_losses_boxes_and_anchors_are_float32_and_the_losses_hardly_differ(name):
     net,x = make(name),pictures(name)
@@ -551,6 +561,58 @@ def test_anchors_can_be_set_where_their_number_fits():
 
 # --- what else is ours
 
+@pytest.mark.parametrize('task,arch', [(t, n) for t in ('detection', 'instance') for n in list_archs(t)])
+def test_all_nets_drop_detections_below_the_same_score(task, arch):
+    "Average precision counts all detections, so that those of nets that drop more of them do not compare"
+    with torch.device('meta'):
+        net = get_arch(arch, task)(3)
+        assert net.min_score == MIN_SCORE == .01
+        assert get_arch(arch, task)(3, min_score=.3).min_score == .3
+
+def test_torchvisions_own_argument_for_the_lowest_score_is_taken_unless_both_are_given():
+    with torch.device('meta'):
+        assert faster_rcnn(3, encoder='test_resnet', box_score_thresh=.4).min_score == .4
+        assert torchvision_detector('fcos_resnet50_fpn', 3, score_thresh=.4).min_score == .4
+        with pytest.raises(ValueError, match="min_score=0.1 and score_thresh=0.4 are the same"):
+            torchvision_detector('fcos_resnet50_fpn', 3, min_score=.1, score_thresh=.4)
+
+@pytest.mark.parametrize('task,arch', [(t, n) for t in ('detection', 'instance') for n in list_archs(t)])
+@pytest.mark.parametrize('n_out', [0, -1, 2.5, None, True])
+def test_a_net_without_classes_is_refused(task, arch, n_out):
+    with torch.device('meta'), pytest.raises((ValueError, TypeError)) as e: get_arch(arch, task)(n_out)
+    if n_out in (0, -1): assert f"n_out is {n_out}; expected the number of classes" in str(e.value)
+
+@pytest.mark.parametrize('kind,index', [('cuda', 1), ('xpu', 0), ('mps', None)])
+def test_seeded_numbers_are_those_of_each_device_and_leave_its_generator_as_it_was(kind, index, monkeypatch):
+    "The modules of devices that are not here, over generators of the CPU, one for each device"
+    gens,now = {i: torch.Generator().manual_seed(7+i) for i in range(2)},[0]
+    class On:
+        def __init__(self, i): self.i = i
+        def __enter__(self): self.before,now[0] = now[0],self.i
+        def __exit__(self, *_): now[0] = self.before
+    fake = dict(get_rng_state=lambda i=0: gens[i].get_state(), set_rng_state=lambda s, i=0: gens[i].set_state(s),
+                manual_seed=lambda s: gens[now[0]].manual_seed(s))
+    if kind != 'mps': fake['device'] = On
+    for k,f in fake.items(): monkeypatch.setattr(getattr(torch, kind), k, f)
+    device,i = torch.device(kind, index),index or 0
+    before,cpu = {k: g.get_state() for k,g in gens.items()},torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with _seeded(device): drawn.append((torch.rand(3, generator=gens[i]), torch.rand(3)))
+    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    assert all(torch.equal(g.get_state(), before[k]) for k,g in gens.items())
+    assert torch.equal(torch.get_rng_state(), cpu)
+    with pytest.raises(KeyError):
+        with _seeded(device): raise KeyError
+    assert torch.equal(gens[i].get_state(), before[i]) and now == [0]
+
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_a_device_without_a_generator_of_its_own_has_the_cpus(device):
+    before = torch.get_rng_state()
+    with _seeded(torch.device(device)): a = torch.rand(3)
+    with _seeded(torch.device(device)): b = torch.rand(3)
+    assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), before)
+
 def test_the_hardest_negatives_of_pictures_without_objects_are_added_to_ssds_loss():
     net,x = make('ssdlite'),pictures('ssdlite')
     seen = Seen(net)
@@ -561,8 +623,10 @@ def test_the_hardest_negatives_of_pictures_without_objects_are_added_to_ssds_los
 def test_a_batch_of_which_nothing_is_left_to_learn_from_gives_zeros():
     net = make('faster_rcnn').train().net
     labels = [torch.full((12,), -1.)]
-    a,b = net.rpn.compute_loss(torch.rand(12, 1, requires_grad=True), torch.rand(12, 4), labels, [torch.zeros(12, 4)])
-    assert a == b == 0 and a.requires_grad
+    for logits in (torch.rand(12, 1), torch.full((12, 1), torch.nan)):
+        a,b = net.rpn.compute_loss(logits.requires_grad_(), torch.rand(12, 4), labels, [torch.zeros(12, 4)])
+        assert a == b == 0 and a.requires_grad
+    with torch.no_grad(): net.roi_heads.box_predictor.cls_score.weight[0, 0] = torch.nan
     t = dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), ignored=torch.tensor([[0, 0, 64, 64.]]))
     maps = {str(i): torch.rand(1, 64, 16 >> i, 16 >> i) for i in range(4)}
     for proposals in (torch.tensor([[3, 3, 40, 40.]]), torch.zeros(0, 4)):     # on an ignored object; none at all

@@ -220,6 +220,70 @@ def test_what_cannot_be_joined_is_refused():
     with pytest.raises(TypeError, match="cannot join .* 'a' and 'b'"): joined(['a', 'b'])
     assert joined(['a', 'a', None]) == 'a' and joined([None, None]) is None
 
+class Extremes(Metric):
+    "What each image's highest probability is, in ways that neither a sum nor a list of all can join"
+    joins = dict(high='max', low='min', seen='cat', n='sum', names='same', span=lambda v: max(v) - min(v), any_high=any)
+    def reset(self):
+        self.high,self.low,self.seen,self.n = -1.,torch.full((3,), 2.),torch.zeros(0),0
+        self.names,self.span,self.any_high = ['a', 'b'],0,False
+    def accumulate(self, learn):
+        p = learn.pred.detach().as_subclass(Tensor).float().sigmoid().cpu()
+        self.high,self.low = max(self.high, p.max().item()),torch.minimum(self.low, p.amin(0)[:3])
+        self.seen,self.n,self.any_high = torch.cat([self.seen, p[:,0]]),self.n + len(p),self.any_high or p.max() > .5
+        self.span += len(p)
+    @property
+    def value(self): return self.high
+
+def test_a_metric_says_how_its_states_join():
+    torch.manual_seed(0)
+    batches = [labels(n) for n in (4, 4, 4, 1)]
+    def after(some):
+        m = Extremes()
+        names = counted(m)
+        for b in some: m.accumulate(batch_of(*b))
+        return m,{k: vars(m)[k] for k in names}
+    whole,_ = after(batches)
+    parts = [after(o)[1] for o in (batches[:2], batches[2:], [])]
+    res = {k: joined([p[k] for p in parts], Extremes.joins[k]) for k in parts[0]}
+    assert (res['high'], res['n'], res['names'], res['any_high'], res['span']) == (whole.high, 13, ['a', 'b'], True, 8)
+    assert torch.equal(res['low'], whole.low) and torch.equal(res['seen'], whole.seen)
+    assert (joined([np.array([1, 5]), np.array([3, 2])], 'max') == [3, 5]).all() and joined([None, 2, 3], 'min') == 2
+
+def test_ways_to_join_that_make_no_sense_are_refused():
+    class Cleared(Metric):
+        joins = dict(seen='cat')
+        def __init__(self): self.seen = [1]
+        def reset(self): self.seen.clear()
+    m = Cleared()
+    assert counted(m) == ['seen'] and m.seen == []           # `joins` names it, so that reset need not set it
+    m.joins = dict(seen='mean')
+    with pytest.raises(ValueError, match=r"joins\['seen'\] is 'mean'; expected one of sum, max, min, cat, same"):
+        counted(m)
+    m.joins = dict(sene='cat')
+    with pytest.raises(ValueError, match="joins names 'sene', but the metric has no such attribute"): counted(m)
+    with pytest.raises(TypeError, match="'max'} or a function"): joined([True, False])
+    assert joined([True, True]) is True
+    with pytest.raises(ValueError, match="the same in every process, got 1 and 2"): joined([1, 2], 'same')
+
+def work_of_a_users_metric():
+    "What each of two processes does: one pass over the validation set"
+    anns,rank = pickle.loads(Path('anns.pkl').read_bytes()),rank_distrib()
+    learn = TASKS[0].make(anns, '.', bs=3, metrics=[Extremes()])
+    with learn.no_bar(), learn.no_logging():
+        alone = {**vars(learn.metrics[0])} if learn.validate() else None
+        with learn.distrib_ctx(): learn.validate()
+    torch.save((alone, vars(learn.metrics[0])), f'{rank}.pt')
+
+@pytest.mark.slow
+def test_a_users_metric_is_joined_in_two_processes_as_it_says(shapes, tmp_path):
+    (tmp_path/'anns.pkl').write_bytes(pickle.dumps(shapes))
+    launch([*TORCHRUN, 2, __file__, 'users_metric'], tmp_path)
+    for r in range(2):
+        alone,both = torch.load(tmp_path/f'{r}.pt', weights_only=False)
+        assert both['n'] == alone['n'] > 3 and both['names'] == ['a', 'b'] and both['any_high'] == alone['any_high']
+        assert both['high'] == pytest.approx(alone['high'], abs=1e-6) and both['span'] < alone['span']
+        torch.testing.assert_close([both['low'], both['seen']], [alone['low'], alone['seen']])
+
 def test_synchronised_batchnorm_is_there_while_training_and_gone_afterwards():
     from timm.layers import BatchNormAct2d
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(BatchNormAct2d(4)))
@@ -260,4 +324,6 @@ def test_without_accelerate_one_sentence_says_how_to_install_it(learn, monkeypat
     with pytest.raises(ImportError, match="pip install accelerate"):
         with learn.distrib_ctx(): pass
 
-if __name__ == '__main__': work(*sys.argv[1:])
+if __name__ == '__main__':
+    if sys.argv[1] == 'users_metric': work_of_a_users_metric()
+    else: work(*sys.argv[1:])

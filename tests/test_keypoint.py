@@ -1,5 +1,6 @@
 "The keypoint task: what only it has, and what it says to bad input"
 import os
+import warnings
 from dataclasses import replace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -239,6 +240,26 @@ def test_crops_hold_their_instance(tmp_path):
             px = np.asarray(Image.open(a.path).convert('RGB'))[y:y+c.size[1], x:x+c.size[0]]
             assert np.array_equal(np.asarray(Image.open(c.path)), px)
     assert not crop_instances([replace(a, ignore=np.ones(len(a.labels), bool)) for a in anns], tmp_path/'c')
+
+def test_instances_without_a_marked_point_or_of_a_few_pixels_are_dropped_and_counted(tmp_path):
+    Image.new('RGB', (60, 40)).save(tmp_path/'a.png')
+    nan = float('nan')
+    # kept; not marked; marked as 0; marked outside of the crop; 5 pixels, of 30, inside the image; 7 x 9; ignored
+    boxes  = [*[[5, 5, 25, 25]]*3, [5, 5, 15, 15], [55, 5, 85, 9], [30, 10, 37, 19], [0, 0, 3, 3]]
+    points = [[9, 9], [nan, nan], [9, 9], [40, 30], [57, 7], [33, 12], [1, 1]]
+    visible = [2, 0, 0, 2, 2, 1, 2]
+    a = Annotation(tmp_path/'a.png', (60, 40), ['x']*7, boxes, points=[[o] for o in points],
+                   visible=[[o] for o in visible], ignore=[False]*6 + [True])
+    names = lambda res: [o.path.stem for o in res]
+    words = r"4 of 6 instances are dropped: 3 have fewer than 1 marked points, 1 a box of less than 8 pixels. .*a.png"
+    with pytest.warns(UserWarning, match=words): res = crop_instances([a], tmp_path/'c')
+    assert names(res) == ['a_0', 'a_5'] == sorted(o.stem for o in (tmp_path/'c').iterdir())
+    with pytest.warns(UserWarning, match="2 of 6 .* 0 have fewer than 0 .* 2 a box of less than 10 pixels"):
+        assert names(crop_instances([a], tmp_path/'d', min_points=0, min_size=10)) == ['a_0', 'a_1', 'a_2', 'a_3']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert len(crop_instances([a], tmp_path/'e', min_points=0, min_size=0)) == 6
+        assert len(crop_instances([replace(a, points=None, visible=None)], tmp_path/'f', min_size=0)) == 6
 
 # --- bad input
 

@@ -175,6 +175,18 @@ def test_tuning_raises_the_score_that_is_tuned_and_all_verbs_see_it(learn, shape
     learn.export(tmp_path/'l.pkl')
     assert torch.equal(load_learner(tmp_path/'l.pkl').loss_func.thresh, per_class)
 
+def test_tuning_warns_of_the_classes_that_it_silences_by_their_names(learn):
+    vocab = list(learn.dls.vocab)
+    targs = learn.get_preds()[1].as_subclass(Tensor)
+    learn._scores = lambda *_: (torch.where(targs > .5, .2, .6)*torch.tensor([1.]*(len(vocab)-1) + [0.]) +
+                                torch.tensor([0.]*(len(vocab)-1) + [.1])*targs[:,-1:], targs)
+    with pytest.warns(UserWarning, match="no threshold reaches a precision of 0.99 for .*" + ', '.join(
+            f"'{o}' .at most" + '.*' for o in vocab[:-1])):
+        thresh,value = learn.tune_threshold('recall_at_precision', per_class=True, at=.99)
+    assert (value[:-1] == 0).all() and value[-1] == 1
+    with pytest.warns(UserWarning, match=f"'{vocab[0]}' .at most"):
+        learn.bootstrap_threshold('recall_at_precision', per_class=True, at=.99, n=3)
+
 def test_sweep_bootstrap_and_plots_are_one_call(learn):
     learn.fit(1, 1e-3)
     assert len(learn.sweep_thresholds()) == 29

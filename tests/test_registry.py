@@ -1,3 +1,4 @@
+import subprocess, sys
 import pytest
 from vision_tasks.models import registry
 from vision_tasks.models.registry import TASKS, arch_facts, get_arch, list_archs, register
@@ -59,3 +60,8 @@ def test_an_unknown_name_raises_with_its_task_and_the_nearest_names_of_that_task
                                          "did you mean 'unet'") as e: f('unett', 'segmentation')
     assert 'deeplab' not in str(e.value) and "`list_archs('segmentation')` names all" in str(e.value)
     with pytest.raises(ValueError, match="keypoint has no architecture 'qqq'; none is registered"): f('qqq', 'keypoint')
+
+def test_every_net_is_found_in_a_process_that_has_imported_the_registry_alone():
+    code = "from vision_tasks.models.registry import get_arch, list_archs\n" \
+           "for n,t in (('segnet', 'segmentation'), ('fcos', 'detection'), ('mask_rcnn', 'instance')): get_arch(n, t)"
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

@@ -1,4 +1,5 @@
 "Semantic segmentation: what only it has, and what it says to bad input"
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 import numpy as np, pytest, torch
@@ -152,6 +153,50 @@ def test_a_picture_smaller_than_a_tile_is_answered_too(local, tmp_path):
     a, = masked(draw_shapes(tmp_path, n=1, size=(20, 30), seed=3))
     assert local.annotate(a, tile=64)[0].mask.shape == (30, 20)
     with pytest.raises(ValueError, match="tile is .* 16 or more; got 8"): local.annotate(a, tile=8)
+
+class Wide(nn.Module):
+    "Class 1 for what is bright and 7 to 9 pixels of the network's input wide: a net that knows a size"
+    def __init__(self): super().__init__(); self.high = nn.Parameter(torch.tensor(5.))
+    def forward(self, x):
+        on = (x.mean(1, keepdim=True) > 0).float()
+        def opened(k):      # pixels in a run of k or more
+            run = F.conv2d(F.pad(on, (k-1, k-1)), torch.ones(1, 1, 1, k)) == k
+            return F.max_pool2d(run.float(), (1, k), 1)
+        hit = opened(7)*(1 - opened(10))
+        return torch.cat([1-hit, hit], 1)*self.high
+
+def test_tiles_can_be_at_the_scale_of_validation_and_a_warning_names_both_scales(tmp_path):
+    "Bars of 32 x 40 pixels in images of 256 x 128 that are squished to 64 x 64, where a bar is 8 x 20"
+    anns = []
+    for i in range(4):
+        mask = np.zeros((128, 256), np.uint8); mask[30:70, 40+32*i:72+32*i] = 1
+        Image.fromarray(mask*255).convert('RGB').save(tmp_path/f'{i}.png')
+        anns.append(Annotation(tmp_path/f'{i}.png', (256, 128), mask=mask, split='valid' if i > 1 else 'train'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = segmentation_learner(dls_of(anns, codes=['off', 'on'], size=64, bs=2), Wide(), pretrained=False)
+    def iou(mask): return ((mask == 1) & (anns[3].mask == 1)).sum()/((mask == 1) | (anns[3].mask == 1)).sum()
+    with learn.no_bar():
+        assert learn.valid_scale() == (.25, .5)
+        with pytest.warns(UserWarning, match=r"validated at 0.25 \(x\) and 0.5 \(y\), .* 4 times as wide and 2 times "
+                                             r"as high .* scale=\(0.25, 0.5\)"):
+            assert iou(learn.annotate(anns[3], tile=64)[0].mask) == 0          # 32 pixels wide, which it does not know
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert iou(learn.annotate(anns[3])[0].mask) > .95
+            tiled = learn.annotate(anns[3], tile=32, scale=(.25, .5))[0].mask
+            assert tiled.shape == (128, 256) and iou(tiled) > .95
+            assert iou(learn.annotate(anns[3], tile=64, scale=1)[0].mask) == 0
+        for scale in (0, -1, (1, 2, 3), float('nan'), 'half'):
+            with pytest.raises(ValueError, match="scale is one number above 0 or two"):
+                learn.annotate(anns[3], tile=64, scale=scale)
+        with pytest.raises(ValueError, match="scale=0.5 is for tiles: pass `tile`"): learn.annotate(anns[3], scale=.5)
+
+def test_tiles_at_about_the_scale_of_validation_are_no_warning(local, anns):
+    assert local.valid_scale() == pytest.approx((1, 1), abs=.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        local.annotate(anns[0], tile=32)
 
 def test_mirrored_answers_are_turned_back_before_they_are_averaged(local, anns):
     im = local._pixels(anns[0])

@@ -1,4 +1,5 @@
 import copy, math
+from itertools import product
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
@@ -105,6 +106,41 @@ def test_a_batch_of_only_void_has_loss_0_and_no_gradient(cls, reduction):
     assert (x.grad == 0).all()
 
 @pytest.mark.parametrize('cls', LOSSES)
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_batch_of_only_void_has_loss_0_whatever_the_logits_are(cls, reduction, bad):
+    x,y = batch(void=1.)
+    x = (x + bad).requires_grad_()
+    loss = cls(reduction=reduction)(x, y)
+    loss.sum().backward()
+    assert loss.shape == (() if reduction != 'none' else (len(x),)) and (loss == 0).all() and (x.grad == 0).all()
+
+GAMMAS = 0.,.1,.5,1.,2.5
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+@pytest.mark.parametrize('losses', [
+    [SegmentationCE()], [SegmentationFocal(g, w) for g in GAMMAS for w in (None, [1., 0, .1])],
+    [SegmentationDice(o) for o in (0., 1e-6, 1.)],
+    [SegmentationCEDice(dice=d, smooth=s) for d in (0., 1.) for s in (0., 1.)],
+    [BorderCE(sigma=.1), BorderCE(w0=0.)]], ids=lambda o: type(o[0]).__name__)
+def test_every_logit_has_a_finite_gradient_for_every_parameter_of_the_loss(losses, reduction):
+    values = [s*v for s in (-1, 1) for v in (0., 1e-4, 17., 90., 104., 1e4, 1e36)]
+    x0 = torch.tensor([[a, b, 0.] for a in values for b in values]).T.reshape(1, 3, len(values), len(values))
+    for f,c in product(losses, range(3)):
+        x = x0.clone().requires_grad_()
+        y = torch.full((1, *x.shape[2:]), c); y[0, :, ::5] = VOID
+        f.reduction = reduction
+        f(x, y).sum().backward()
+        assert x.grad.isfinite().all() and (x.grad[:, :, :, ::5] == 0).all(), (vars(f), c)
+
+def test_parameters_that_make_no_sense_are_refused():
+    for f,words in ((lambda: SegmentationFocal(-1.), "gamma is -1.0; expected a number from 0 on"),
+                    (lambda: SegmentationDice(-1.), "smooth is -1.0; expected a number from 0 on"),
+                    (lambda: SegmentationCEDice(dice=-1.), "dice is -1.0; expected a number from 0 on"),
+                    (lambda: BorderCE(sigma=0), "sigma is 0; expected a number above 0"),
+                    (lambda: SegmentationCE([1., float('nan')]), "weight is .*expected finite numbers from 0 on")):
+        with pytest.raises(ValueError, match=words): f()
+
+@pytest.mark.parametrize('cls', LOSSES)
 def test_reduction_none_is_the_mean_of_each_picture_alone(cls):
     x,y = batch()
     y[1] = VOID
@@ -193,6 +229,18 @@ def test_inverse_weights_make_classes_count_the_same_and_a_pixel_1_in_the_mean()
     n = torch.tensor([5., 1, 1, 0])
     assert (w*n)[:3].tolist() == pytest.approx([7/3]*3) and w[3] == 1
     assert class_weights(anns, 2+1, None).tolist() == [1, 1, 1]
+
+@pytest.mark.parametrize('kind', ['median_frequency', 'inverse', None])
+def test_no_class_is_silenced_by_its_count(kind):
+    "A class that fills every image, one of a single pixel, one of no pixel"
+    one = np.zeros((64, 64), int); one[5, 7] = 1
+    for anns,n in ((masks(*[np.zeros((64, 64), int)]*5), 2), (masks(one, *[np.zeros((64, 64), int)]*50), 3)):
+        w = class_weights(anns, n, kind)
+        assert w.isfinite().all() and (w > 0).all() and w[-1] == 1
+    # the 51 images hold class 0, one of them class 1
+    freq = np.array([1 - 1/(51*64**2), 1/64**2]) if kind == 'median_frequency' else np.array([51*64**2-1, 1])/(51*64**2)
+    want = dict(median_frequency=np.median(freq)/freq, inverse=.5/freq).get(kind, [1, 1])
+    np.testing.assert_allclose(w[:2], want, rtol=1e-6)
 
 def test_class_weights_reach_the_loss_and_refuse_what_they_cannot_weigh():
     x,y = batch(c=3)

@@ -103,6 +103,13 @@ class pickled:
     def __enter__(self): return pickle.loads(pickle.dumps(self.learn))
     def __exit__(self, *_): pass
 
+def test_a_learner_without_outputs_is_refused(task, anns):
+    "0 is a number of classes, not the word for as many as the vocab has"
+    dls = task.make_dls(anns, size=64, bs=8)
+    for n in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"n_out is {n}; expected the number of classes"):
+            task.make_learner(dls, n_out=n)
+
 def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
 def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
 def probs(learn, **kw): return learn.get_preds(reorder=True, **kw)[0]

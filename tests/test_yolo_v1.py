@@ -204,6 +204,22 @@ def test_what_lies_on_an_ignored_object_and_the_cell_of_its_centre_are_no_backgr
     assert with_object == [[False, False], [True, False], [True, True], [True, True]]
     assert background([[8, 8, 24, 30]], [2])[0] == [True, False]
 
+@pytest.mark.parametrize('v', [-1e30, -1e10, -1e4, 1e4, 1e10, 1e30])
+def test_predictions_of_any_size_have_finite_gradients(v):
+    "Boxes whose area is more than float32 holds have an IoU of 0, not nan"
+    out = torch.full((2, 2, 2, 13), v, requires_grad=True)
+    parts,_ = yolo_loss(out, [target([[8, 8, 24, 40]], [2]), target([[0, 0, 64, 64]], [-1])], 2, SIZE)
+    sum(parts.values()).backward()
+    assert out.grad.isfinite().all()
+
+def test_a_confidence_that_is_not_compared_with_anything_does_not_enter_the_loss():
+    "Every box lies on a crowd: 0 * nan would be nan"
+    out = torch.zeros(1, 2, 2, 13)
+    out[..., [0, 1, 5, 6]],out[..., [2, 3, 7, 8]],out[..., [4, 9]] = .5,.5,torch.nan
+    parts,_ = yolo_loss(out.requires_grad_(), [target([[0, 0, 64, 64]], [-1])], 2, SIZE)
+    sum(parts.values()).backward()
+    assert all(o == 0 for o in parts.values()) and (out.grad == 0).all()
+
 def test_a_batch_without_objects_still_teaches_background():
     out = torch.full((2, 2, 2, 13), .5, requires_grad=True)
     parts,_ = yolo_loss(out, [target()]*2, 2, SIZE)

@@ -28,6 +28,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, cli
 from .losses import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
+from .models.layers import check_n_out
 from .models.registry import get_arch
 from .show import DetectionDL, plot_confusion
 
@@ -107,7 +108,8 @@ def detection_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> DetectionLearner:
     "A `DetectionLearner`; the encoder is frozen at first where anything is pretrained"
-    model = make_detector('detection', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
+    n_out = check_n_out(len(dls.vocab)-1 if n_out is None else n_out)
+    model = make_detector('detection', arch, encoder, n_out, pretrained, arch_kwargs, dls)
     metrics = [MeanAP()] if metrics is None else metrics
     return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)

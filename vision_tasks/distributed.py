@@ -46,35 +46,76 @@ def validation_share(
 
 # --- what they counted
 
+JOINS = dict(sum=lambda v: sum(v[1:], v[0]), max=lambda v: _extreme(v, True), min=lambda v: _extreme(v, False),
+             cat=lambda v: _cat(v), same=lambda v: _same(v))
+
+def _extreme(values, largest):
+    "The largest or smallest of `values`, element by element where they are tensors or arrays"
+    if not any(isinstance(v, (Tensor, np.ndarray)) for v in values): return max(values) if largest else min(values)
+    a = torch.stack([torch.as_tensor(v) for v in values])
+    a = a.amax(0) if largest else a.amin(0)
+    return a if isinstance(values[0], Tensor) else a.numpy()
+
+def _cat(values):
+    if all(isinstance(v, Tensor) for v in values): return torch.cat(values)
+    if all(isinstance(v, np.ndarray) for v in values): return np.concatenate(values)
+    return sum(values[1:], values[0])
+
+def _same(values):
+    if all(np.array_equal(v, values[0]) for v in values): return values[0]
+    raise ValueError(f"expected the same in every process, got {' and '.join(repr(v)[:40] for v in values[:2])}")
+
 def counted(metric) -> list:
-    "The names of what `metric` counts, which are those that its `reset` sets; resets it"
+    """The names of what `metric` counts: those that its `reset` sets, and those that its attribute `joins` names (see
+    `Distributed`); resets it"""
     names,cls = {},type(metric)
     def note(self, k, v): names[k] = None; cls.__setattr__(self, k, v)
     metric.__class__ = type(cls.__name__, (cls,), {'__setattr__': note})
     try: metric.reset()
     finally: object.__setattr__(metric, '__class__', cls)
+    how = getattr(metric, 'joins', {})
+    for k,o in how.items():
+        if k not in vars(metric): raise ValueError(
+            f"{cls.__name__}.joins names {k!r}, but the metric has no such attribute after reset")
+        if not callable(o) and o not in JOINS: raise ValueError(
+            f"{cls.__name__}.joins[{k!r}] is {o!r}; expected one of {', '.join(JOINS)}, or a function of the list of "
+            "the processes' values")
+    names |= dict.fromkeys(how)
     if not names and cls.reset is not Metric.reset:
         raise ValueError(f"{cls.__name__}.reset sets no attribute, so that what several processes counted cannot be "
-                         "joined: let it set what `accumulate` counts")
+                         "joined: let it set what `accumulate` counts, or name that in `joins`")
     return list(names)
 
-def joined(values:list):
-    "What several processes counted as one: numbers and tensors add up, lists follow one another, dicts go by key"
+def joined(
+    values:list, # of one attribute of a metric, a value for each process
+    how=None,    # a key of `JOINS`, or a function of the list of values; None: by their type
+):               # one value; None where all are
+    """What several processes counted as one. Values of None, of processes that counted nothing, are left out. By type,
+    numbers and tensors are summed, lists are concatenated, dicts are joined by key, and all else must be the same"""
     values = [v for v in values if v is not None]
     if not values: return None
+    if how is not None: return (how if callable(how) else JOINS[how])(values)
     if all(isinstance(v, (list, L)) for v in values): return sum(values[1:], values[0])
-    if all(isinstance(v, (Number, Tensor, np.ndarray)) for v in values): return sum(values[1:], values[0])
+    flags = any(isinstance(v, (bool, np.bool_)) for v in values)       # whose sum is a number
+    if not flags and all(isinstance(v, (Number, Tensor, np.ndarray)) for v in values): return sum(values[1:], values[0])
     if all(isinstance(v, dict) for v in values):
         return {k: joined([v.get(k) for v in values]) for k in dict.fromkeys(k for v in values for k in v)}
     if all(v == values[0] for v in values): return values[0]
     raise TypeError(f"cannot join what several processes counted, {' and '.join(repr(v)[:40] for v in values[:2])}: "
-                    "expected numbers, tensors, lists, dicts of these, or the same everywhere")
+                    "expected numbers, tensors, lists, dicts of these, or the same everywhere; a metric's attribute "
+                    "`joins` may say how: {attribute: 'max'} or a function")
 
 # --- the callback
 
 class Distributed(Callback):
-    """Train the model on a share of the pictures in each process, with the mean of their gradients; validate a share of
-    the batches in each, and give every process the predictions and metrics of all"""
+    """Train the model on a share of the images in each process, with the mean of their gradients; validate a share of
+    the batches in each, and give every process the predictions and metrics of all.
+
+    A metric's state is what its `reset` sets. After the last batch the states of all processes are joined by their
+    type: numbers and tensors are summed, lists concatenated, dicts joined key by key, anything else must be the same.
+    Where that is wrong, as for a running maximum, the metric says how in an attribute `joins`, a dict from the name of
+    the attribute to 'sum', 'max', 'min', 'cat', 'same', or a function of the list of the processes' values (by rank,
+    without None)"""
     order = -5   # when the model is on its device; before predictions are put together and metrics are read
     def __init__(self,
         device,       # of the data
@@ -190,7 +231,8 @@ class Distributed(Callback):
         "Every process gets what all have counted"
         mine = [{k: vars(o)[k] for k in names} for o,names in self.counting]
         for (o,names),*states in zip(self.counting, *self.gather(mine)):
-            for k in names: vars(o)[k] = joined([s[k] for s in states])
+            how = getattr(o, 'joins', {}) if isinstance(o, Metric) else {}
+            for k in names: vars(o)[k] = joined([s[k] for s in states], how.get(k))
         self.counting = []
 
 @contextmanager

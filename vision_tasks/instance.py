@@ -18,6 +18,7 @@ from .detection_metrics import MeanAP, coco_ap
 from .learner import (came_pretrained, check_data, check_vocab, check_which, clipped, make_learner, task_dls,
                       warn_tiny)
 from .losses import DetectionLoss
+from .models.layers import check_n_out
 from .ops.masks import decode_mask, mask_polygons, paste_rle
 from .show import InstanceDL
 
@@ -89,7 +90,8 @@ def instance_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> InstanceLearner:
     "An `InstanceLearner`; the encoder is frozen at first where anything is pretrained"
-    model = make_detector('instance', arch, encoder, n_out or len(dls.vocab)-1, pretrained, arch_kwargs, dls)
+    n_out = check_n_out(len(dls.vocab)-1 if n_out is None else n_out)
+    model = make_detector('instance', arch, encoder, n_out, pretrained, arch_kwargs, dls)
     metrics = [MeanAP(), MeanAP(iou_type='segm')] if metrics is None else metrics
     return make_learner(InstanceLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)

@@ -22,7 +22,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, make_learner, pi
                       task_model)
 from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
-from .models.layers import GridHead
+from .models.layers import GridHead, check_n_out
 from .show import KeypointDL
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
@@ -141,7 +141,8 @@ def keypoint_learner(
 ) -> KeypointLearner:
     """A `KeypointLearner`; the encoder is frozen at first where it is pretrained. Raises `AnnotationError` where the
     normalizer of a metric is zero for an image of the validation set"""
-    model = task_model('keypoint', arch, encoder, n_out or 2*len(dls.vocab), point_head, pretrained, arch_kwargs)
+    n_out = check_n_out(2*len(dls.vocab) if n_out is None else n_out)
+    model = task_model('keypoint', arch, encoder, n_out, point_head, pretrained, arch_kwargs)
     loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
     learn = make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
@@ -250,16 +251,21 @@ def _normalizer_error(a, by, vocab):
 def crop_instances(
     annotations,     # list[Annotation] with boxes; points and polygons go along
     dest=None,       # folder of the crops; None = `crops` beside the first picture
-    pad:float=.1,    # margin around the box, as a part of its sides; cut at the picture's border
-) -> list[Annotation]: # one for each box that is not ignored, its file named after the picture and the box;
-                       # group = the picture, so that a split keeps them together
-    "One picture per box, with the points of that instance; for tasks that take one instance a picture"
+    pad:float=.1,    # margin around the box, as a part of its sides; cut at the image's border
+    min_points:int=1, # marked points that an instance has inside its crop, at least; not asked of annotations without
+                      # points. 0 keeps those without any
+    min_size:float=8, # pixels of the longer side of its box inside the image, at least
+) -> list[Annotation]: # one for each box that is left and not ignored, its file named after the image and the box;
+                       # group = the image, so that a split keeps them together
+    """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
+    too few marked points, or too small, are dropped, and one warning counts them"""
     annotations = list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
     check_relative(annotations, 'bboxes')
     crops = [(a, [_crop(a, i, pad, dest) for i in range(len(object_bboxes(a))) if a.ignore is None or not a.ignore[i]])
              for a in annotations]
+    crops = _large_and_marked(crops, min_points, min_size)
     # all that can fail, before the first file
     check_outputs([c.path for _,some in crops for c,_ in some], [a.path for a,some in crops for _ in some],
                   todo="rename one, or crop into a folder for each folder of images")
@@ -268,6 +274,23 @@ def crop_instances(
         for c,window in some:
             with replacing(c.path) as part: im.crop(window).save(part, 'PNG')
     return [c for _,some in crops for c,_ in some]
+
+def _large_and_marked(crops, min_points, min_size):
+    "`crops` without the instances that `crop_instances` drops; one warning counts them"
+    few = lambda c: c.points is not None and (~np.isnan(marked_points(c)[:,0])).sum() < min_points
+    def small(c):
+        b = c.bboxes[0].clip(0, [*c.size]*2)
+        return max(b[2:]-b[:2]) < min_size
+    every = [(a, c) for a,some in crops for c,_ in some]
+    n_few,n_small = sum(few(c) for _,c in every),sum(small(c) for _,c in every)
+    if not n_few and not n_small: return crops
+    first = next(a for a,c in every if few(c) or small(c))
+    kept = [(a, [o for o in some if not few(o[0]) and not small(o[0])]) for a,some in crops]
+    n = len(every) - sum(len(o) for _,o in kept)
+    warnings.warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
+                  f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
+                  "min_size=0 keep them", stacklevel=3)
+    return kept
 
 def _crop(a, i, pad, dest):
     "(annotation, (x1, y1, x2, y2) in whole pixels of the image) of the crop around box `i` of `a`"

@@ -17,7 +17,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, cli
                       pooled_head, task_dls, task_model, warn_tiny)
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
-from .models.layers import GridHead
+from .models.layers import GridHead, check_n_out
 from .show import LocalizationDL, plot_confusion
 
 __all__ = ['localization_block', 'localization_dls', 'localization_learner', 'LocalizationLearner', 'largest_object']
@@ -90,7 +90,7 @@ def localization_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> LocalizationLearner:
     "A `LocalizationLearner`; the encoder is frozen at first where it is pretrained"
-    n_out = n_out or len(dls.vocab)
+    n_out = check_n_out(len(dls.vocab) if n_out is None else n_out)
     model = task_model('localization', arch, encoder, n_out, LocalizationHead, pretrained, arch_kwargs)
     loss = loss_func or 'smooth_l1'
     if isinstance(loss, str): loss = LocalizationLoss(loss)

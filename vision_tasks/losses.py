@@ -3,6 +3,7 @@ temperature, so that both are exported with the learner"""
 from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Number
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torchvision.ops import generalized_box_iou_loss
 from .data.annotation import AnnotationError, nearest
 from .data.blocks import class_mask
 from .data.masks import VOID
+from .models.layers import zero_loss
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'balanced_pos_weight',
            'MULTILABEL_LOSSES', 'PointLoss', 'LocalizationLoss', 'SegmentationLoss', 'SegmentationCE',
@@ -25,6 +27,22 @@ def loss_by_name(o, losses, shape):
         raise ValueError(f"no loss is called {o!r}{nearest(o, losses)}; there are {list(losses)}; "
                          f"or pass a loss on {shape} logits")
     return losses[o]()
+
+def _check_number(name, v, low=0., high=math.inf, open_low=False, open_high=True):
+    "Raise `ValueError` unless `v` is a number between `low` and `high`, each of them included unless it is open"
+    if isinstance(v, Number) and (low < v or v == low and not open_low) and (v < high or v == high and not open_high):
+        return
+    want = f"above {low:g}" if open_low else f"from {low:g} on"
+    if high < math.inf: want = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    raise ValueError(f"{name} is {v}; expected a number {want}")
+
+def _check_weights(name, v):
+    "`v` as a float32 tensor, None as it is; raise `ValueError` for what no loss can be multiplied by"
+    if v is None: return None
+    v = torch.as_tensor(v, dtype=torch.float32)
+    if not (v.isfinite() & (v >= 0)).all():
+        raise ValueError(f"{name} is {v.tolist()}; expected finite numbers from 0 on")
+    return v
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
@@ -74,7 +92,7 @@ class MultilabelBCE(MultilabelLoss):
         **kwargs,        # `reduction`, `thresh`, `temperature`
     ):
         super().__init__(**kwargs)
-        self.pos_weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
+        self.pos_weight = _check_weights('pos_weight', pos_weight)
     def each(self, x, y):
         if self.pos_weight is not None: _check_length('pos_weight', self.pos_weight, x.shape[-1])
         w = None if self.pos_weight is None else self.pos_weight.to(x.device)
@@ -83,35 +101,45 @@ class MultilabelBCE(MultilabelLoss):
 class MultilabelFocal(MultilabelLoss):
     "Focal loss of every label (Lin et al., 2017, arXiv:1708.02002): what is already right counts less by (1-p)^gamma"
     def __init__(self,
-        gamma:float=2.,   # 0 = binary cross entropy
+        gamma:float=2.,   # 0 or above; 0 = binary cross entropy
         alpha:float=None, # in [0, 1]: weight of present labels, 1 - alpha of absent ones; None = no weights
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_number('gamma', gamma)
+        if alpha is not None: _check_number('alpha', alpha, high=1., open_high=False)
         self.gamma,self.alpha = gamma,alpha
     def each(self, x, y):
         ce = F.binary_cross_entropy_with_logits(x, y, reduction='none')
-        # 1 - p of the right answer, from logits, so that it has a gradient where p is 1 within float32
-        loss = ce*torch.sigmoid(torch.where(y > .5, -x, x))**self.gamma
+        loss = ce*_power_of_sigmoid(torch.where(y > .5, -x, x), self.gamma)      # (1 - p of the target)^gamma
         return loss if self.alpha is None else loss*torch.where(y > .5, self.alpha, 1-self.alpha)
+
+def _power_of_sigmoid(x, gamma):
+    "sigmoid(x)^gamma, whose gradient is finite where sigmoid(x) is 0 or 1 in float32, for any gamma from 0 on"
+    return torch.exp(gamma*F.logsigmoid(x))
 
 class AsymmetricLoss(MultilabelLoss):
     """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and
     those with a probability under `clip` are dropped. The paper sums over the labels; here `reduction` is over all
     entries"""
     def __init__(self,
-        gamma_pos:float=0., # focus on present labels
-        gamma_neg:float=4., # focus on absent labels
+        gamma_pos:float=0., # focus on present labels, 0 or above
+        gamma_neg:float=4., # focus on absent labels, 0 or above
         clip:float=.05,     # the paper's margin m, in [0, 1)
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_number('gamma_pos', gamma_pos)
+        _check_number('gamma_neg', gamma_neg)
+        _check_number('clip', clip, high=1.)
         self.gamma_pos,self.gamma_neg,self.clip = gamma_pos,gamma_neg,clip
     def each(self, x, y):
-        p = torch.sigmoid(x)
-        pm = (p - self.clip).clamp(min=0)                                    # eq. 5
-        pos = F.logsigmoid(x)*(1-p)**self.gamma_pos
-        neg = torch.log((1-pm).clamp(min=1e-8))*pm**self.gamma_neg           # eq. 6
+        pos = F.logsigmoid(x)*_power_of_sigmoid(-x, self.gamma_pos)
+        pm  = torch.sigmoid(x) - self.clip                                        # eq. 5
+        on  = pm > 0
+        # the gradient of pm^gamma is infinite at 0 for gamma < 1; log(1 - pm) = log(sigmoid(-x) + clip)
+        log = torch.logaddexp(F.logsigmoid(-x), torch.tensor(float(self.clip), device=x.device).log())
+        neg = torch.where(on, log*torch.where(on, pm, 1.).clamp(min=1e-12)**self.gamma_neg, 0.)   # eq. 6
         return -(y*pos + (1-y)*neg)
 
 MULTILABEL_LOSSES = dict(bce=MultilabelBCE, focal=MultilabelFocal, asymmetric=AsymmetricLoss)
@@ -119,28 +147,34 @@ MULTILABEL_LOSSES = dict(bce=MultilabelBCE, focal=MultilabelFocal, asymmetric=As
 def balanced_pos_weight(
     annotations,      # list[Annotation] of the training set
     vocab,            # list of c names
-    most:float=100.,  # no label counts more than this; a label without positives gets 1
-) -> Tensor:          # (c,)
-    "Pictures without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
+    most:float=100.,  # from 1 on: a weight is at most this, and at least 1/`most`, so that no label is silenced
+) -> Tensor:          # (c,) in [1/most, most]; 1 for a label of no image, and for one of every image
+    "Images without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
+    _check_number('most', most, low=1.)
     has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32)
     has = has.reshape(-1, len(vocab)).sum(0)   # also where there is no annotation
-    return torch.where(has > 0, (len(annotations)-has)/has.clamp(min=1), 1.).clamp(max=most)
+    lacks = len(annotations) - has
+    return torch.where((has > 0) & (lacks > 0), lacks/has.clamp(min=1), 1.).clamp(1/most, most)
 
 # --- points
 
 class PointLoss:
     """Mean over the marked coordinates of (b, k, 2) or (b, 2k) outputs and (b, k, 2) targets, in [-1, 1]. Targets of
-    nan take no part; a batch of only such has loss 0"""
+    nan are excluded; a batch of only such has loss 0"""
     def __init__(self,
         kind:str='mse',     # 'mse', 'l1', 'smooth_l1' (Huber's, with `beta`), 'wing' (Feng et al., 2018,
                             # arXiv:1711.06753)
         reduction='mean',   # or 'sum', 'none': (b, k, 2), 0 where not marked
-        beta:float=.05,     # where 'smooth_l1' turns from square to straight
-        w:float=.1, eps:float=.02, # of 'wing': range of its logarithm and its curvature, in units of the target
+        beta:float=.05,     # where 'smooth_l1' turns from square to straight, 0 or above; 0 = 'l1'
+        w:float=.1, eps:float=.02, # of 'wing': range of its logarithm (0 or above) and its curvature (above 0), in
+                            # units of the target
     ):
         if kind not in POINT_LOSSES:
             raise ValueError(f"no point loss is called {kind!r}{nearest(kind, POINT_LOSSES)}; "
                              f"there are {list(POINT_LOSSES)}")
+        _check_number('beta', beta)
+        _check_number('w', w)
+        _check_number('eps', eps, open_low=True)
         self.kind,self.reduction,self.beta,self.w,self.eps = kind,reduction,beta,w,eps
 
     def __repr__(self): return f"PointLoss({self.kind!r})"
@@ -161,7 +195,7 @@ class PointLoss:
 
     def mse(self, d):       return d**2
     def l1(self, d):        return d.abs()
-    def smooth_l1(self, d): return torch.where(d.abs() < self.beta, d**2/(2*self.beta), d.abs() - self.beta/2)
+    def smooth_l1(self, d): return F.smooth_l1_loss(d, torch.zeros_like(d), beta=self.beta, reduction='none')
     def wing(self, d):      # eq. 5; C joins the two parts
         c = self.w - self.w*math.log(1 + self.w/self.eps)
         return torch.where(d.abs() < self.w, self.w*torch.log(1 + d.abs()/self.eps), d.abs() - c)
@@ -171,21 +205,23 @@ POINT_LOSSES = dict(mse=PointLoss.mse, l1=PointLoss.l1, smooth_l1=PointLoss.smoo
 # --- one class and one box
 
 class LocalizationLoss:
-    """Mean over the pictures of: cross entropy of the class + `weight` * loss of the box, on (b, n_out + 4) outputs,
+    """Mean over the images of: cross entropy of the class + `weight` * loss of the box, on (b, n_out + 4) outputs,
     class logits and then x1 y1 x2 y2 in [-1, 1]; (b,) class ids; and (b, 1, 4) boxes. A box of nan, or one that was
-    pushed out of the picture, counts nothing"""
+    pushed out of the image, is excluded"""
     def __init__(self,
         bbox:str='smooth_l1',  # 'l2', 'l1', 'smooth_l1' (Huber's, with `beta`), each the mean over the four numbers, or
                                # 'giou' (Rezatofighi et al., 2019, arXiv:1902.09630)
-        weight:float=None,     # lambda: what the box counts beside the class; None = 10 for 'smooth_l1' and 'l1', 20
-                               # for 'l2', 3 for 'giou', so that at first both weigh about the same
+        weight:float=None,     # lambda: weight of the box beside the class, 0 or above; None = 10 for 'smooth_l1' and
+                               # 'l1', 20 for 'l2', 3 for 'giou', so that at first both weigh about the same
         reduction='mean',      # or 'sum', 'none': (b,)
-        beta:float=.1,         # where 'smooth_l1' turns from square to straight, in units of the target
+        beta:float=.1,         # where 'smooth_l1' turns from square to straight, in units of the target; 0 = 'l1'
         n_out:int=None,        # number of classes, which the learner fills in; outputs of another width then raise
     ):
         if bbox not in BOX_LOSSES:
             raise ValueError(f"no box loss is called {bbox!r}{nearest(bbox, BOX_LOSSES)}; there are {list(BOX_LOSSES)}")
         f,usual = BOX_LOSSES[bbox]
+        _check_number('weight', usual if weight is None else weight)
+        _check_number('beta', beta)
         self.bbox,self.each,self.weight = bbox,f,usual if weight is None else weight
         self.reduction,self.beta,self.n_out = reduction,beta,n_out
 
@@ -198,8 +234,10 @@ class LocalizationLoss:
                              f"and 4 of a box, {self.n_out + 4} in all")
         ce = F.cross_entropy(x[:,:-4], label.as_subclass(Tensor), reduction='none')
         on = (y[:,2:] > y[:,:2]).all(1)                            # nan is not
-        some = torch.where(on[:,None], y, y.new_tensor([-1., -1., 1., 1.]))
-        loss = ce + self.weight*torch.where(on, self.each(self, x[:,-4:], some), 0.)
+        # where there is no box, both sides are the same one: what the net predicts there, even nan, must not matter
+        some = y.new_tensor([-1., -1., 1., 1.])
+        pred,true = (torch.where(on[:,None], o, some) for o in (x[:,-4:], y))
+        loss = ce + self.weight*torch.where(on, self.each(self, pred, true), 0.)
         return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
 
     def activation(self, x): return torch.cat([x[:,:-4].softmax(1), x[:,-4:]], 1)
@@ -208,7 +246,7 @@ class LocalizationLoss:
     def l2(self, x, y):        return ((x - y)**2).mean(1)
     def l1(self, x, y):        return (x - y).abs().mean(1)
     def smooth_l1(self, x, y): return F.smooth_l1_loss(x, y, beta=self.beta, reduction='none').mean(1)
-    def giou(self, x, y):      return generalized_box_iou_loss(x, y)
+    def giou(self, x, y):      return generalized_box_iou_loss(x.clamp(-1e9, 1e9), y)   # areas stay below 3e38
 
 BOX_LOSSES = dict(l2=(LocalizationLoss.l2, 20.), l1=(LocalizationLoss.l1, 10.), giou=(LocalizationLoss.giou, 3.),
                   smooth_l1=(LocalizationLoss.smooth_l1, 10.))   # with their usual weight
@@ -239,9 +277,13 @@ class SegmentationLoss:
         y,c = crop_target(y, x.shape[-2:]).long(),x.shape[1]
         on = y != VOID
         bad = on & ((y < 0) | (y >= c))   # what a GPU would answer with an assert that kills the process
-        if bad.any():
+        any_bad,any_on = torch.stack([bad.any(), on.any()]).tolist()   # read at once, since a GPU has to wait for each
+        if any_bad:
             raise ValueError(f"the target holds {y[bad].unique()[:8].tolist()}, but the model gives {c} classes, 0 to "
                              f"{c-1}, beside {VOID} for void: the last layer needs more, or these values are void")
+        if not any_on:
+            nil = zero_loss([x])
+            return nil.expand(len(x)) if self.reduction == 'none' else nil
         return self.loss(x, y.masked_fill(~on, 0), on, self.reduction)
 
     def activation(self, x): return x.softmax(1)
@@ -266,7 +308,7 @@ class SegmentationCE(SegmentationLoss):
         **kwargs,      # `reduction`
     ):
         super().__init__(**kwargs)
-        self.weight = None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+        self.weight = _check_weights('weight', weight)
 
     def each(self, x, y): return F.cross_entropy(x, y, reduction='none')   # (b, h, w)
 
@@ -277,7 +319,7 @@ class SegmentationCE(SegmentationLoss):
 
     def loss(self, x, y, on, reduction):
         w = self.pixel_weights(y, on, x.shape[1])
-        loss = self.each(x, y)*w
+        loss = torch.where(w > 0, self.each(x, y), 0.)*w   # the loss of a pixel that has no weight may be infinite
         if reduction == 'sum': return loss.sum()
         dims = (1, 2) if reduction == 'none' else (0, 1, 2)
         n = w.sum(dims)
@@ -287,11 +329,12 @@ class SegmentationFocal(SegmentationCE):
     """Focal loss (Lin et al., 2017, arXiv:1708.02002) over classes that exclude each other: what is already right
     counts less by (1-p)^gamma. 'mean' is over the pixels, by their weights (the paper: over those of objects)"""
     def __init__(self,
-        gamma:float=2., # 0 = cross entropy
+        gamma:float=2., # 0 or above; 0 = cross entropy
         weight=None,    # (c,): the paper's alpha, for each class
         **kwargs,
     ):
         super().__init__(weight, **kwargs)
+        _check_number('gamma', gamma)
         self.gamma = gamma
     def each(self, x, y):
         ce = super().each(x, y)
@@ -302,10 +345,12 @@ class SegmentationDice(SegmentationLoss):
     mean ('sum': the sum) over the classes that the batch's targets hold. Classes that they do not hold are left out;
     what is wrongly taken for these lacks elsewhere"""
     def __init__(self,
-        smooth:float=1., # pixels, added above and below, so that a class of a few pixels is not all or nothing
+        smooth:float=1., # pixels, 0 or above, added above and below, so that a class of a few pixels is not all or
+                         # nothing
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_number('smooth', smooth)
         self.smooth = smooth
     def loss(self, x, y, on, reduction):
         p,(b,c,h,_) = x.softmax(1),x.shape
@@ -324,11 +369,12 @@ class SegmentationCEDice(SegmentationLoss):
     "Cross entropy + `dice` * Dice loss"
     def __init__(self,
         weight=None,     # (c,), of the cross entropy
-        dice:float=1.,   # what the Dice loss counts beside it
+        dice:float=1.,   # weight of the Dice loss beside it, 0 or above
         smooth:float=1., # of the Dice loss, in pixels
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_number('dice', dice)
         self.parts,self.dice = (SegmentationCE(weight), SegmentationDice(smooth)),dice
     def loss(self, x, y, on, reduction):
         ce,dice = (o.loss(x, y, on, reduction) for o in self.parts)
@@ -340,6 +386,8 @@ class BorderCE(SegmentationCE):
     target, on the CPU, at every call"""
     def __init__(self, weight=None, w0:float=10., sigma:float=5., background:int=0, **kwargs):
         super().__init__(weight, **kwargs)
+        _check_number('w0', w0)
+        _check_number('sigma', sigma, open_low=True)
         self.border = dict(w0=w0, sigma=sigma, background=background)
     def pixel_weights(self, y, on, c):
         border = [border_weights(m, **self.border) for m in y.masked_fill(~on, VOID).cpu().numpy()]

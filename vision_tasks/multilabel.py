@@ -15,6 +15,7 @@ from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, mak
 from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
                       label_confusion, multilabel_confusion)
+from .models.layers import check_n_out
 from .show import MultilabelDL, plot_confusion_per_class, plot_label_confusion
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
                          sweep_thresholds)
@@ -76,7 +77,7 @@ def multilabel_learner(
 ) -> MultilabelLearner:
     "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
     vocab = dls.vocab
-    n_out = n_out or len(vocab)
+    n_out = check_n_out(len(vocab) if n_out is None else n_out)
     model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
     metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
     loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
@@ -154,14 +155,17 @@ class MultilabelLearner(TaskLearner):
         ds_idx:int=1, dl=None,  # the data it is chosen on
         **kwargs,               # `beta`, `at`, `average`, as `best_threshold` takes them
     ):                          # (threshold(s), score(s))
-        "Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on"
-        thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', per_class=per_class, **kwargs)
+        """Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on.
+        Warns of classes that it never predicts, such as those that cannot reach the precision asked for"""
+        kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
+        thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', **kwargs)
         self.loss_func.thresh = thresh
         return thresh,best
 
     def bootstrap_threshold(self, score='f1', per_class=False, ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
-        "How far the best threshold, and its score, are the luck of these data: `thresholds.bootstrap_threshold`"
-        df = bootstrap_threshold(*self._scores(ds_idx, dl), score, per_class=per_class, **kwargs)
+        "How far the best threshold and its score depend on these data: `thresholds.bootstrap_threshold`"
+        kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
+        df = bootstrap_threshold(*self._scores(ds_idx, dl), score, **kwargs)
         return _named(df, self.dls.vocab if per_class else None)
 
     def sweep_thresholds(self, thresholds=None, scores=('accuracy', 'f1'), ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:

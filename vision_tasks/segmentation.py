@@ -1,5 +1,6 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
+import warnings
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,7 @@ from .learner import TaskLearner, check_data, check_which, make_learner, picture
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
                       dice_from_confusion, iou_from_confusion)
+from .models.layers import check_n_out
 from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
@@ -96,7 +98,7 @@ def segmentation_learner(
     **learner_kwargs,      # of fastai's `Learner`
 ) -> SegmentationLearner:
     "A `SegmentationLearner`; the encoder is frozen at first where it is pretrained"
-    n_out = n_out or len(dls.vocab)
+    n_out = check_n_out(len(dls.vocab) if n_out is None else n_out)
     model,pretrained = _model(arch, encoder, n_out, pretrained, dict(arch_kwargs or {}))
     metrics = [MeanIoU(), PixelAccuracy()] if metrics is None else metrics
     cbs = [AuxLoss(aux_weight), *(cbs if isinstance(cbs, (list, tuple)) else [] if cbs is None else [cbs])]
@@ -232,15 +234,42 @@ class SegmentationLearner(TaskLearner):
         return [Annotation(path, size, mask=self.labels_in_file(p, size).numpy())
                 for p,(path,size) in zip(probs, pictures)]
 
-    def annotate(self, items, thresh=None, bs=None, tile=None, tta=False, postprocess=None):
-        """A class mask of each file's size. `tile`: (w, h) or one number of pixels of the file, for pictures that are
-        larger than what the network was trained on: it then looks at overlapping tiles without scaling them, and what
-        it says is blended. `postprocess`: (probs (c, H, W), image (3, H, W) uint8) -> the like of probs"""
+    def annotate(self, items, thresh=None, bs=None, tile=None, tta=False, postprocess=None, scale=None):
+        """A class mask of each image's size. `tile`: (w, h) or one number of pixels, for images that are larger than
+        what the network was trained on: it predicts overlapping tiles of that size, and these are blended. `scale`: by
+        what the image is resized before it is cut into tiles, network pixels per image pixel, one number or (x, y);
+        `None` (default): not at all, with a warning where the network was validated at another scale (by more than a
+        half), as after images were squished to its input. `postprocess`: (probs (c, H, W), image (3, H, W) uint8) ->
+        the like of probs"""
+        if scale is not None and tile is None: raise ValueError(
+            f"scale={scale} is for tiles: pass `tile` too; without tiles images are resized as in validation")
         if tile is None and postprocess is None: return super().annotate(items, thresh, bs, tta=tta)
         if thresh is not None: self.to_annotations([], [], thresh)
-        return self._annotate_whole(items, bs, tile, tta, postprocess)
+        if tile is not None and scale is None: self._warn_scale()
+        return self._annotate_whole(items, bs, tile, tta, postprocess, scale)
 
-    def _annotate_whole(self, items, bs, tile, tta, postprocess):
+    def valid_scale(self) -> tuple[float,float]|None:
+        "Network pixels per image pixel (x, y), the median over the validation set; None without validation images"
+        items = [a for a in (self.dls.valid.items if len(self.dls.valid.dataset) else []) if isinstance(a, Annotation)]
+        if not items: return None
+        ratios = []
+        for size in {a.size: None for a in items}:
+            view = self.valid_view(size)
+            src,dst = np.array(view.src, float),np.array(view.dst, float)
+            ratios.append(((dst[2:]-dst[:2])/(src[2:]-src[:2]), sum(a.size == size for a in items)))
+        each = np.repeat([r for r,_ in ratios], [n for _,n in ratios], axis=0)
+        return tuple(np.median(each, 0).tolist())
+
+    def _warn_scale(self):
+        "Warn where tiles that are not resized show objects at another scale than the validation images"
+        s = self.valid_scale()
+        if s is None or all(1/1.5 <= o <= 1.5 for o in s): return
+        warnings.warn("tiles show 1 network pixel per image pixel, but the network was validated at "
+                      f"{s[0]:.3g} (x) and {s[1]:.3g} (y), so objects in tiles are {1/s[0]:.3g} times as wide and "
+                      f"{1/s[1]:.3g} times as high as it knows them: pass scale=({s[0]:.3g}, {s[1]:.3g}), scale=1 for "
+                      "tiles as they are, or train on crops at the scale of the images", stacklevel=3)
+
+    def _annotate_whole(self, items, bs, tile, tta, postprocess, scale=None):
         "Annotations from probabilities of each file's size"
         out,asked = [],self.pictures_of(items)
         def finish(item, probs):
@@ -251,7 +280,7 @@ class SegmentationLearner(TaskLearner):
             out.append(Annotation(picture_of(item)[0], (im.shape[2], im.shape[1]), mask=labels.numpy()))
         if tile is not None:
             bar = progress_bar(asked, leave=False) if hasattr(self, 'progress') else asked    # absent under `no_bar`
-            for item in bar: finish(item, self.tiled_probs(self._pixels(item), tile, tta, bs))
+            for item in bar: finish(item, self.tiled_probs(self._pixels(item), tile, tta, bs, scale))
             return out
         def gather(probs):
             for p in probs:
@@ -266,13 +295,22 @@ class SegmentationLearner(TaskLearner):
 
     def tiled_probs(self,
         image:Tensor,      # (3, H, W) uint8
-        tile,              # (w, h), or one number for both, in pixels of the picture
+        tile,              # (w, h), or one number for both, in pixels of the network's input
         tta:bool=False,    # average with the mirrored tiles
         bs:int=None,       # tiles at a time; None = as in training
+        scale=None,        # network pixels per image pixel, one number above 0 or (x, y); None = 1
     ) -> Tensor:           # (c, H, W) in [0, 1], on the CPU
-        """Probabilities of a picture of any size, tile by tile, unscaled. Tiles overlap by half; an eighth at each
-        inner border counts nothing and what follows is blended, so that a net that sees no further than an eighth of a
-        tile answers as for the whole picture"""
+        """Probabilities of an image of any size, tile by tile. Tiles overlap by half; an eighth at each inner border is
+        excluded and what follows is blended, so that a net that sees no further than an eighth of a tile predicts what
+        it does for the whole image. With `scale` the image is resized first, and the probabilities are resized back"""
+        if scale is not None:
+            sx,sy = _check_scale(scale)
+            H,W = image.shape[-2:]
+            hw  = max(round(H*sy), 1),max(round(W*sx), 1)
+            small = F.interpolate(image[None].float(), hw, mode='bilinear', antialias=True)[0]
+            small = small.round().clamp(0, 255).to(image.dtype)
+            probs = self.tiled_probs(small, tile, tta, bs)
+            return F.interpolate(probs[None], (H, W), mode='bilinear', align_corners=False)[0]
         tw,th = (tile, tile) if isinstance(tile, int) else tile
         if min(tw, th) < 16: raise ValueError(f"tile is (w, h) in pixels, 16 or more; got {tile!r}")
         H,W = image.shape[-2:]
@@ -388,6 +426,12 @@ def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
     x,y = grid
     xy = torch.stack([x.expand(len(y), -1), y[:,None].expand(-1, len(x))], -1)
     return F.grid_sample(p[None], xy[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
+
+def _check_scale(scale) -> tuple[float,float]:
+    xy = (scale, scale) if np.ndim(scale) == 0 else tuple(scale)
+    if len(xy) != 2 or not all(isinstance(o, (int, float)) and 0 < o < float('inf') for o in xy): raise ValueError(
+        f"scale is one number above 0 or two, (x, y): network pixels per image pixel; got {scale!r}")
+    return xy
 
 def _starts(n, tile):
     "Where tiles begin that cover `n` pixels and overlap by half"

@@ -1,5 +1,6 @@
 "Where scores become decisions: the exact threshold, its curve, its uncertainty, and scores that mean what they say"
 from __future__ import annotations
+import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from statistics import NormalDist
@@ -197,6 +198,39 @@ def _midway(lower, upper, probs):
     mid = _cast((lower+upper)/2, probs).astype(np.float32)
     return np.where(mid < upper, mid, lower).astype(np.float32)
 
+# ---- classes that are never predicted
+
+def _silent(p, t, thresh):
+    "(m,) bool: the classes with positives, or all entries together (m = 1), of which `thresh` (m,) predicts none"
+    if len(thresh) == 1: p,t = p.reshape(-1, 1),t.reshape(-1, 1)
+    return t.any(0) & (p.max(0) <= thresh)
+
+def _highest_precision(p, t):
+    "The highest precision of `p > x` for any x, on scores `p` (n,) and targets `t` (n,) with a positive"
+    order = np.argsort(-p, kind='stable')
+    s,hit = p[order],np.cumsum(t[order])
+    last  = np.r_[s[1:] != s[:-1], True]      # equal scores are predicted together
+    return (hit/np.arange(1, len(s)+1))[last].max()
+
+def _warn_silent(score, p, t, thresh, vocab):
+    """Warn of the classes that `thresh` never predicts, by their names in `vocab`: a floor that cannot be reached, or
+    an accuracy that is highest so, silences them on all new data"""
+    idxs = np.flatnonzero(_silent(p, t, thresh))
+    if not len(idxs): return
+    floor = score.name == 'recall_at_precision'
+    def named(i):
+        x,y  = (p[:,i], t[:,i]) if len(thresh) > 1 else (p.ravel(), t.ravel())
+        most = f' (at most {_highest_precision(x, y):.3g})' if floor else ''
+        return (repr(vocab[i]) if vocab is not None else f'class {i}') + most if len(thresh) > 1 else most.strip(' ()')
+    names = ', '.join(named(i) for i in idxs[:20]) + (', ...' if len(idxs) > 20 else '')
+    where = f" for {len(idxs)} of {len(thresh)} classes: {names}" if len(thresh) > 1 else f": {names}" if names else ''
+    never = 'they are never predicted' if len(idxs) > 1 else 'it is never predicted' if len(thresh) > 1 else \
+            'nothing is predicted'
+    what  = (f"no threshold reaches a precision of {score.at:g}" if floor else
+             f"to predict nothing has the best {score.name}") + where
+    then  = "lower `at`, or take score='f1'" if floor else "score='f1' predicts every class"
+    warnings.warn(f"{what}. With the threshold that is returned {never}; {then}", stacklevel=3)
+
 # ---- thresholds
 
 def best_threshold(
@@ -207,7 +241,9 @@ def best_threshold(
     beta:float=1.,        # for 'fbeta': how many times recall weighs more than precision
     at:float=None,        # for the last two: the lowest precision, or recall, to accept, in (0, 1]
     average:str='micro',  # what one threshold for all maximises: the score of all entries together ('micro'), or the
-) -> tuple:               #   mean of the classes' ('macro'); (threshold, value), floats, or (c,) float32 as `probs`
+                          #   mean of the classes' ('macro')
+    vocab=None,           # list of the class names, for the warning
+) -> tuple:               # (threshold, value), floats, or (c,) float32 as `probs`
     """The threshold that maximises `score` under the rule `prob > thresh`, and the value that it reaches there.
 
     Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is
@@ -217,13 +253,15 @@ def best_threshold(
     trained by cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did
     better than the one in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For
     'recall_at_precision' the one with the highest precision is taken, for 'precision_at_recall' that with the most
-    recall. Where no prediction has the precision asked for by 'recall_at_precision', the answer is to predict none,
-    with recall 0.
+    recall.
+    Where no threshold reaches the precision that 'recall_at_precision' asks for, nothing is predicted, with recall 0;
+    where to predict nothing has the best accuracy, too. A warning names the classes that are then never predicted.
     Scores in float64 are cut at a float32 number, the best of these"""
     score,macro = _settings(score, per_class, beta, at, average)
     p,t = _read(probs, targs)
     lower,upper,v = _search(_sorted_keys(_up32(p), t, not (per_class or macro)), score, macro).T
     thresh = _midway(lower, upper, probs)
+    _warn_silent(score, p, t, thresh, vocab)
     return (_like(thresh, probs),_like(v, probs)) if per_class else (float(thresh[0]),float(v[0]))
 
 def _counts(p, t, thresholds):
@@ -268,12 +306,22 @@ def bootstrap_threshold(
     n:int=200,            # number of resamples
     ci:float=.95,         # share of the resamples inside the interval, in (0, 1)
     seed:int=0,           # of the resamples
+    vocab=None,           # list of the class names, for the warning of `best_threshold`
     **kwargs,
-) -> pd.DataFrame:        # columns threshold, low, high, value, value_low, value_high
-    """How far `best_threshold` is the luck of the draw: its percentile interval over resamples of the pictures (rows).
+) -> pd.DataFrame:        # columns threshold, low, high, value, corrected, value_low, value_high
+    """How far the result of `best_threshold` depends on the sample, from resamples of the images (rows).
 
-    The values are those of each resample's own best threshold, and so flatter it; `out_of_fold_threshold` does not.
-    A resample in which a class has no positives does not count for it; a class that has none gets an interval of nan"""
+    `low` to `high` is the percentile interval of the resamples' best thresholds. `value` is what `threshold` reaches on
+    these data, which is too high for new ones, since it was chosen on them. `corrected` is `value` less the optimism:
+    the mean over the resamples of what their best threshold reaches there, less what it reaches on all data (Harrell et
+    al., 1996). `value_low` to `value_high` is for new data: it spans the percentile intervals of the resamples' best
+    values and of what `threshold` reaches on them, less the optimism. In simulations of 60 to
+    1000 images, 95 % intervals held the value of `threshold` on new data in 87 to 96 % of the samples and the best
+    value of any threshold in 90 to 97 %; the plain percentile interval of the best values in 68 to 79 % and 77 to 86 %.
+
+    For 'recall_at_precision' values on other data are the recall, for 'precision_at_recall' the precision: there the
+    floor may be missed. A resample in which a class has no positives does not count for it; a class that has none gets
+    an interval of nan"""
     if n < 1: raise ValueError(f"n is {n}, expected at least one resample")
     if not 0 < ci < 1:
         raise ValueError(f"ci is {ci}, expected the share of the resamples inside the interval, in (0, 1)")
@@ -283,15 +331,29 @@ def bootstrap_threshold(
     keys  = _keys(_up32(p), t).reshape(1, -1) if one else _keys(_up32(p).T, t.T)
     order = np.argsort(keys, 1)
     keys,rows = np.take_along_axis(keys, order, 1),order//p.shape[1] if one else order
-    rng,cuts = np.random.default_rng(seed),[_search(keys, score, macro)]
+    rng,(lower,upper,value) = np.random.default_rng(seed),_search(keys, score, macro).T
+    thresh,found = _midway(lower, upper, probs),[]
+    _warn_silent(score, p, t, thresh, vocab)
     for _ in range(n): # what is drawn several times is repeated in place, so that a resample is born sorted
         times = np.bincount(rng.integers(len(p), size=len(p)), minlength=len(p))
-        cuts.append(_search([np.repeat(k, times[r]) for k,r in zip(keys, rows)], score, macro))
-    lower,upper,value = np.moveaxis(cuts, -1, 0) # (1+n, m), of which the first is that of the data itself
-    thresh = _midway(lower, upper, probs)
-    low,high = _interval(np.where(np.isnan(value), np.nan, thresh)[1:], ci)
-    vlow,vhigh = _interval(value[1:], ci)
-    return pd.DataFrame(dict(threshold=thresh[0], low=low, high=high, value=value[0], value_low=vlow, value_high=vhigh))
+        drawn = [np.repeat(k, times[r]) for k,r in zip(keys, rows)]
+        lower,upper,best = _search(drawn, score, macro).T
+        again = np.where(np.isnan(best), np.nan, _midway(lower, upper, probs))
+        found.append((again, best, best - _reached(keys, again, score, macro), _reached(drawn, thresh, score, macro)))
+    again,best,optimism,same = np.moveaxis(found, 1, 0)                        # (n, m) each
+    optimism = np.array([o[~np.isnan(o)].mean() if len(o[~np.isnan(o)]) else np.nan for o in optimism.T])
+    (low,high),*ends = (_interval(o, ci) for o in (again, same, best))
+    (vlow,_),(_,vhigh) = np.minimum(*ends),np.maximum(*ends)
+    return pd.DataFrame(dict(threshold=thresh, low=low, high=high, value=value, corrected=value - optimism,
+                             value_low=np.maximum(vlow - optimism, 0), value_high=vhigh - optimism))
+
+def _reached(cols, thresh, score, macro):
+    "(m,) the score, without its floor, of `thresh` (m,) on each of the columns of sorted keys, or the mean over them"
+    i = [np.searchsorted(_scores(k), x, 'right') for k,x in zip(cols, np.broadcast_to(thresh, len(cols)))]
+    tp,pos = np.array([((k[j:] & 1).sum(), (k & 1).sum()) for k,j in zip(cols, i)], np.int64).T
+    pred,n = len(cols[0]) - np.array(i),len(cols[0])
+    of = _Score(score.name.split('_at_')[0], score.beta)
+    return np.atleast_1d(of.mean(tp, pred, pos, n, True)) if macro else of(tp, pred, pos, n)
 
 def _interval(x, ci):
     "(2, m) ends of the middle `ci` of each column of `x` (n, m), without its nans"
@@ -324,6 +386,10 @@ def out_of_fold_threshold(
     cuts = [_search(_sorted_keys(x[fold != i], t[fold != i], one), score, macro) for i in range(len(ids))]
     lower,upper,_ = np.moveaxis(cuts, -1, 0)
     thresh = _midway(lower, upper, probs) # (k, c) or (k, 1)
+    never = sum(_silent(x[fold != i], t[fold != i], thresh[i]).any() for i in range(len(ids)))
+    if never and score.name == 'recall_at_precision': warnings.warn(
+        f"no threshold reaches a precision of {score.at:g} on all other folds for {never} of {len(ids)} folds"
+        f"{', for some class' if per_class else ''}: nothing is predicted there; lower `at`", stacklevel=2)
     hit = x > thresh[fold]
     counts = (hit & t).sum(0),hit.sum(0),t.sum(0),len(p)
     reached = _Score(score.name.split('_at_')[0], score.beta)
@@ -427,6 +493,7 @@ def plot_thresholds(
 ):                       # the axes
     "The curve of `score` with those of precision and recall, and the exact optimum on it"
     thresh,best = best_threshold(probs, targs, score, beta=beta, at=at, average=average)
+    reached = best > 0 or np.isnan(best)
     name,floor  = score.split('_at_') if '_at_' in score else (score, None)
     shown = name.capitalize() if score != 'fbeta' else f'F{beta:g}'
     columns = dict.fromkeys((name, 'precision', 'recall'))
@@ -437,10 +504,11 @@ def plot_thresholds(
     for o,ls in (('precision', '--'), ('recall', '-.')):
         if o != name: ax.plot(curves.threshold, curves[o], color=_HUES[o], lw=1.5, ls=ls, label=o.capitalize())
     ax.plot(curves.threshold, curves[name], color=_HUES['score'], lw=2.5, label=shown)
-    if floor: ax.axhline(at, color=_HUES['ink'], lw=1, ls=':', label=f'{floor.capitalize()} at least {at:g}')
+    if floor: ax.axhline(at, color=_HUES['ink'], lw=1, ls=':', label=f'{floor.capitalize()} at least {at:g}' +
+                         ('' if reached else ': no threshold reaches it'))
     ax.plot([thresh]*2, [0, best], color=_HUES['mark'], lw=1, ls=':')
     ax.plot(thresh, best, 'o', color=_HUES['mark'], ms=8, mec='white', mew=1.5, zorder=5, clip_on=False, ls='none',
-            label=f'Best: {best:.3f} at {thresh:.3f}')
+            label=f'Best: {best:.3f} at {thresh:.3f}' + ('' if reached else ', nothing is predicted'))
     _legend(ax)
     return ax
 

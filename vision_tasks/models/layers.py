@@ -1,12 +1,12 @@
 "Parts that several nets share"
 from __future__ import annotations
-import math
+import math, numbers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ['GridHead', 'init_he', 'bilinear_kernel', 'init_bilinear', 'BilinearUp', 'unpool_nearest', 'bed_of_nails',
-           'ContextModule']
+           'ContextModule', 'zero_loss', 'check_n_out']
 
 class GridHead(nn.Sequential):
     """(b, c, h, w) -> (b, n_out) for answers that say *where*: the map is pooled to a grid of cells, so that places
@@ -32,6 +32,21 @@ class GridHead(nn.Sequential):
         nn.init.zeros_(last.bias)
 
     def forward(self, x:Tensor) -> Tensor: return super().forward(x)
+
+def zero_loss(
+    tensors, # of floats: outputs or parameters of a net
+) -> Tensor: # ()
+    """The loss of a batch without anything to learn from: 0, with a gradient of 0 for all `tensors`, so that training
+    in several processes finds them used. Unlike `0*sum` it does not depend on their values: 0 * nan is nan"""
+    return sum(o.flatten()[:0].sum() for o in tensors)
+
+def check_n_out(
+    n_out, # number of classes, or of other outputs
+) -> int:
+    "`n_out`; raise `ValueError` unless it is a whole number from 1 on"
+    if isinstance(n_out, numbers.Integral) and not isinstance(n_out, bool) and n_out >= 1: return n_out
+    raise ValueError(f"n_out is {n_out!r}; expected the number of classes (of keypoints, two numbers a point), a whole "
+                     "number from 1 on")
 
 # --- of nets that are built from their papers
 

@@ -8,7 +8,11 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from ..layers import refuse_nan
 
 __all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
-           'fit_anchors', 'anchor_iou']
+           'fit_anchors', 'anchor_iou', 'MIN_SCORE']
+
+# The lowest score of a detection, the same for all nets, so that their APs compare: torchvision's own are .2 (FCOS),
+# .05 (Faster and Mask R-CNN, RetinaNet), .01 (SSD) and .001 (SSDlite)
+MIN_SCORE = .01
 
 class Detector(nn.Module):
     """Losses by name when training; detections (b, max_dets, 6) in eval, of a net that `has_masks` (detections, masks
@@ -95,7 +99,7 @@ def nms_dets(
     bboxes:Tensor,         # (n, c, 4) pixels: the box of each region, were it an object of that class
     scores:Tensor,         # (n, c)
     size:tuple[int,int],   # (h, w) pixels, to which boxes are clipped; those without an area are left out
-    min_score:float=.05,   # what scores that or less is left out
+    min_score:float=MIN_SCORE,   # detections that score this or less are dropped
     nms:float=.3,          # a box goes whose IoU with a better one of its class is above
     max_dets:int=100,
 ) -> dict[str,Tensor]:     # `boxes`, `scores`, `labels` from 1 on, the best first: what `pad_dets` takes

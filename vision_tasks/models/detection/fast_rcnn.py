@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool, box_iou
 from ..encoders import _drop
-from ..layers import init_he, refuse_nan, scaled
+from ..layers import check_n_out, init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
-from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _encoder, _freeze_norms, _seeded
 
 __all__ = ['FastRCNN', 'fast_rcnn']
@@ -106,7 +106,7 @@ class FastRCNN(Detector):
         hidden:int,
         n_out:int,             # classes without background
         pool:str='pool',       # or 'align', as `RoICells` takes it
-        min_score:float=.05,   # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         max_dets:int=100,      # a picture
         nms:float=.3,          # IoU above which the worse of two boxes of a class goes
         n_regions:int=64,      # of a picture to learn from
@@ -114,6 +114,7 @@ class FastRCNN(Detector):
         bg_iou:tuple=(.1, .5), # IoU with the nearest object from .. to below .. of the others, see above
     ):
         super().__init__()
+        check_n_out(n_out)
         self.encoder,self.head,self.cells = encoder,head,RoICells(pool, encoder.stride)
         self.box_predictor = predictor(hidden, n_out)
         self.n_out,self.min_score,self.max_dets,self.nms = n_out,min_score,max_dets,nms

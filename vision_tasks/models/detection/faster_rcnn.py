@@ -9,7 +9,7 @@ from __future__ import annotations
 from torchvision.models.detection import FasterRCNN
 from ..registry import register
 from .fast_rcnn import RoICells, map_and_head, predictor
-from .torchvision import TorchvisionDetector, _anchor_generator, _check_kwargs
+from .torchvision import TorchvisionDetector, _anchor_generator, _check_kwargs, _min_score
 
 __all__ = ['faster_rcnn_vgg16', 'vgg16_anchors']
 
@@ -39,7 +39,7 @@ def faster_rcnn_vgg16(
     pool:str='pool',           # the paper's RoIPool, or 'align'
     stride:int=16,             # of the map of `encoder`; 32: its last; 8 for small pictures
     ps:float=.5,               # dropout after fc6 and fc7
-    min_score:float=None,      # None: torchvision's, .05
+    min_score:float=None,      # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,          # a picture
     resize:bool=False,         # to 600 pixels (the longer side to 1000), or what `min_size` and `max_size` say
     **kwargs,                  # of torchvision's `FasterRCNN`
@@ -52,4 +52,4 @@ def faster_rcnn_vgg16(
         box_predictor=predictor(head[-3].out_features, n_out),
         **{**dict(min_size=600, max_size=1000), **stats, **RELEASED, **kwargs})
     net.roi_heads.box_roi_pool = RoICells(pool, body.stride)      # the constructor takes none but its own
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou, roi_align
 from ..encoders import _read_weights, create_encoder
-from ..layers import conv_relu, refuse_nan, scaled
+from ..layers import check_n_out, conv_relu, refuse_nan, scaled, zero_loss
 from ..registry import register
-from .base import Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
 
 __all__ = ['RCNN', 'rcnn', 'warp_regions', 'ridge_regression']
@@ -60,7 +60,7 @@ def pick_windows(
 
 def window_loss(net, x, regions:list[Tensor], labels:Tensor) -> Tensor:
     "Cross entropy of `net.classifier` on the regions; 0 of fewer than two, which BatchNorm does not take"
-    if len(labels) < 2: return 0*sum(p.sum() for p in net.parameters())
+    if len(labels) < 2: return zero_loss(net.parameters())
     return F.cross_entropy(net.classifier(net.features(x, regions)).float(), labels)
 
 # --- nets for them
@@ -191,13 +191,14 @@ class RCNN(Detector):
         n_out:int,             # classes without background
         crop:int=227,          # side in pixels to which regions are warped
         context:int=16,        # pixels of it, on each side, that show what is around the region
-        min_score:float=.05,   # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         max_dets:int=100,      # a picture
         nms:float=.3,          # IoU above which the worse of two boxes of a class goes
         n_windows:tuple=(32, 96),  # of a batch to learn from, at most: objects (IoU of .5 or more) and background
         chunk:int=128,         # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
+        check_n_out(n_out)
         if context < 0 or crop <= 2*context:
             raise ValueError(f"a crop has context on both sides of the region; crop={crop} with context={context} "
                              "leaves nothing of it: take less context")
@@ -237,7 +238,7 @@ class RCNN(Detector):
         if targs is None: return None,dets
         logits,labels = torch.cat(logits),torch.cat(labels)
         with _seeded(x.device): keep = pick_windows(labels, *self.n_windows)
-        loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else 0*logits.sum()    # as in training
+        loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else zero_loss([logits]) # as in training
         return dict(classifier=loss),dets
 
     def label_regions(self, proposals, targs) -> tuple[list[Tensor],list[Tensor]]:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from ..layers import conv_relu, init_he, refuse_nan, scaled
+from ..layers import check_n_out, conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
-from .base import Detector, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 from .rcnn import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
 from .torchvision import _seeded
 
@@ -52,7 +52,7 @@ class SlidingWindowDetector(Detector):
                                    # `encoder`. None: 4, with an encoder a quarter of the window
         dense:bool=None,           # one pass over the resized picture (True), or window by window (False). The answers
                                    # are the same; an encoder, which pads, knows only the second. None: what is possible
-        min_score:float=.05,       # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         max_dets:int=100,          # a picture
         nms:float=.3,              # IoU above which the worse of two boxes of a class goes, of
         n_best:int=1000,           # windows of that class, the best
@@ -60,6 +60,7 @@ class SlidingWindowDetector(Detector):
         chunk:int=256,             # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
+        check_n_out(n_out)
         self.is_conv = isinstance(body, nn.Sequential)
         if dense is None: dense = self.is_conv
         if dense and not self.is_conv:

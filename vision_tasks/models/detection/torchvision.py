@@ -6,6 +6,7 @@ torchvision computes, but for this:
 - An anchor or proposal that lies by half of its area on an ignored object, and matches no true one, is no background.
 - A picture without objects teaches SSD background too: torchvision's loss of it is exactly 0.
 - A batch without anything to learn from has a loss of 0, not nan.
+- Detections from a score of `MIN_SCORE` on are kept, whichever the net.
 - Masks stay as the net gives them, 28 x 28 probabilities to a box; `paste_rle` makes pixels of them.
 - The mask head learns from targets that lie where the object is (`mask_targets`); torchvision's are half a pixel off.
   Its COCO weights were trained with those, so their masks come out half a pixel of the network's input too far left and
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math, re
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -41,9 +42,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, 
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from ..encoders import _read_weights, _set_n_in, create_encoder
-from ..layers import refuse_nan, scaled
+from ..layers import check_n_out, refuse_nan, scaled, zero_loss
 from ..registry import register
-from .base import Detector, lies_on, pad_dets
+from .base import MIN_SCORE, Detector, lies_on, pad_dets
 
 __all__ = ['TorchvisionDetector', 'torchvision_detector', 'default_anchors', 'faster_rcnn', 'mask_rcnn', 'retinanet',
            'fcos', 'ssdlite', 'MultiScaleRoIPool']
@@ -81,7 +82,7 @@ class _RPN(RegionProposalNetwork):
 
     def compute_loss(self, objectness, deltas, labels, targets):
         if any((l >= 0).any() for l in labels): return super().compute_loss(objectness, deltas, labels, targets)
-        return 0*objectness.sum(),0*deltas.sum()
+        return zero_loss([objectness]),zero_loss([deltas])
 
 def mask_targets(
     masks:Tensor,   # (n, h, w) 0 and 1
@@ -99,7 +100,7 @@ class _RoIHeads(RoIHeads):
         if self.training:
             proposals = [p[~self._ignores(p, t)] for p,t in zip(proposals, targets)]
             if not any(len(p) + len(t['boxes']) for p,t in zip(proposals, targets)):
-                nil = 0*sum(p.sum() for p in self.parameters())
+                nil = zero_loss(self.parameters())
                 names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
                 return [],{k: nil for k in names}
         with self._boxes_alone(): found,losses = super().forward(features, proposals, image_shapes, targets)
@@ -221,13 +222,17 @@ def _training(*modules):
 
 @contextmanager
 def _seeded(device):
-    "Random numbers of `device` that are the same each time; the generator is left as it was"
-    gen = torch.cuda.default_generators[device.index] if device.type == 'cuda' else torch.default_generator
-    state = gen.get_state()
-    try:
-        gen.manual_seed(0)
+    "Random numbers of the CPU and of `device` that are the same each time; their generators are left as they were"
+    mod = getattr(torch, device.type, None)                 # torch.cuda, torch.mps, torch.xpu, ...
+    own = hasattr(mod, 'get_rng_state')                     # a generator of its own, which the CPU's module lacks
+    idx = device.index or 0
+    with ExitStack() as after:
+        after.enter_context(torch.random.fork_rng([idx] if own else [], device_type=device.type if own else 'cpu'))
+        torch.default_generator.manual_seed(0)
+        if own:
+            if hasattr(mod, 'device'): after.enter_context(mod.device(idx))   # whose generator `manual_seed` sets
+            mod.manual_seed(0)
         yield
-    finally: gen.set_state(state)
 
 class TorchvisionDetector(Detector):
     "A net of `torchvision.models.detection` for a batch of pictures of any one size"
@@ -235,7 +240,7 @@ class TorchvisionDetector(Detector):
         net:GeneralizedRCNN|RetinaNet|FCOS|SSD,   # what it lacks is mended in place; a part that is not torchvision's
                                  # own stays as it is, and takes what lies on ignored objects for background
         n_out:int,               # classes without background; the net has one more
-        min_score:float=None,    # detections that score less do not count; None: as the net has it
+        min_score:float=None,    # detections that score less are dropped; None: as the net has it
         max_dets:int=100,        # a picture
         resize:bool=False,       # whether the net resizes pictures as torchvision's (to `min_size` and `max_size`, SSD
                                  # to its own size); boxes are mapped back
@@ -244,6 +249,7 @@ class TorchvisionDetector(Detector):
         if not isinstance(net, (GeneralizedRCNN, RetinaNet, FCOS, SSD)):
             raise ValueError("net is a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, not a "
                              f"{type(net).__name__}; for nets of another kind write a `Detector`")
+        check_n_out(n_out)
         self.net,self.n_out,self.max_dets = net,n_out,max_dets           # torchvision's names, so that its files fit
         for m in net.modules(): m.__class__ = _OURS.get(type(m), type(m))
         if not isinstance(net.transform, _Transform):
@@ -264,6 +270,9 @@ class TorchvisionDetector(Detector):
 
     @property
     def two_stage(self): return isinstance(self.net, GeneralizedRCNN)
+
+    @property
+    def min_score(self): return (self.net.roi_heads if self.two_stage else self.net).score_thresh
 
     @property
     def has_masks(self): return self.two_stage and self.net.roi_heads.has_mask()
@@ -338,6 +347,13 @@ def _check_kwargs(kwargs, *takers):
     if unknown: raise TypeError(f"unexpected keyword argument {unknown[0]!r}, which torchvision's "
                                 f"{takers[0].__name__} does not have")
 
+def _min_score(min_score, kwargs):
+    "`min_score`, `MIN_SCORE` for None; None where torchvision's own argument for it is among `kwargs`"
+    own = [k for k in ('score_thresh', 'box_score_thresh') if k in kwargs]
+    if min_score is None: return None if own else MIN_SCORE
+    if own: raise ValueError(f"min_score={min_score} and {own[0]}={kwargs[own[0]]} are the same; pass one of them")
+    return min_score
+
 def _body(name) -> str: return re.search('resnet50|mobilenet_v3_large|vgg16', name)[0]
 
 def torchvision_detector(
@@ -347,7 +363,7 @@ def torchvision_detector(
     pretrained=False,         # True: torchvision's COCO weights, but for the layers that tell classes, which are new;
                               # 'encoder': ImageNet's, of the encoder; or the path of a local state dict, of the encoder
                               # (for ssd300_vgg16 torchvision's IMAGENET1K_FEATURES) or of the whole detector
-    min_score:float=None,     # detections that score less do not count; None: as torchvision has it
+    min_score:float=None,     # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,         # a picture
     resize:bool=False,        # whether the net resizes as torchvision's (shorter side to 800 pixels, mostly)
     anchors:tuple=None,       # sizes by level in pixels, ratios, as many as the net has (`fit_anchors`,
@@ -356,6 +372,7 @@ def torchvision_detector(
 ) -> TorchvisionDetector:
     "torchvision's detector for `n_out` classes"
     name = _known(arch)
+    check_n_out(n_out)
     if not isinstance(pretrained, (bool, str, Path)):
         raise ValueError(f"pretrained is True, False, 'encoder' or the path of a state dict, not {pretrained!r}")
     if 'trainable_backbone_layers' in kwargs:
@@ -381,7 +398,7 @@ def torchvision_detector(
         if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd): _load(net, sd, name, n_in, pretrained)
         else: _load_encoder(net, name, n_in, pretrained)
     if anchors is not None: _set_anchors(net, anchors)
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 def _freeze_norms(body):
     "Fix all BatchNorm of `body`, in place"
@@ -496,7 +513,7 @@ def faster_rcnn(
     anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None: `default_anchors`
     width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32), 1024 in the head
     strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
-    min_score:float=None,       # None: torchvision's, .05
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,           # a picture
     resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
     **kwargs,                   # of torchvision's `FasterRCNN`
@@ -510,7 +527,7 @@ def faster_rcnn(
         box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(strides))], 7, 2),
         box_head=TwoMLPHead(body.out_channels*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
         **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 class MultiScaleRoIPool(MultiScaleRoIAlign):
     """RoIPool (Girshick, 2015, arXiv:1504.08083) on the level of the pyramid that `MultiScaleRoIAlign` takes: box and
@@ -539,7 +556,7 @@ def mask_rcnn(
     width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32) and the mask head, 1024 in the other
     strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
     pool:str='align',           # how both heads see a box: 'align' (RoIAlign), or 'pool' (RoIPool), which rounds it
-    min_score:float=None,       # None: torchvision's, .05
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,           # a picture
     resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
     **kwargs,                   # of torchvision's `MaskRCNN`
@@ -555,7 +572,7 @@ def mask_rcnn(
         box_head=TwoMLPHead(c*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
         mask_head=MaskRCNNHeads(c, (wide,)*4, 1), mask_predictor=MaskRCNNPredictor(wide, wide, n_out+1),
         **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969)
 def retinanet(
@@ -567,7 +584,7 @@ def retinanet(
     anchors:tuple=None,         # sizes by level, ratios (`fit_anchors(..., sizes=3)`); None: `default_anchors`
     width:float=1.,             # 1 = 256 channels in pyramid and heads (in steps of 32)
     strides:tuple=(8, 16, 32),  # of the encoder's maps in the pyramid; two levels more follow. 4 in front: finer
-    min_score:float=None,       # None: torchvision's, .05
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,           # a picture
     resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
     **kwargs,                   # of torchvision's `RetinaNet`
@@ -577,7 +594,7 @@ def retinanet(
     gen = _anchor_generator(anchors or default_anchors(levels, size, 3), len(levels))
     _check_kwargs(kwargs, RetinaNet)
     net = RetinaNet(body, n_out+1, anchor_generator=gen, **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370)
 def fcos(
@@ -587,7 +604,7 @@ def fcos(
     encoder='resnet50',         # what `create_encoder` takes
     width:float=1.,             # 1 = 256 channels in pyramid and heads (in steps of 32)
     strides:tuple=(8, 16, 32),  # of the encoder's maps in the pyramid; two levels more follow. 4 in front: finer
-    min_score:float=None,       # None: torchvision's, .2
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,           # a picture
     resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
     **kwargs,                   # of torchvision's `FCOS`
@@ -597,7 +614,7 @@ def fcos(
     cells = AnchorGenerator(tuple((s,) for s in levels), ((1.,),)*len(levels))
     _check_kwargs(kwargs, FCOS)
     net = FCOS(body, n_out+1, anchor_generator=cells, **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 class SSDLiteBackbone(nn.Module):
     "Maps of an encoder from stride `first` on, and further ones, each half as large, down to 1 x 1 at `size` pixels"
@@ -631,7 +648,7 @@ def ssdlite(
     anchors:tuple=None,             # sizes by level in pixels, one each, and ratios, each with its inverse; None: from
                                     # .2 to .95 of the picture
     width:float=1.,                 # 1 = 512, 256, 256, 128 channels in the further maps
-    min_score:float=None,           # None: torchvision's, .001
+    min_score:float=None,           # detections that score less are dropped; None: `MIN_SCORE`, .01
     max_dets:int=100,               # a picture
     resize:bool=False,              # whether the net resizes pictures to `size`
     **kwargs,                       # of torchvision's `SSD`
@@ -646,8 +663,8 @@ def ssdlite(
     head  = SSDLiteHead(body.out_channels, boxes.num_anchors_per_location(), n_out+1, norm)
     _check_kwargs(kwargs, SSD)
     net   = SSD(body, boxes, (w, h), n_out+1, head=head,
-                **{**stats, **dict(score_thresh=.001, nms_thresh=.55, topk_candidates=300), **kwargs})
-    return TorchvisionDetector(net, n_out, min_score, max_dets, resize)
+                **{**stats, **dict(nms_thresh=.55, topk_candidates=300), **kwargs})
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 def _default_boxes(anchors, n, size) -> DefaultBoxGenerator:
     if anchors is None: return DefaultBoxGenerator([[2, 3]]*n, .2, .95)

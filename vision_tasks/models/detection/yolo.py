@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from ...ops.boxes import paired_iou
 from ..encoders import _read_weights, create_encoder
-from ..layers import check_norm, init_he, refuse_nan, scaled
+from ..layers import check_n_out, check_norm, init_he, refuse_nan, scaled
 from ..registry import register
-from .base import Detector, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 
 __all__ = ['YOLO', 'YOLOBody', 'in_cells', 'out_of_cells', 'yolo_loss', 'yolo_v1']
 
@@ -62,7 +62,7 @@ def _responsible(rel, cell, bboxes, truth, S, size) -> tuple[Tensor,Tensor]:
     iou  = paired_iou(out_of_cells(rel, cell[:,None], S, size), bboxes[:,None])
     near = torch.cat([(rel[...,:2] - truth[:,None,:2])/rel.new_tensor(S), rel[...,2:].square() - truth[:,None,2:]], -1)
     best = torch.where(iou.amax(1, keepdim=True) > 0, iou, -near.square().mean(-1)).argmax(1)
-    return best,iou.gather(1, best[:,None])[:,0]
+    return best,iou.gather(1, best[:,None])[:,0].nan_to_num()    # of boxes beyond what float32 can multiply
 
 def _on_ignored(rel, targs, S, size) -> Tensor:
     "(b, n*B) bool: which of the boxes `rel`, (b, n, B, 4), lie on an ignored object of their picture"
@@ -102,7 +102,7 @@ def yolo_loss(
     return dict(xy       = 5*se(told[:,:2], truth[:,:2]),
                 wh       = 5*se(told[:,2:4], truth[:,2:].sqrt()),
                 object   = se(told[:,4], iou),
-                no_object= .5*se(rel[...,4]*empty, 0),
+                no_object= .5*se(torch.where(empty, rel[...,4], 0.), 0),
                 classes  = se(classes, F.one_hot(labels-1, classes.shape[1]))),len(obj)-len(one)
 
 # --- the net
@@ -163,11 +163,12 @@ class YOLO(Detector):
         width:float=1.,        # 1 = 1024 channels, 4096 numbers before the last layer
         bn:bool=False,         # BatchNorm after each of the four convolutions
         ps:float=.5,           # dropout in front of the last layer
-        min_score:float=.001,  # detections that score less do not count
+        min_score:float=MIN_SCORE, # detections that score less are dropped
         nms:float=.5,          # a detection goes whose IoU with a better one of its class is above
         max_dets:int=100,      # a picture
     ):
         super().__init__()
+        check_n_out(n_out)
         self.S,self.size = ((o, o) if isinstance(o, int) else tuple(o) for o in (S, size))
         self.step = _step(self.S, self.size, encoder.strides[-1])
         self.encoder,self.n_out,self.B,self.max_dets,self.min_score,self.nms = encoder,n_out,B,max_dets,min_score,nms
@@ -232,7 +233,7 @@ def yolo_v1(
     encoder=None,          # None: the paper's 20 convolutions; else what `create_encoder` takes
     bn:bool=False,         # BatchNorm after each of YOLO's own convolutions
     ps:float=.5,           # dropout in front of the last layer
-    min_score:float=.001,  # detections that score less do not count
+    min_score:float=MIN_SCORE, # detections that score less are dropped
     nms:float=.5,          # a detection goes whose IoU with a better one of its class is above
     max_dets:int=100,      # a picture
 ) -> YOLO:

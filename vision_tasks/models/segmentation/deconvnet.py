@@ -2,7 +2,7 @@
 (Noh et al., 2015, arXiv:1505.04366). The whole picture goes through at once, where the paper adds up proposals"""
 from __future__ import annotations
 from torch import Tensor, nn
-from ..layers import check_norm, conv_relu, init_he, scaled
+from ..layers import check_n_out, check_norm, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .segnet import decode, encode, mirrored
@@ -13,6 +13,7 @@ class DeconvNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of heights and widths of 193 or more"
     def __init__(self, n_out, n_in=3, width=1.):
         super().__init__()
+        check_n_out(n_out)
         c = scaled(4096, width)
         self.encoder = VGG16(n_in, width, bn=True)
         c1,*_,c5 = self.encoder.channels

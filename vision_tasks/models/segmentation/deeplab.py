@@ -3,7 +3,7 @@ convolutions after them (Chen et al., 2014, arXiv:1412.7062). Its CRF is `ops.cr
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import conv_relu, init_he, scaled
+from ..layers import check_n_out, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 
@@ -14,6 +14,7 @@ class DeepLab(nn.Module):
     strides = 2,2,2,1,1      # of the pools
     def __init__(self, n_out, n_in=3, width=1., ps=.5):
         super().__init__()
+        check_n_out(n_out)
         c = scaled(1024, width)
         self.encoder = VGG16(n_in, width, dilation=2)
         self.fc = nn.Sequential(*conv_relu(self.encoder.channels[-1], c, 3, padding=12, dilation=12), nn.Dropout(ps),

@@ -9,6 +9,7 @@ from fastai.layers import BatchNorm, ConvLayer, PixelShuffle_ICNR, ResBlock, def
 from fastai.torch_core import apply_init
 from fastai.vision.models.unet import UnetBlock
 from ..encoders import Encoder, create_encoder
+from ..layers import check_n_out
 from ..registry import register
 
 __all__ = ['EncoderUnet', 'dynamic_unet']
@@ -39,6 +40,7 @@ class EncoderUnet(nn.Module):
         **kwargs,                    # of all `ConvLayer`s
     ):
         super().__init__()
+        check_n_out(n_out)
         both = dict(act_cls=act_cls, norm_type=norm_type)
         conv = dict(**both, **kwargs)
         c,skips = encoder.channels[-1],encoder.channels[-2::-1]

@@ -3,7 +3,7 @@ running statistics for evaluation, where the paper takes the batch's: an answer 
 from __future__ import annotations
 import torch
 from torch import Tensor, nn
-from ..layers import check_norm, scaled
+from ..layers import check_n_out, check_norm, scaled
 from ..registry import register
 
 __all__ = ['FCDenseNet', 'fc_densenet56', 'fc_densenet67', 'fc_densenet103']
@@ -31,6 +31,7 @@ class FCDenseNet(nn.Module):
         ps=.2,             # dropout after each convolution but the first, the last and the transposed ones
     ):
         super().__init__()
+        check_n_out(n_out)
         n,c,skips = len(layers)//2,first,[]
         self.first = nn.Conv2d(n_in, c, 3, padding=1)
         self.down,self.shrink,self.grow,self.up = (nn.ModuleList() for _ in range(4))

@@ -4,7 +4,7 @@ those of the released nets, where the kernels that enlarge do not learn"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import BilinearUp, conv_relu, init_he, scaled
+from ..layers import BilinearUp, check_n_out, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 
@@ -19,6 +19,7 @@ class FCN(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
     def __init__(self, n_out, n_in=3, width=1., stride=32, ps=.5):
         super().__init__()
+        check_n_out(n_out)
         self.stride = stride
         c = scaled(4096, width)
         # a padding of 100, so that fc6 finds 7x7 cells on the smallest picture

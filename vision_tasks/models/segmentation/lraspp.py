@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.lraspp import LRASPPHead
 from ..encoders import Encoder, create_encoder
-from ..layers import scaled
+from ..layers import check_n_out, scaled
 from ..registry import register
 
 __all__ = ['LRASPP', 'lraspp', 'dilate']
@@ -40,6 +40,7 @@ class LRASPP(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
     def __init__(self, encoder, n_out, width=128):
         super().__init__()
+        check_n_out(n_out)
         if 8 not in encoder.strides[:-1]:
             raise ValueError(f"LR-ASPP stands on a map at stride 8 and a later one; {encoder.name} gives strides "
                              f"{encoder.strides}: take another encoder")

@@ -3,7 +3,7 @@ arXiv:1511.00561)"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import check_norm, conv_relu, init_he
+from ..layers import check_n_out, check_norm, conv_relu, init_he
 from ..registry import register
 from ..vgg import VGG16
 
@@ -35,6 +35,7 @@ class SegNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
     def __init__(self, n_out, n_in=3, width=1.):
         super().__init__()
+        check_n_out(n_out)
         self.encoder = VGG16(n_in, width, bn=True)
         self.decoder = mirrored(self.encoder)
         self.decoder[-1] = self.decoder[-1][:-3]           # in place of the last convolution, the scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import conv_relu, init_he, scaled
+from ..layers import check_n_out, conv_relu, init_he, scaled
 from ..registry import register
 
 __all__ = ['SlidingWindow', 'patch_classifier', 'sliding_window']
@@ -22,6 +22,7 @@ def patch_classifier(
 ) -> nn.Sequential:    # (b, n_in, patch, patch) -> (b, n_out, 1, 1) logits; of larger pictures, those of every patch
     "Convolutions of 5 x 5 without padding, and one of 3 x 3 where these do not come out even, until one pixel is left"
     _check_patch(patch)
+    check_n_out(n_out)
     c,layers = scaled(32, width),[]
     for ks in [5]*(patch//4) + [3]*(patch%4 == 3):
         layers += conv_relu(n_in, c, ks)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.segmentation import DeepLabV3
 from ..encoders import _set_n_in, create_encoder
+from ..layers import check_n_out
 from ..registry import register
 
 __all__ = ['TorchvisionSegmenter', 'torchvision_segmenter']
@@ -40,6 +41,7 @@ def torchvision_segmenter(
     aux_loss:bool=True,    # an auxiliary head for training, where torchvision has one for the net
 ) -> TorchvisionSegmenter:
     "torchvision's net `name` for `n_out` classes"
+    check_n_out(n_out)
     own,has_aux = pretrained is True,not name.startswith('lraspp')
     try: net = get_model(name, weights='DEFAULT' if own else None, weights_backbone=None,
                          num_classes=None if own else n_out, **(dict(aux_loss=True) if has_aux else {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import init_he, scaled
+from ..layers import check_n_out, init_he, scaled
 from ..registry import register
 
 __all__ = ['UNet', 'unet']
@@ -24,6 +24,7 @@ class UNet(nn.Module):
     padding (b, n_out, h, w), for multiples of 16"""
     def __init__(self, n_out, n_in=3, width=1., padding='valid', ps=.5):
         super().__init__()
+        check_n_out(n_out)
         if padding not in _PADDINGS: raise ValueError(f"padding is 'valid' or 'same', not {padding!r}")
         self.padding,pad = padding,_PADDINGS[padding][0]
         chs = [scaled(64, width)*2**i for i in range(5)]
