@@ -1,7 +1,6 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
-import warnings
-import math
+import math, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
