@@ -1,6 +1,6 @@
 """How long the readers and writers of boxes take on a data set of COCO's size, against pycocotools' COCO for its json:
 `python formats.py [pictures] [kind]`, 5000 (val2017) or 118287 (train2017); all kinds, or json, csv, txt or xml. The
-pictures are links to one file"""
+images are copies of one small file"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import contextlib, io, json, sys, tempfile
@@ -23,18 +23,19 @@ SIZE,OBJECTS,CLASSES,VERTICES = (640, 480),7.3,80,20   # as train2017: 860 001 o
 def data_set(path, n, seed=0):
     "`n` annotations with boxes and polygons, some pictures without objects"
     rng,names = np.random.default_rng(seed),[f'class {i}' for i in range(CLASSES)]
-    Image.new('RGB', SIZE).save(path/'picture.jpg')
+    Image.new('RGB', SIZE).save(path/'image.jpg', quality=10)
+    data = (path/'image.jpg').read_bytes()
     (path/'images').mkdir()
     for i,k in enumerate(rng.poisson(OBJECTS, n)):
         file = path/'images'/f'{i:06}.jpg'
-        file.symlink_to(path/'picture.jpg')
+        file.write_bytes(data)     # a link would be the same image twice, which the readers refuse
         centre = rng.uniform(50, 430, (k, 1, 2))
         polygons = np.round(centre + rng.uniform(-40, 40, (k, VERTICES, 2)), 2)
         yield Annotation(file, SIZE, [names[j] for j in rng.integers(0, CLASSES, k)], masks=[[p.ravel().tolist()]
                          for p in polygons], bboxes=np.concatenate([polygons.min(1), polygons.max(1)], 1))
 
 def trusted(file, root):
-    "`read_coco` without opening a picture"
+    "`read_coco` without opening an image"
     with patch.object(coco, 'size_of', lambda path: SIZE): return read_coco(file, root)
 
 def theirs(file):
@@ -50,7 +51,7 @@ def main(n, kind=''):
         plain = [Annotation(a.path, a.size, a.labels, a.bboxes) for a in anns]
         file,cols = path/'t.json',dict(label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
         root = write_coco(anns, file)
-        print(describe(['numpy', 'pillow', 'pycocotools']), f"\n\n{n} pictures, {boxes_of(anns)} objects, json of "
+        print(describe(['numpy', 'pillow', 'pycocotools']), f"\n\n{n} images, {boxes_of(anns)} objects, json of "
               f"{file.stat().st_size/2**20:.0f} MiB; median of {rounds}, files in the system's cache\n", flush=True)
         def new(name):   # where nothing is yet: to replace files is faster, and to remove them takes time too
             folders[name] = Path(tempfile.mkdtemp(dir=path))
