@@ -133,7 +133,8 @@ class _RoIHeads(RoIHeads):
         if not len(labels): return 0*logits.sum()
         size  = logits.shape[-1]
         targs = torch.cat([mask_targets(t['masks'], b, i, size) for t,b,i in zip(targets, boxes, idxs)])
-        return F.binary_cross_entropy_with_logits(logits[torch.arange(len(labels)), labels], targs)
+        each  = torch.arange(len(labels), device=labels.device)
+        return F.binary_cross_entropy_with_logits(logits[each, labels], targs)
 
     def _ignores(self, proposals, target):
         on = lies_on(proposals, target['ignored'])
