@@ -251,9 +251,9 @@ def test_classes_that_are_predicted_or_have_no_positives_are_no_warning():
 
 def test_the_plot_says_that_a_floor_is_not_reached():
     p,t = np.array([.9, .5, .4], np.float32),np.array([0, 1, 0])
-    for at,words in ((.5, ['precision at least 0.5', 'best: 1.000 at 0.450']),
-                     (.6, ['precision at least 0.6: no threshold reaches it',
-                           'best: 0.000 at 0.950, nothing is predicted'])):
+    for at,words in ((.5, ['Precision at least 0.5', 'Best: 1.000 at 0.450']),
+                     (.6, ['Precision at least 0.6: no threshold reaches it',
+                           'Best: 0.000 at 0.950, nothing is predicted'])):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             ax = plot_thresholds(p, t, 'recall_at_precision', at=at)
