@@ -307,6 +307,16 @@ def test_what_lies_on_ignored_objects_is_no_negative():
         more = [(x, b, l, torch.cat([p, some.repeat(1, extra, 1)], 1)) for x,b,l,p in crowd]
         assert means(2).fit_stages(more)['negatives'] == counts[1]
 
+@pytest.mark.parametrize('C', [1e-3, 1e-2, .1])
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.filterwarnings('ignore:Liblinear failed to converge')
+def test_a_window_on_the_margin_of_an_svm_is_fitted_once_whatever_rounding_says(C, seed):
+    "Support vectors lie on the margin, which decides whether a window is a hard negative; all windows are in the start"
+    net,batches = means(2),list(colours(seed=seed))
+    counts = net.fit_stages(batches, C=C)
+    iou = torch.cat([o for *_,o in windows_by_hand(net.eval(), batches)])
+    assert counts['negatives'] == (iou < .3).sum(0).tolist()
+
 def test_the_later_stages_leave_modes_generators_and_the_net_alone_and_can_be_repeated():
     net,batches = small(2),list(colours(2))
     net.train().encoder.eval()
