@@ -11,6 +11,7 @@ from torchvision.models import alexnet, get_model_weights
 from torchvision.models._api import WeightsEnum
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.detection_metrics import coco_ap
@@ -420,6 +421,7 @@ def ap50(anns, vocab, dets):
                                scores=d[:, 4]))
     return coco_ap(anns, said, vocab)['map50']
 
+@pytest.mark.train
 def test_three_stages_learn_eight_drawn_pictures(tmp_path):
     anns = draw_shapes(tmp_path, 8, 64, seed=3)
     vocab,g = vocab_of(anns),torch.Generator().manual_seed(0)
@@ -428,10 +430,8 @@ def test_three_stages_learn_eight_drawn_pictures(tmp_path):
     labels = nn.utils.rnn.pad_sequence([torch.tensor([vocab.index(o)+1 for o in a.labels], dtype=torch.long)
                                         for a in anns], batch_first=True)
     p,net = proposals_of(anns, g),small(len(vocab))
-    before,opt = ap50(anns, vocab, detect(net, x, proposals=p)),torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(40):
-        loss = net.train()(x, bboxes, labels, proposals=p)['classifier']
-        opt.zero_grad(); loss.backward(); opt.step()
+    before = ap50(anns, vocab, detect(net, x, proposals=p))
+    overfit(net, lambda: net.train()(x, bboxes, labels, proposals=p)['classifier'], 60, 1e-2)
     softmax = ap50(anns, vocab, detect(net, x, proposals=p))
     net.fit_stages([(x, bboxes, labels, p)])
     svm = ap50(anns, vocab, detect(net, x, proposals=p))
