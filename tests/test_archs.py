@@ -140,7 +140,7 @@ def test_pretrained_is_refused_where_there_are_no_weights_and_a_file_that_is_not
 # .78, segnet .83, dynamic_unet .87, the others .85 and more; with shuffled labels at most .39 (segnet), .30 (unet)
 FIT = dict(fcn8s=dict(lr=2e-3, steps=100, balanced=True), fcn16s=dict(lr=2e-3, steps=150),
            fcn32s=dict(size=96, steps=50), deconvnet=dict(size=193, lr=2e-3, width=.15, steps=80),
-           unet=dict(size=220, steps=60), segnet=dict(lr=5e-3, steps=80, balanced=True),
+           unet=dict(size=236, steps=60), segnet=dict(lr=5e-3, steps=80, balanced=True),
            deeplab_v1=dict(size=96, width=.2, steps=80), dilatednet=dict(size=96, width=.2, lr=1e-3, steps=150),
            dynamic_unet=dict(steps=25), fc_densenet56=dict(lr=1e-2, steps=25),
            sliding_window=dict(steps=100, balanced=True), lraspp_mobilenet_v3_large=dict(steps=20),

@@ -324,7 +324,7 @@ def test_a_small_net_finds_what_is_drawn_among_proposals(tmp_path):
     net = make(n_out=len(vocab), width=.25, stride=8, ps=.1)
     before,seeds = ap50(),count()
     overfit(net, lambda: sum(net.train()(x, bboxes, labels, proposals=some(next(seeds))).values()), 60, 2e-3)
-    assert before < .3 and ap50() > .9
+    assert before < .5 and ap50() > .9      # of five seeds: .28 at most, and 1.
 
 # --- Faster R-CNN
 

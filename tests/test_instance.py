@@ -295,9 +295,9 @@ def test_a_small_net_learns_the_masks_of_drawn_shapes_and_its_answers_can_be_wri
     few = dict(width=.25, rpn_post_nms_top_n_train=20, rpn_post_nms_top_n_test=20, box_batch_size_per_image=16)
     learn = instance_learner(dls, 'mask_rcnn', encoder='test_resnet', pretrained=False, arch_kwargs=few, metrics=[])
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(50, 6e-3)
+        learn.fit_one_cycle(70, 6e-3)
         scores,said = learn.evaluate(),learn.annotate(anns, thresh=.3)
-    assert scores['map50_segm'] > .6                    # of five seeds: 1.
+    assert scores['map50_segm'] > .6      # 2 of 3 classes; of four seeds 1., where 50 epochs once found 2 classes
     write_coco(said, tmp_path/'auto.json')
     back = {a.path.name: a for a in read_coco(tmp_path/'auto.json', anns[0].path.parent)}
     for a in said:
