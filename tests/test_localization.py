@@ -190,6 +190,7 @@ def test_evaluate_is_in_pixels_of_the_file_and_equals_torchvisions_iou(learn):
     boxed = df.drop(NO_OBJECT)
     assert (boxed.mean_iou*boxed.n).sum()/boxed.n.sum() == pytest.approx(s['mean_iou'], rel=1e-4)
 
+@pytest.mark.train
 def test_the_confusion_matrix_counts_every_image_by_its_true_and_its_predicted_class(learn):
     learn.fit(1, 1e-3)
     cm,df,items = learn.confusion(),learn.evaluate_per_class(),learn.dls.valid.items

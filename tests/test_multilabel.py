@@ -146,6 +146,7 @@ def test_evaluate_equals_sklearn(learn):
     np.testing.assert_allclose(df.ap, [average_precision_score(targs[:,j], probs[:,j]) for j in range(4)], atol=1e-6)
     assert (df.thresh == np.float32(learn.loss_func.thresh)).all()
 
+@pytest.mark.train
 def test_confusion_is_at_the_learners_threshold_and_of_all_images(learn):
     learn.fit(1, 1e-3)
     learn.tune_threshold(per_class=True)
