@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.masks import decode_class_mask
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.learner import encoder_splitter
@@ -58,9 +59,9 @@ def answer(net, x):
 
 def tensors(out): return out if isinstance(out, tuple) else (out,)
 
-def loss_of(out, y):
+def loss_of(out, y, weight=None):
     "Cross entropy of logits, or of (logits, auxiliary logits)"
-    main,*aux = [F.cross_entropy(o, y) for o in tensors(out)]
+    main,*aux = [F.cross_entropy(o, y, weight) for o in tensors(out)]
     return main + .5*sum(aux)
 
 # --- of every net
@@ -133,39 +134,42 @@ def test_pretrained_is_refused_where_there_are_no_weights_and_a_file_that_is_not
     else:
         with pytest.raises(ValueError, match='no pretrained weights.*pretrained=False'): make(name, pretrained=True)
 
-# how a small net of each learns two pictures by heart (bs=2 of 48 x 48, 40 steps of Adam at lr=3e-3), where it differs
-FIT = dict(fcn8s=dict(lr=2e-3, steps=100), fcn16s=dict(lr=2e-3, steps=150), fcn32s=dict(size=96, steps=50),
-           deconvnet=dict(size=193, lr=2e-3, width=.15, steps=80), unet=dict(size=220), segnet=dict(lr=5e-3, steps=80),
+# How a small net of each learns two images by heart (bs=2 of 48 x 48, 40 steps of Adam at lr=3e-3), where it differs.
+# balanced: all classes count the same in the loss; otherwise the net predicts background alone for a while.
+# Of 3 to 6 seeds, on AVX-512 and on SSE alone, the worst mIoUs are: fcn8s .63, unet .62 (from 40 and 80 steps), sliding_window
+# .78, segnet .83, dynamic_unet .87, the others .85 and more; with shuffled labels at most .39 (segnet), .30 (unet)
+FIT = dict(fcn8s=dict(lr=2e-3, steps=100, balanced=True), fcn16s=dict(lr=2e-3, steps=150),
+           fcn32s=dict(size=96, steps=50), deconvnet=dict(size=193, lr=2e-3, width=.15, steps=80),
+           unet=dict(size=236, steps=60), segnet=dict(lr=5e-3, steps=80, balanced=True),
            deeplab_v1=dict(size=96, width=.2, steps=80), dilatednet=dict(size=96, width=.2, lr=1e-3, steps=150),
-           dynamic_unet=dict(steps=15), fc_densenet56=dict(lr=1e-2, steps=25), sliding_window=dict(steps=100),
-           lraspp_mobilenet_v3_large=dict(steps=20), fcn_resnet50=dict(steps=60))
+           dynamic_unet=dict(steps=25), fc_densenet56=dict(lr=1e-2, steps=25),
+           sliding_window=dict(steps=100, balanced=True), lraspp_mobilenet_v3_large=dict(steps=20),
+           fcn_resnet50=dict(steps=60))
 LONG = ['deconvnet', 'dilatednet', 'fcn16s', 'fcn32s', *[n for n in NETS if n.startswith(('fcn_resnet', 'deeplabv3_'))]]
 
+@pytest.mark.train
 @pytest.mark.parametrize('name', [
     pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NETS if not Facts(n).like])
 def test_a_net_learns_drawn_pictures_by_heart_but_not_pixels_whose_labels_are_shuffled(name, tmp_path):
     "LONG: of full width, of much padding, or of large pictures, which take half a minute each"
-    fit = {**dict(size=48, bs=2, lr=3e-3, steps=40), **FIT.get(name, {})}
-    size,bs,lr,steps = (fit.pop(k) for k in ('size', 'bs', 'lr', 'steps'))
+    fit = {**dict(size=48, bs=2, lr=3e-3, steps=40, balanced=False), **FIT.get(name, {})}
+    size,bs,lr,steps,balanced = (fit.pop(k) for k in ('size', 'bs', 'lr', 'steps', 'balanced'))
     build,crop = get_arch(name, 'segmentation'),Facts(name).crop//2
     if 'ps' in signature(build).parameters: fit['ps'] = 0.       # dropout is there to keep it from just this
     anns = draw_shapes(tmp_path, bs, size, seed=21, most=3)
     x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/64 - 2
     y = torch.stack([torch.from_numpy(decode_class_mask(a.mask)) for a in anns]).long()
     y = y[:, crop:size-crop, crop:size-crop]
+    weight = y.numel()/5/torch.bincount(y.flatten(), minlength=5).clamp(min=1) if balanced else None
     def miou(y):
         torch.manual_seed(0)
         net = build(5, **{**Facts(name).kw, **fit}).train()
-        opt = torch.optim.Adam(net.parameters(), lr)
-        for _ in range(steps):
-            out = net(x)
-            loss = loss_of(out, y)
-            opt.zero_grad(); loss.backward(); opt.step()
-        # of the last batch: running statistics need more steps than the weights
-        return iou_from_confusion(confusion_counts(tensors(out)[0].argmax(1), y, 5)).nanmean()
+        overfit(net, lambda: loss_of(net(x), y, weight), steps, lr)
+        # in training mode: running statistics need more steps than the weights
+        with torch.no_grad(): return iou_from_confusion(confusion_counts(tensors(net(x))[0].argmax(1), y, 5)).nanmean()
     shuffled = y.flatten(1)[:, torch.randperm(y[0].numel(), generator=torch.Generator().manual_seed(0))].view_as(y)
     right,wrong = miou(y),miou(shuffled)
-    assert right > .5 and wrong < .4      # of nothing but background: less than .25
+    assert right > .5 and wrong < right - .2      # of nothing but background: less than .25
 
 # --- U-Net
 
@@ -391,6 +395,7 @@ class HalfOnCPU(MixedPrecision):
         super().before_fit()
         self.autocast = torch.autocast('cpu', torch.bfloat16)
 
+@pytest.mark.train
 @pytest.mark.filterwarnings('ignore:CUDA is not available')
 def test_a_net_with_auxiliary_logits_trains_in_a_fastai_learner_in_half_precision_too():
     x = torch.randn(8, 3, 32, 32)

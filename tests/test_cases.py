@@ -124,6 +124,7 @@ def test_training_an_exported_learner_says_that_it_has_no_data(tmp_path):
     with pytest.raises(ValueError, match="no images"): learn.lr_find(num_it=3, show_plot=False)
     with pytest.raises(ValueError, match="no images"): learn.fine_tune(2)
 
+@pytest.mark.train
 def test_fit_of_a_detector_takes_callbacks_where_fastai_does(tmp_path):
     learn = boxes_learner(draw_shapes(tmp_path, 8, size=48))
     learn.fit(1, 1e-3, None, [TerminateOnNaNCallback()])
@@ -146,6 +147,7 @@ def test_an_image_without_a_normalizer_is_named_before_training(tmp_path):
     with pytest.raises(AnnotationError, match=anns[0].path.name):
         keypoint_learner(dls, 'test_resnet', pretrained=False, by='box')
 
+@pytest.mark.train
 def test_early_stopping_waits_for_an_ap_of_every_few_epochs(tmp_path):
     learn = boxes_learner(draw_shapes(tmp_path, 8, size=48), metrics=[MeanAP(every=4)])
     learn.fit(8, 1e-3, cbs=EarlyStoppingCallback(monitor='map', comp=np.greater, patience=2))
@@ -174,6 +176,7 @@ def test_bytes_and_grey_arrays_are_annotated(tmp_path):
     for o in (anns[0].path.read_bytes(), np.zeros((32, 32, 1), np.uint8), torch.zeros(1, 32, 32, dtype=torch.uint8)):
         assert [a.size for a in learn.annotate(o)] == [(32, 32)]
 
+@pytest.mark.train
 def test_thresholds_are_saved_with_the_weights(tmp_path):
     anns = draw_shapes(tmp_path, 12, size=32)
     a,b = (labels_learner(anns, tmp_path) for _ in 'ab')
@@ -181,6 +184,7 @@ def test_thresholds_are_saved_with_the_weights(tmp_path):
     thresh,_ = a.tune_threshold(per_class=True)
     assert torch.equal(b.load(a.save('x')).loss_func.thresh, thresh)
 
+@pytest.mark.train
 def test_an_export_that_fails_leaves_data_and_optimizer(tmp_path):
     (tmp_path/'file').write_text('')
     learn = labels_learner(draw_shapes(tmp_path, 12, size=32), tmp_path)

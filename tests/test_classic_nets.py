@@ -315,6 +315,7 @@ def test_the_context_lets_dilatednet_see_33_cells_further_to_each_side():
 def dls_of(anns, **kw):
     return segmentation_dls(anns, **{**dict(codes=SHAPE_CODES, size=32, bs=8, num_workers=0, device='cpu'), **kw})
 
+@pytest.mark.train
 def test_stages_follow_each_other_through_learners(shapes):
     dls,kw = dls_of(shapes),dict(width=.02)
     learn = segmentation_learner(dls, 'fcn32s', pretrained=False, arch_kwargs=kw)

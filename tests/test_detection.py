@@ -122,6 +122,7 @@ def test_pictures_whose_boxes_nobody_annotated_and_unknown_labels_are_refused(an
     with pytest.raises(AnnotationError, match='none of the .* annotations has a label'):
         make_dls([replace(a, labels=[], bboxes=np.zeros((0, 4))) for a in anns])
 
+@pytest.mark.train
 @pytest.mark.parametrize('arch', ['ssdlite', 'retinanet', 'fcos'])
 def test_a_data_set_without_any_object_teaches_background(anns, arch):
     none = [replace(a, labels=[], bboxes=np.zeros((0, 4))) for a in anns[:8]]
@@ -132,6 +133,7 @@ def test_a_data_set_without_any_object_teaches_background(anns, arch):
         assert 0 < loss < np.inf and np.isnan(score)
         assert np.isnan(learn.evaluate()['map']) and learn.annotate(none, thresh=.99)[0].labels == []
 
+@pytest.mark.train
 def test_five_hundred_objects_and_pictures_of_one_pixel_or_ten_thousand_are_ordinary(anns, tmp_path):
     from PIL import Image
     files = [tmp_path/f'{i}.png' for i in range(3)]
@@ -197,6 +199,7 @@ def test_evaluate_agrees_with_the_written_file_in_pycocotools(learn, tmp_path):
     want = by_pycocotools(truth, said, tmp_path)
     assert coco_ap(truth, said)['map'] == pytest.approx(want, abs=1e-6) and 0 < want < 1
 
+@pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['nuts', 'coco128'])
 def test_on_real_pictures_evaluate_is_what_pycocotools_says_of_the_written_predictions(name, tmp_path):
@@ -282,12 +285,13 @@ def test_anchors_are_fitted_in_pixels_of_the_networks_input(anns):
 
 # --- it learns
 
+@pytest.mark.train
 def test_a_small_detector_finds_drawn_shapes_and_its_answers_are_annotations_that_can_be_written(anns, tmp_path):
     set_seed(0)
     learn = detection_learner(detection_dls(anns, size=64, bs=8, num_workers=0, device='cpu'), 'ssdlite',
                               encoder='test_resnet', pretrained=False)
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(40, 4e-3)
+        learn.fit_one_cycle(30, 5e-3)
         assert learn.evaluate(0)['map50'] > .4
         learn.tune_threshold(ds_idx=0)
         said = learn.annotate(anns[:4])

@@ -444,6 +444,7 @@ def of_valid(learn, **kwargs):
     valid = list(learn.dls.valid.items)
     return coco_ap(valid, [learn.answers[a.path] for a in valid], list(learn.dls.vocab), **kwargs)['map']
 
+@pytest.mark.train
 def test_mean_ap_is_that_of_all_batches_of_the_validation_set(fake):
     want = of_valid(fake)
     assert 0 < want < 1 and len(fake.dls.valid) > 1
@@ -451,6 +452,7 @@ def test_mean_ap_is_that_of_all_batches_of_the_validation_set(fake):
     assert fake.recorder.metric_names[3] == 'map' and fake.recorder.values[-1][2] == want
     assert fake.validate()[1] == want and fake.evaluate()['map'] == want
 
+@pytest.mark.train
 def test_mean_ap_of_every_other_epoch_is_nan_between_but_never_in_the_last_nor_in_validate(fake):
     want = of_valid(fake, max_dets=1)
     with fake.scored_by([MeanAP(every=2, max_dets=1)]):

@@ -81,6 +81,7 @@ def test_nets_and_dataloaders_must_agree_on_proposals(anns):
     with pytest.raises(ValueError, match='finds its own proposals: make the DataLoaders without'):
         detection_learner(made(anns, 'grid'), 'faster_rcnn', **NET)
 
+@pytest.mark.train
 @pytest.mark.parametrize('arch,kw', [('fast_rcnn', {}), ('rcnn', dict(crop=32, context=4))])
 def test_every_verb_works_with_proposals(anns, arch, kw, tmp_path):
     dls   = made(anns, Proposals('grid', n=30), path=tmp_path)
@@ -105,6 +106,7 @@ def test_every_verb_works_with_proposals(anns, arch, kw, tmp_path):
         assert len(a.labels) and a.labels == b.labels == c.labels
         assert_close(a.bboxes, b.bboxes, atol=1e-3, rtol=0); assert_close(a.scores, c.scores)
 
+@pytest.mark.train
 def test_later_stages_run_once_after_fine_tune_and_after_each_fit_but_not_after_lr_find(anns):
     learn = detection_learner(made(anns, Proposals('grid', n=40)), 'rcnn', metrics=[],
                               arch_kwargs=dict(crop=32, context=4), **NET)
@@ -134,6 +136,7 @@ def test_a_callable_that_gives_no_boxes_is_told_with_the_picture(anns, bad, word
     encode = ProposalsEncode(lambda o: bad)
     with pytest.raises(ValueError, match=words): encode(anns[5].path)
 
+@pytest.mark.train
 def test_pictures_without_any_proposal_are_ordinary(anns):
     learn = detection_learner(made(anns, lambda o: np.zeros((0, 4), np.float32)), 'fast_rcnn', metrics=[], **NET)
     with learn.no_bar(), learn.no_logging():

@@ -20,6 +20,7 @@ from torchvision.models.detection import roi_heads
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.learner import encoder_splitter
@@ -310,9 +311,12 @@ def test_with_the_classes_of_coco_torchvisions_nets_have_the_parameters_that_tor
 
 # --- learning
 
-FIT = dict(fcos=(20, 3e-3), ssdlite=(40, 3e-3), retinanet=(90, 1e-3), faster_rcnn=(60, 3e-3), # steps of Adam, its lr
+# Steps of Adam, and its lr. The worst of five seeds, over all objects: scores .65, .59, .52, .61, .83 (asked: > .3), IoUs
+# .77, .69, .77, .79, .65 (asked: > .5)
+FIT = dict(fcos=(30, 3e-3), ssdlite=(60, 3e-3), retinanet=(140, 1e-3), faster_rcnn=(60, 3e-3),
            faster_rcnn_vgg16=(80, 2e-3))
 
+@pytest.mark.train
 @pytest.mark.parametrize('name', FIT)
 def test_a_small_net_learns_two_drawn_pictures_by_heart(name, tmp_path):
     anns = draw_shapes(tmp_path, 2, 64, seed=21, most=3)
@@ -322,10 +326,8 @@ def test_a_small_net_learns_two_drawn_pictures_by_heart(name, tmp_path):
     bboxes,labels = (nn.utils.rnn.pad_sequence(o, batch_first=True) for o in zip(*truth))
     net = make(name, n_out=len(vocab), min_score=.3)
     steps,lr = FIT[name]
-    before,opt = detect(net, x),torch.optim.Adam(net.parameters(), lr)
-    for _ in range(steps):
-        loss = sum(net.train()(x, bboxes, labels).values())
-        opt.zero_grad(); loss.backward(); opt.step()
+    before = detect(net, x)
+    overfit(net, lambda: sum(net.train()(x, bboxes, labels).values()), steps, lr)
     def hits(dets): return [(box_iou(b, r[:, :4])*(l[:, None] == r[:, 5])).amax(1) > .5 if len(r) else l < 0
                             for (b,l),r in zip(truth, rows(dets))]
     assert not torch.cat(hits(before)).all() and torch.cat(hits(detect(net, x))).all()

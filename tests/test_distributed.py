@@ -96,6 +96,7 @@ def ran(request, shapes, tmp_path_factory):
     return SimpleNamespace(task=task, anns=anns, bs=bs, folder=folder, out=out, of=of)
 
 @pytest.mark.slow
+@pytest.mark.train
 def test_all_processes_end_with_the_same_weights_statistics_and_answers(ran):
     one,*others = ran.of
     for o in others:
@@ -108,6 +109,7 @@ def test_all_processes_end_with_the_same_weights_statistics_and_answers(ran):
         assert all(map(equal, one['annotated'], o['annotated']))
 
 @pytest.mark.slow
+@pytest.mark.train
 def test_each_process_takes_the_planned_steps_on_pictures_of_its_own(ran):
     n,world = len(ran.task.make_dls(ran.anns, size=64, bs=ran.bs).train_ds),len(ran.of)
     for o in ran.of: assert o['pct'] == pytest.approx(1.) and len(o['idxs']) == 2
@@ -116,6 +118,7 @@ def test_each_process_takes_the_planned_steps_on_pictures_of_its_own(ran):
         assert len(set(chain(*epoch))) == n//world*world
 
 @pytest.mark.slow
+@pytest.mark.train
 def test_evaluate_and_get_preds_are_those_of_one_process_on_the_same_weights(ran):
     learn = ran.task.make(ran.anns, ran.folder, bs=ran.bs)
     with learn.no_bar(), learn.no_logging():
@@ -135,6 +138,7 @@ def test_evaluate_and_get_preds_are_those_of_one_process_on_the_same_weights(ran
     if 'tuned' in one: assert all(map(alike, several['tuned'], one['tuned']))
 
 @pytest.mark.slow
+@pytest.mark.train
 def test_lr_find_goes_through_its_range_and_brings_the_weights_back(ran):
     for o in ran.of:
         assert o['found'] == ran.of[0]['found'] and 1e-7 < o['found'] < 10
@@ -142,6 +146,7 @@ def test_lr_find_goes_through_its_range_and_brings_the_weights_back(ran):
         assert all(torch.equal(v, o['back'][k]) for k,v in o['before'].items())
 
 @pytest.mark.slow
+@pytest.mark.train
 def test_rank_0_alone_prints_and_logs_and_what_it_exports_predicts_anywhere(ran):
     assert 'process 0' in ran.out and 'process 1' not in ran.out
     assert {o['bare'] for o in ran.of}.isdisjoint({'DistributedDataParallel'})
@@ -153,6 +158,7 @@ def test_rank_0_alone_prints_and_logs_and_what_it_exports_predicts_anywhere(ran)
             assert a.path == b.path and (a.mask is None or (a.mask == b.mask).mean() > .99)
 
 @pytest.mark.slow
+@pytest.mark.train
 @pytest.mark.parametrize('launcher', [TORCHRUN, ACCELERATE], ids=['torchrun', 'accelerate'])
 def test_the_example_runs_in_two_processes(launcher, tmp_path):
     small = ['--encoder', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32', '--out', 'out']
@@ -306,6 +312,7 @@ def learn(shapes, tmp_path):
     learn = TASKS[0].make(shapes, tmp_path, size=32)
     with learn.no_bar(), learn.no_logging(): yield learn
 
+@pytest.mark.train
 def test_in_one_process_the_context_changes_nothing(learn):
     with learn.distrib_ctx() as inside:
         assert inside is learn and not hasattr(learn, 'distributed')

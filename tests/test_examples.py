@@ -62,6 +62,7 @@ def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
     assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
     assert not [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.names[0].name == '*']
 
+@pytest.mark.train
 @pytest.mark.parametrize('data', ['drawn', 'given'])
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
 def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path):

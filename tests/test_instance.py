@@ -285,6 +285,7 @@ def test_a_net_of_the_other_task_is_refused_on_both_sides(anns):
     with pytest.raises(ValueError, match="pool is 'align' .* or 'pool' .*, not 'max'"):
         instance_learner(dls, 'mask_rcnn', 'test_resnet', arch_kwargs=dict(pool='max'), **kw)
 
+@pytest.mark.train
 def test_a_small_net_learns_the_masks_of_drawn_shapes_and_its_answers_can_be_written_and_read(tmp_path):
     anns = [Annotation(a.path, a.size, a.labels, a.bboxes, masks=a.masks)
             for a in draw_shapes(tmp_path, 2, 64, seed=21, most=3)]
@@ -294,15 +295,16 @@ def test_a_small_net_learns_the_masks_of_drawn_shapes_and_its_answers_can_be_wri
     few = dict(width=.25, rpn_post_nms_top_n_train=20, rpn_post_nms_top_n_test=20, box_batch_size_per_image=16)
     learn = instance_learner(dls, 'mask_rcnn', encoder='test_resnet', pretrained=False, arch_kwargs=few, metrics=[])
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(50, 3e-3)
+        learn.fit_one_cycle(70, 6e-3)
         scores,said = learn.evaluate(),learn.annotate(anns, thresh=.3)
-    assert scores['map50_segm'] > .6
+    assert scores['map50_segm'] > .6      # 2 of 3 classes; of four seeds 1., where 50 epochs once found 2 classes
     write_coco(said, tmp_path/'auto.json')
     back = {a.path.name: a for a in read_coco(tmp_path/'auto.json', anns[0].path.parent)}
     for a in said:
         pairs = list(zip(a.masks, back[a.path.name].masks, strict=True))
         for m,o in pairs: assert np.array_equal(decode_mask(m, a.size), decode_mask(o, a.size))
 
+@pytest.mark.train
 @pytest.mark.cuda
 def test_on_a_gpu_masks_are_those_of_the_cpu(anns):
     if not torch.cuda.is_available(): pytest.skip('needs a GPU')

@@ -112,6 +112,7 @@ def test_points_outside_their_picture_count_as_not_marked_and_a_warning_says_so(
         df = learn.evaluate_per_point().set_index('label')
         assert df.n['right'] == 7 and df.n['left'] == 8 and learn.evaluate()['error_px'] < 100
 
+@pytest.mark.train
 def test_one_point_needs_no_names(crops):
     anns = [replace(a, points=a.points[:,:1], visible=None) for a in crops]
     learn = learner_of(dls_of(anns, vocab=None, flip_pairs=None))
@@ -119,6 +120,7 @@ def test_one_point_needs_no_names(crops):
         learn.fit(1, 1e-3)
         assert list(learn.dls.vocab) == ['0'] and learn.annotate(crops[:2])[0].points.shape == (1, 2)
 
+@pytest.mark.train
 def test_a_picture_without_points_teaches_nothing_and_breaks_nothing(crops):
     none = [replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops[:6]]
     learn = learner_of(dls_of([*none, *crops[6:]]))
@@ -128,6 +130,7 @@ def test_a_picture_without_points_teaches_nothing_and_breaks_nothing(crops):
         dl = learn.dls.test_dl(none, with_labels=True)
         assert learn.validate(dl=dl)[0] == 0 and np.isnan(learn.evaluate(dl=dl)['error_px'])
 
+@pytest.mark.train
 def test_missing_points_have_no_gradient(crops):
     gone = [replace(a, points=np.where(np.arange(5)[:,None] == 0, np.nan, a.points), visible=None) for a in crops]
     learn = learner_of(dls_of(gone))
@@ -144,6 +147,7 @@ def test_points_marked_invisible_by_zero_are_left_out(crops):
 
 # --- learner
 
+@pytest.mark.train
 def test_evaluate_is_in_pixels_of_the_file(learn):
     learn.fit(1, 1e-3)
     items = learn.dls.valid.items
@@ -166,6 +170,7 @@ def test_annotate_and_predict_answer_in_the_picture(learn, crops):
     with pytest.raises(ValueError, match="points have no score"): learn.annotate(crops[:1], thresh=.3)
     with pytest.raises(ValueError, match="no threshold to tune"): learn.tune_threshold()
 
+@pytest.mark.train
 @pytest.mark.parametrize('loss', ['mse', 'l1', 'smooth_l1', 'wing'])
 def test_losses_by_name_train(crops, loss):
     learn = learner_of(dls_of(crops), loss_func=loss)
@@ -191,6 +196,7 @@ def test_losses_equal_torchs_over_the_marked_coordinates():
     x.requires_grad_(); PointLoss()(x, torch.full_like(y, NAN)).backward()
     assert (x.grad == 0).all()
 
+@pytest.mark.train
 @pytest.mark.parametrize('head', ['grid', 'pool'])
 def test_it_overfits_a_few_pictures_far_below_what_the_mean_shape_reaches(crops, head):
     set_seed(0)
@@ -204,6 +210,7 @@ def test_it_overfits_a_few_pictures_far_below_what_the_mean_shape_reaches(crops,
     guess = np.median([np.linalg.norm((rel.mean(0)-r)*a.size, axis=-1) for r,a in zip(rel, crops)], 0).mean()
     assert error < .5*guess
 
+@pytest.mark.train
 def test_a_net_of_ones_own_is_taken(crops):
     net = nn.Sequential(nn.Flatten(), nn.Linear(3*64*64, 10))
     net.encoder = net[0]
@@ -330,6 +337,7 @@ def test_exported_learners_answer_the_same(learn, crops, tmp_path):
     assert (isinstance(learn.metrics[0], PointError) and isinstance(learn.metrics[1], NME)
             and isinstance(learn.metrics[2], PCK))
 
+@pytest.mark.train
 @pytest.mark.slow
 def test_real_faces_train_from_local_weights_and_beat_the_mean_face():
     data,weights = (os.environ.get(f'VISION_TASKS_{o}') for o in ('DATA', 'WEIGHTS'))

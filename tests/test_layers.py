@@ -15,6 +15,7 @@ def test_a_grid_head_takes_every_size_and_every_parameter_has_a_gradient(hw):
     out.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
 
+@pytest.mark.train
 def test_it_tells_places_apart_which_a_pooled_map_cannot():
     "One bright cell, anywhere: its place can be learned, while the mean and the maximum of the map are always the same"
     torch.manual_seed(0)
@@ -148,6 +149,7 @@ def test_the_context_module_sees_67_cells_and_each_of_its_layers_what_the_papers
             seen.append(len(ys.unique()))
     assert seen == [3, 5, 9, 17, 33, 65, 67, 67]
 
+@pytest.mark.train
 @pytest.mark.parametrize('alike', [False, True])
 def test_the_channels_of_one_class_become_different_features_unless_they_begin_alike(alike):
     torch.manual_seed(0)

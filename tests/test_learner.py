@@ -70,6 +70,7 @@ def test_an_override_takes_fastais_positional_arguments_in_their_order(ours, the
     assert [p.name for p in got[:len(want)]] == [p.name for p in want]
     assert all(p.default is not inspect.Parameter.empty for p in got[len(want):])
 
+@pytest.mark.train
 def test_the_positional_callbacks_of_fit_are_called(task, learn):
     class Count(Callback):
         n = 0
@@ -79,6 +80,7 @@ def test_the_positional_callbacks_of_fit_are_called(task, learn):
 
 # --- what is refused before training
 
+@pytest.mark.train
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
 def test_mixed_images_are_for_labels_alone(task, learn, mix):
     if task.name == 'multilabel':
@@ -92,6 +94,7 @@ def test_mixed_images_are_for_labels_alone(task, learn, mix):
     with pytest.raises(ValueError, match="cannot follow"): learn.fit_one_cycle(1)
     assert same(before, state(learn)) and all(p.requires_grad for p in learn.model.parameters())
 
+@pytest.mark.train
 def test_training_on_nothing_is_an_error(learn):
     learn.export('l.pkl')
     loaded = load_learner(learn.path/'l.pkl')
@@ -104,6 +107,7 @@ def test_training_on_nothing_is_an_error(learn):
     for f in (lambda: learn.fit(1), lambda: learn.lr_find(show_plot=False)):
         with pytest.raises(ValueError, match="gives no batch: bs=16 is more than its 8 images"): f()
 
+@pytest.mark.train
 def test_a_batch_of_one_trains_or_says_what_to_do(task, learn):
     learn.dls.train = learn.dls.train.new(bs=1)
     try: learn.fit(1, 1e-4)
@@ -144,6 +148,7 @@ def figures(tmp_path, bad):
            for i,a in enumerate(draw_figures(tmp_path, 6, size=48))]
     return [replace(res[0], points=np.array(bad)), *res[1:]]
 
+@pytest.mark.train
 @pytest.mark.parametrize('by,bad', [('box', [[10, 10], [np.nan]*2, [np.nan]*2]),
                                     (('a', 'c'), [[10, 10], [9, 9], [10, 10]])])
 def test_a_normalizer_of_zero_is_an_error_before_training(tmp_path, by, bad):
@@ -158,6 +163,7 @@ def test_a_normalizer_of_zero_is_an_error_before_training(tmp_path, by, bad):
         learn.fit(1)
         with pytest.raises(AnnotationError, match="0 pixels"): learn.evaluate_per_point(by=by)
 
+@pytest.mark.train
 def test_a_normalizer_that_is_not_known_is_none_of_zero(tmp_path):
     dls = keypoint_dls(figures(tmp_path, [[10, 10], [20, 20], [np.nan]*2]), list('abc'), size=32, bs=4, num_workers=0,
                        device='cpu')
@@ -182,6 +188,7 @@ class Given(MeanAP):
     @property
     def value(self): return self.values.pop(0) if self.n else float('nan')
 
+@pytest.mark.train
 def test_trackers_wait_for_the_epochs_in_which_their_metric_is_due(detector, tmp_path):
     early = EarlyStoppingCallback(monitor='map', patience=2)
     detector.metrics = [Given([.1, .2, .15, .12, .3], every=3)]
@@ -191,6 +198,7 @@ def test_trackers_wait_for_the_epochs_in_which_their_metric_is_due(detector, tmp
     detector.fit(6, 1e-4, cbs=ReduceLROnPlateau(monitor='map', patience=2))
     assert detector.opt.hypers[-1]['lr'] == pytest.approx(1e-5)         # once, after the third value
 
+@pytest.mark.train
 def test_the_best_model_is_saved_at_an_epoch_with_a_value_and_loaded_however_the_fit_ends(detector, tmp_path):
     saved = []
     class Watch(Callback):
@@ -211,6 +219,7 @@ def test_the_best_model_is_saved_at_an_epoch_with_a_value_and_loaded_however_the
     best = torch.load(tmp_path/'models'/'model.pth', weights_only=True)
     assert all(torch.equal(best[k], v) for k,v in detector.model.state_dict().items())
 
+@pytest.mark.train
 def test_a_file_for_every_epoch_is_written_whether_or_not_the_metric_is_due(detector, tmp_path):
     detector.metrics = [Given([.1], every=3)]
     detector.fit(3, 1e-4, cbs=SaveModelCallback(monitor='map', every_epoch=True))
@@ -258,6 +267,7 @@ def snapshot(learn):
     return deepcopy((r.values, r.losses, r.iters, r.lrs, list(r.metric_names), r.smooth_loss.count, r.smooth_loss.val,
                      [m.name for m in learn.metrics]))
 
+@pytest.mark.train
 def test_evaluation_and_prediction_leave_the_recorder_as_it_was(task, learn, anns):
     learn.fit(2, 1e-4)
     before,values = snapshot(learn),[m.value for m in learn.metrics]
@@ -274,6 +284,7 @@ def test_a_learner_that_was_never_trained_has_no_record_after_evaluation(learn, 
     learn.evaluate(); learn.annotate(anns[:2])
     assert {*vars(learn.recorder)} == before
 
+@pytest.mark.train
 def test_evaluation_neither_logs_nor_saves_nor_loads(task, learn):
     learn.add_cbs([SaveModelCallback(monitor=task.score), CSVLogger()])
     learn.fit(1, 1e-3)
@@ -409,6 +420,7 @@ def test_save_and_load_keep_thresholds(task, learn, tmp_path):
             other.load(learn.save('x'))
             assert np.array_equal(other.loss_func.temperature, temperature)
 
+@pytest.mark.train
 def test_the_best_model_brings_its_thresholds_back(task, learn):
     if 'tune' in task.raises: pytest.skip("this task has no thresholds")
     learn.loss_func.thresh = .3
@@ -445,6 +457,7 @@ def test_a_loss_of_fastai_keeps_its_threshold_too(shapes, tmp_path):
     a.loss_func.thresh = .2
     assert b.load(a.save('x')).loss_func.thresh == .2
 
+@pytest.mark.train
 def test_an_export_that_fails_leaves_the_learner_whole(learn, tmp_path):
     learn.fit(1, 1e-4)
     (tmp_path/'file').write_text('')
@@ -581,6 +594,7 @@ def tensorboard(monkeypatch):
     FakeWriter.figures = FakeWriter.scalars = 0
     return module
 
+@pytest.mark.train
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:.torch.jit.trace:FutureWarning',
                             'ignore:To copy construct from a tensor')     # a trace is only drawn
 def test_tensorboard_logs_every_epoch(learn, tensorboard):
@@ -597,6 +611,7 @@ SKIPPED = dict(
     ModelToHalf="for `to_non_native_fp16`, which needs a GPU", NonNativeMixedPrecision="needs a GPU")
 MIXING = 'MixHandler','MixUp','CutMix'
 
+@pytest.mark.train
 @pytest.mark.parametrize('name', ALL)
 def test_every_callback_of_fastai_runs_with_its_defaults(task, made, tmp_path, name, capsys):
     if name in SKIPPED: pytest.skip(SKIPPED[name])

@@ -93,6 +93,7 @@ def test_pictures_without_an_object_are_a_class_or_refused_as_one_chooses(anns, 
     assert list(dls_of(full, vocab=[NO_OBJECT, 'circle', 'square', 'star', 'triangle']).vocab)[0] == NO_OBJECT
     with pytest.raises(ValueError, match="empty is 'class' or 'raise', not 'drop'"): dls_of(anns, empty='drop')
 
+@pytest.mark.train
 def test_a_label_without_boxes_teaches_the_class_alone(full):
     some = [replace(a, bboxes=None, points=None, visible=None, masks=None) if i%2 else a for i,a in enumerate(full)]
     learn = learner_of(dls_of(some))
@@ -150,6 +151,7 @@ def test_the_loss_is_cross_entropy_plus_lambda_times_that_of_the_box(kind, oracl
     f.reduction = 'mean'
     torch.testing.assert_close(f(p, label, y[:,None]), (ce + 3*box).mean())
 
+@pytest.mark.train
 @pytest.mark.parametrize('loss', ['l2', 'l1', 'smooth_l1', 'giou'])
 def test_losses_by_name_train_every_part(anns, loss):
     learn = learner_of(dls_of(anns), loss_func=loss)
@@ -165,6 +167,7 @@ def test_boxes_leave_the_head_with_an_area():
 
 # --- learner
 
+@pytest.mark.train
 def test_evaluate_is_in_pixels_of_the_file_and_equals_torchvisions_iou(learn):
     learn.fit_one_cycle(8, 5e-3)
     truth = learn.dls.train.items
@@ -187,6 +190,7 @@ def test_evaluate_is_in_pixels_of_the_file_and_equals_torchvisions_iou(learn):
     boxed = df.drop(NO_OBJECT)
     assert (boxed.mean_iou*boxed.n).sum()/boxed.n.sum() == pytest.approx(s['mean_iou'], rel=1e-4)
 
+@pytest.mark.train
 def test_the_confusion_matrix_counts_every_image_by_its_true_and_its_predicted_class(learn):
     learn.fit(1, 1e-3)
     cm,df,items = learn.confusion(),learn.evaluate_per_class(),learn.dls.valid.items
@@ -206,6 +210,7 @@ def test_known_answers_score_as_worked_by_hand():
     assert right.tolist() == [True, False, True, False, False]
     np.testing.assert_allclose(iou, [.5, 1, NAN, NAN, 0])
 
+@pytest.mark.train
 def test_it_overfits_a_few_pictures_and_shuffled_boxes_do_not_generalise(full):
     some = full[:12]
     def ious(train):
@@ -222,6 +227,7 @@ def test_it_overfits_a_few_pictures_and_shuffled_boxes_do_not_generalise(full):
     bad = ious(moved)
     assert good['accuracy@.5'] > .7 and bad['accuracy@.5'] < .3, (good, bad)
 
+@pytest.mark.train
 def test_annotate_leaves_out_what_scores_no_more_than_thresh(learn, anns):
     learn.fit_one_cycle(8, 5e-3)
     said = learn.annotate(anns)
@@ -237,6 +243,7 @@ def test_predict_gives_an_annotation_the_decisions_and_the_probabilities(learn, 
     assert a.labels == said.labels and p.shape == (5,) and p.sum() == pytest.approx(1.) and i == p.argmax()
     assert box.shape == (1, 4) and len(learn.predict(anns[0], with_input=True)) == 4
 
+@pytest.mark.train
 @pytest.mark.parametrize('kind', ['sequential', 'callable'])
 def test_a_net_of_ones_own_is_taken(anns, kind):
     def net(n_out):
@@ -295,12 +302,14 @@ def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(f
     with pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
         learner_of(dls_of(full, item_tfms=RandomResizedCrop(64)))
 
+@pytest.mark.train
 def test_a_crop_of_ones_own_may_cut_objects_and_still_trains(full):
     learn = learner_of(dls_of(full, item_tfms=JointTransform(64, train=CropView((.05, .3)))))
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, 1e-3)
         assert np.isfinite(learn.recorder.values).all()
 
+@pytest.mark.train
 @pytest.mark.slow
 def test_the_largest_face_is_found_on_real_pictures():
     data,weights = (os.environ.get(f'VISION_TASKS_{o}') for o in ('DATA', 'WEIGHTS'))

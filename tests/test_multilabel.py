@@ -35,6 +35,7 @@ def test_a_batch_is_normalised_pictures_and_multi_hot_targets(learn, shapes):
     px = np.asarray(px).transpose(2, 0, 1)
     assert np.abs(back.numpy().astype(float) - px).max() <= 3
 
+@pytest.mark.train
 def test_a_label_seen_only_in_valid_has_its_place(shapes, tmp_path):
     plain = [replace(a, bboxes=None, points=None, visible=None, masks=None) for a in shapes[:12]]
     anns = [replace(a, labels=['common'], split='train') for a in plain[:8]]
@@ -75,6 +76,7 @@ class Own(nn.Module):
         self.head = nn.Linear(width, n_out)
     def forward(self, x): return self.head(self.encoder(x).mean((2, 3)))
 
+@pytest.mark.train
 @pytest.mark.parametrize('arch', ['mobilenet_v3_small', resnet18, 'timm/resnet10t', Own, Own(4),
                                   nn.Sequential(nn.Flatten(), nn.LazyLinear(4))],
                          ids=lambda o: o if isinstance(o, str) else getattr(o, '__name__', type(o).__name__))
@@ -106,6 +108,7 @@ def test_pretrained_takes_a_file_of_the_encoder_and_freezes_it(shapes, tmp_path)
     assert torch.equal(learn.model.encoder.state_dict()['body.conv1.0.weight'], src.conv1[0].weight)
     assert not learn.model.encoder.body.conv1[0].weight.requires_grad
 
+@pytest.mark.train
 @pytest.mark.parametrize('loss,cls', [(None, MultilabelBCE), ('bce', MultilabelBCE), ('focal', MultilabelFocal),
                                       ('asymmetric', AsymmetricLoss)])
 def test_losses_by_name(shapes, loss, cls):
@@ -113,6 +116,7 @@ def test_losses_by_name(shapes, loss, cls):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert type(learn.loss_func) is cls and np.isfinite(learn.recorder.values[-1]).all()
 
+@pytest.mark.train
 def test_a_loss_of_ones_own_or_of_fastai_is_taken_and_its_threshold_tuned(shapes):
     dls = dls_of(shapes)
     for loss in (MultilabelBCE(pos_weight=balanced_pos_weight(dls.train.items, dls.vocab)), BCEWithLogitsLossFlat()):
@@ -127,6 +131,7 @@ def test_a_loss_of_ones_own_or_of_fastai_is_taken_and_its_threshold_tuned(shapes
 
 # --- scores and thresholds
 
+@pytest.mark.train
 def test_evaluate_equals_sklearn(learn):
     learn.fit(1, 1e-3)
     learn.tune_threshold()
@@ -141,6 +146,7 @@ def test_evaluate_equals_sklearn(learn):
     np.testing.assert_allclose(df.ap, [average_precision_score(targs[:,j], probs[:,j]) for j in range(4)], atol=1e-6)
     assert (df.thresh == np.float32(learn.loss_func.thresh)).all()
 
+@pytest.mark.train
 def test_confusion_is_at_the_learners_threshold_and_of_all_images(learn):
     learn.fit(1, 1e-3)
     learn.tune_threshold(per_class=True)
@@ -160,6 +166,7 @@ def test_confusion_is_at_the_learners_threshold_and_of_all_images(learn):
     used = [o for o in learn.plot_confusion_per_class(ncols=2).axes if o.images]
     assert [[o.get_text() for o in ax.texts] for ax in used] == df.iloc[:,1:].astype(str).to_numpy().tolist()
 
+@pytest.mark.train
 def test_tuning_raises_the_score_that_is_tuned_and_all_verbs_see_it(learn, shapes, tmp_path):
     learn.fit(1, 1e-3)
     before = learn.evaluate()
@@ -187,12 +194,14 @@ def test_tuning_warns_of_the_classes_that_it_silences_by_their_names(learn):
     with pytest.warns(UserWarning, match=f"'{vocab[0]}' .at most"):
         learn.bootstrap_threshold('recall_at_precision', per_class=True, at=.99, n=3)
 
+@pytest.mark.train
 def test_sweep_bootstrap_and_plots_are_one_call(learn):
     learn.fit(1, 1e-3)
     assert len(learn.sweep_thresholds()) == 29
     assert learn.bootstrap_threshold(per_class=True, n=20).label.tolist() == list(learn.dls.vocab)
     assert learn.plot_thresholds().get_legend() is not None and learn.plot_reliability() is not None
 
+@pytest.mark.train
 def test_calibration_lowers_the_loss_and_is_exported(learn, shapes, tmp_path):
     learn.fit(2, 1e-2)
     ce = lambda: torch.nn.functional.binary_cross_entropy(*(o.as_subclass(Tensor) for o in learn.get_preds())).item()

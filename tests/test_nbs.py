@@ -31,6 +31,7 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.delenv('MPLBACKEND', raising=False)
     return cwd,temp
 
+@pytest.mark.train
 def test_a_notebook_runs_and_leaves_no_files_behind(nb, folders, request, capsys):
     cwd,temp = folders
     start = time.time()

@@ -11,6 +11,7 @@ from torchvision.models import alexnet, get_model_weights
 from torchvision.models._api import WeightsEnum
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.detection_metrics import coco_ap
@@ -307,6 +308,16 @@ def test_what_lies_on_ignored_objects_is_no_negative():
         more = [(x, b, l, torch.cat([p, some.repeat(1, extra, 1)], 1)) for x,b,l,p in crowd]
         assert means(2).fit_stages(more)['negatives'] == counts[1]
 
+@pytest.mark.parametrize('C', [1e-3, 1e-2, .1])
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.filterwarnings('ignore:Liblinear failed to converge')
+def test_a_window_on_the_margin_of_an_svm_is_fitted_once_whatever_rounding_says(C, seed):
+    "Support vectors lie on the margin, which decides whether a window is a hard negative; all windows are in the start"
+    net,batches = means(2),list(colours(seed=seed))
+    counts = net.fit_stages(batches, C=C)
+    iou = torch.cat([o for *_,o in windows_by_hand(net.eval(), batches)])
+    assert counts['negatives'] == (iou < .3).sum(0).tolist()
+
 def test_the_later_stages_leave_modes_generators_and_the_net_alone_and_can_be_repeated():
     net,batches = small(2),list(colours(2))
     net.train().encoder.eval()
@@ -410,6 +421,7 @@ def ap50(anns, vocab, dets):
                                scores=d[:, 4]))
     return coco_ap(anns, said, vocab)['map50']
 
+@pytest.mark.train
 def test_three_stages_learn_eight_drawn_pictures(tmp_path):
     anns = draw_shapes(tmp_path, 8, 64, seed=3)
     vocab,g = vocab_of(anns),torch.Generator().manual_seed(0)
@@ -418,10 +430,8 @@ def test_three_stages_learn_eight_drawn_pictures(tmp_path):
     labels = nn.utils.rnn.pad_sequence([torch.tensor([vocab.index(o)+1 for o in a.labels], dtype=torch.long)
                                         for a in anns], batch_first=True)
     p,net = proposals_of(anns, g),small(len(vocab))
-    before,opt = ap50(anns, vocab, detect(net, x, proposals=p)),torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(40):
-        loss = net.train()(x, bboxes, labels, proposals=p)['classifier']
-        opt.zero_grad(); loss.backward(); opt.step()
+    before = ap50(anns, vocab, detect(net, x, proposals=p))
+    overfit(net, lambda: net.train()(x, bboxes, labels, proposals=p)['classifier'], 60, 1e-2)
     softmax = ap50(anns, vocab, detect(net, x, proposals=p))
     net.fit_stages([(x, bboxes, labels, p)])
     svm = ap50(anns, vocab, detect(net, x, proposals=p))

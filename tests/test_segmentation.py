@@ -62,6 +62,7 @@ def test_valid_targets_of_squished_pictures_are_the_masks(anns):
     y = dls.valid.one_batch()[1]
     for m,a in zip(y, dls.valid.items): assert np.array_equal(m, decode_class_mask(a.mask))
 
+@pytest.mark.train
 def test_void_teaches_nothing(anns):
     "The half that is void has no gradient: another picture there gives the same weights"
     half = [replace(a, mask=np.where(np.arange(64)[:,None] < 32, 255, decode_class_mask(a.mask)).astype(np.uint8))
@@ -104,6 +105,7 @@ def test_answers_lie_where_the_pixels_are(tmp_path, item_tfms):
             assert seen.all() == ('crop' not in str(getattr(item_tfms, 'valid', ''))) or a.size == (64, 64)
             assert seen.mean() >= .4 and (b.mask == a.mask)[seen].mean() > .95
 
+@pytest.mark.train
 def test_evaluate_counts_in_pixels_of_the_files(tmp_path):
     anns = masked(draw_shapes(tmp_path/'large', n=12, size=(120, 90)))
     learn = learner_of(dls_of(anns, size=(64, 48)))
@@ -220,6 +222,7 @@ def test_postprocess_sees_probabilities_and_picture_of_the_files_size(learn, tmp
 
 # --- learner
 
+@pytest.mark.train
 @pytest.mark.parametrize('loss', ['ce', 'focal', 'dice', 'ce_dice'])
 def test_losses_by_name_train(anns, loss):
     learn = learner_of(dls_of(anns), loss_func=loss)
@@ -227,6 +230,7 @@ def test_losses_by_name_train(anns, loss):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert np.isfinite(learn.recorder.values[-1]).all() and not torch.equal(before, learn.model.score[0].weight)
 
+@pytest.mark.train
 def test_an_auxiliary_loss_is_added_when_training_and_only_then(anns):
     class Two(nn.Module):
         def __init__(self):
@@ -241,6 +245,7 @@ def test_an_auxiliary_loss_is_added_when_training_and_only_then(anns):
             assert torch.equal(before, learn.model.aux.weight) != moved and np.isfinite(learn.evaluate()['valid_loss'])
     assert any(isinstance(cb, AuxLoss) for cb in learn.cbs)
 
+@pytest.mark.train
 @pytest.mark.parametrize('arch', ['deeplabv3_mobilenet_v3_large', 'lraspp_mobilenet_v3_large', 'lraspp', 'unet'])
 def test_nets_by_name_train_and_answer(anns, arch):
     kw = dict(unet=dict(arch_kwargs=dict(width=.0625, padding='same')),
@@ -251,6 +256,7 @@ def test_nets_by_name_train_and_answer(anns, arch):
         learn.fit(1, 1e-3)
         assert np.isfinite(learn.evaluate()['miou']) and learn.annotate(anns[0])[0].mask.shape == (64, 64)
 
+@pytest.mark.train
 def test_a_net_of_segmentation_models_pytorch_is_taken(anns):
     smp = pytest.importorskip('segmentation_models_pytorch')
     learn = segmentation_learner(dls_of(anns[:12], bs=4), smp.Unet('resnet18', encoder_weights=None, classes=5),
@@ -259,12 +265,13 @@ def test_a_net_of_segmentation_models_pytorch_is_taken(anns):
         learn.fit(1, 1e-3)
         assert len(learn.splitter(learn.model)) == 2 and np.isfinite(learn.evaluate()['miou'])
 
+@pytest.mark.train
 def test_it_learns_shapes(anns, tmp_path):
     set_seed(0)
     anns = masked(draw_shapes(tmp_path, n=60, size=64))
     learn = learner_of(dls_of(anns))
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(8, 1e-2)
+        learn.fit_one_cycle(6, 1e-2)
         assert learn.evaluate()['miou'] > .35       # background alone is .18
 
 def test_an_exported_learner_answers_the_same(learn, anns, tmp_path):
@@ -318,6 +325,7 @@ def test_masks_that_are_missing_or_broken_are_told(anns, tmp_path):
     with pytest.raises(ValueError, match="codes holds 'shape' alone, so that there is nothing to tell it from"):
         dls_of(anns, codes=['shape'])
 
+@pytest.mark.train
 def test_more_than_255_classes_train_with_void_in_its_place(anns, tmp_path):
     codes = [*(f'c{i}' for i in range(255)), 'void', *(f'c{i}' for i in range(255, 300))]
     wide = [replace(a, mask=np.where(decode_class_mask(a.mask) == 1, 255,

@@ -194,6 +194,7 @@ def test_values_beyond_the_classes_and_wrong_shapes_are_told():
     with pytest.raises(ValueError, match="reduction is 'mean', 'sum' or 'none', not 'avg'"):
         SegmentationDice(reduction='avg')
 
+@pytest.mark.train
 @pytest.mark.parametrize('name', SEGMENTATION_LOSSES)
 def test_a_learner_learns_and_gives_a_loss_for_each_picture(name):
     g = torch.Generator().manual_seed(0)

@@ -176,6 +176,7 @@ def test_logits_of_another_size_are_told():
         with pytest.raises(ValueError, match="class indices of one shape, got"):
             m.accumulate(SimpleNamespace(pred=logits(p, 6), y=y))
 
+@pytest.mark.train
 def test_a_learner_reports_the_scores_of_its_model_at_each_epoch():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(12, 3, 8, 8, generator=g)

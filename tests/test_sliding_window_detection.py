@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.detection_metrics import coco_ap
@@ -195,6 +196,7 @@ def ap50(anns, vocab, dets):
                                scores=d[:, 4]))
     return coco_ap(anns, said, vocab)['map50']
 
+@pytest.mark.train
 @pytest.mark.slow
 def test_it_learns_eight_drawn_pictures(tmp_path):
     anns = draw_shapes(tmp_path, 8, 64, seed=3)
@@ -205,11 +207,8 @@ def test_it_learns_eight_drawn_pictures(tmp_path):
                                         for a in anns], batch_first=True)
     torch.manual_seed(0)
     net = sliding_window(len(vocab), width=.5, size=64)
-    before,opt = ap50(anns, vocab, detect(net, x)),torch.optim.Adam(net.parameters(), 2e-3)
-    rates = torch.optim.lr_scheduler.OneCycleLR(opt, 6e-3, 200)
-    for _ in range(200):
-        loss = net.train()(x, bboxes, labels)['classifier']
-        opt.zero_grad(); loss.backward(); opt.step(); rates.step()
+    before = ap50(anns, vocab, detect(net, x))
+    overfit(net, lambda: net.train()(x, bboxes, labels)['classifier'], 200, 6e-3)
     after = ap50(anns, vocab, detect(net, x))
     assert before < .05 and after > .7      # .89 when this was written, .78 from another seed
 

@@ -17,6 +17,8 @@ from vision_tasks.localization import largest_object, localization_dls, localiza
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
+pytestmark = pytest.mark.train      # nearly all look at a learner that was trained a little
+
 @dataclass
 class Task:
     name:str

@@ -6,6 +6,7 @@ from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 from torchvision.transforms.v2.functional import pil_to_tensor
+from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.transforms import FitView, JointTransform
@@ -373,6 +374,7 @@ def test_an_encoders_weights_come_from_a_file_and_other_channels_have_the_mean_o
 
 # --- learning
 
+@pytest.mark.train
 def test_a_small_net_learns_eight_drawn_pictures_by_heart_but_not_from_the_boxes_of_others(tmp_path):
     anns  = draw_shapes(tmp_path, 8, 64, seed=21, most=3)
     vocab = vocab_of(anns)
@@ -381,18 +383,14 @@ def test_a_small_net_learns_eight_drawn_pictures_by_heart_but_not_from_the_boxes
         bboxes,labels = (nn.utils.rnn.pad_sequence([torch.tensor(f(a)) for a in truth], batch_first=True) for f in (
             lambda a: a.bboxes, lambda a: np.array([vocab.index(o)+1 for o in a.labels], dtype=np.int64)))
         net = small(len(vocab), width=.1, ps=0.)
-        opt = torch.optim.Adam(net.parameters(), 1e-3)
-        for _ in range(150):
-            loss = sum(net.train()(x, bboxes, labels).values())
-            opt.zero_grad(); loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 10.)
-            opt.step()
+        overfit(net, lambda: sum(net.train()(x, bboxes, labels).values()), 150, 1e-3, clip=10.)
         with torch.no_grad(): dets = net.eval()(x)
         said = [Annotation(a.path, a.size, [vocab[int(i)-1] for i in d[:, 5]], d[:, :4].numpy(), scores=d[:, 4].numpy())
                 for a,d in zip(anns, (d[d[:, 5] > 0] for d in dets))]
         return coco_ap(anns, said, vocab)['map50']
     assert ap50(anns) > .9 and ap50(anns[1:] + anns[:1]) < .4
 
+@pytest.mark.train
 @pytest.mark.filterwarnings('ignore:.* have their centre in the cell of a larger one')
 def test_a_learner_trains_it_on_any_encoder_and_annotates(shapes):
     anns = [Annotation(a.path, a.size, a.labels, a.bboxes) for a in shapes]

@@ -290,15 +290,16 @@ class RCNN(Detector):
         for feats,neg,true,pair,deltas in self.examples(batches):
             lot  = torch.rand(len(feats), generator=gen)
             norm,n = norm + feats.norm(dim=1).double().sum().item(),n + len(feats)
-            some = neg.any(1)
-            start.add(lot[some], feats[some], neg[some])
+            some,idxs = neg.any(1),n - len(feats) + torch.arange(len(feats))
+            start.add(lot[some], feats[some], neg[some], idxs[some])
             for c in classes:
                 for rows,k in ((pos, true == c+1), (pairs, pair == c+1)): rows[c].add(lot[k], feats[k], deltas[k])
         if not norm: raise ValueError("no picture has an object or a proposal with features that are not all 0, so "
                                       "there is nothing to fit; look at what `batches` gives, and whether the net "
                                       "has learnt")
         scale = 20*n/norm
-        pos,(start,is_neg) = [(o.get() or [None])[0] for o in pos],start.get() or (torch.zeros(0, self.d),)*2
+        pos = [(o.get() or [None])[0] for o in pos]
+        start,is_neg,idxs = start.get() or (torch.zeros(0, self.d), torch.zeros(0, self.n_out), torch.zeros(0).long())
         missing = [repr(names[c]) for c in classes if pos[c] is None]
         if missing: warnings.warn(f"no object of class {', '.join(missing)} came: a class without any is "
                                   "never detected", stacklevel=4)
@@ -313,14 +314,19 @@ class RCNN(Detector):
             return scale*w,b
         begin = [start[is_neg[:,c] > 0] for c in classes]
         w,b = svms(begin)
+        # Support vectors lie on the margin of -1, so rounding decides on which side. Both groups of a class are chosen
+        # by the same margins: each window is then in exactly one of them
+        margin_of,seen = torch.empty(len(start), self.n_out),0
         for feats,neg,*_ in self.examples(batches):
             margins = F.linear(feats, w, b)
+            here    = (idxs >= seen) & (idxs < seen + len(feats))
+            margin_of[here],seen = margins[idxs[here] - seen],seen + len(feats)
             for c in classes:
                 k = neg[:,c] & (margins[:,c] > -1)
                 hard[c].add(margins[k,c], feats[k])
-        # of the first ones those that are hard are among the hard ones, too
         hard  = [(o.get() or [begin[0][:0]])[0] for o in hard]
-        negs  = [None if pos[c] is None else torch.cat([s[s@w[c] + b[c] <= -1], hard[c]]) for c,s in enumerate(begin)]
+        easy  = [start[(is_neg[:,c] > 0) & ~(margin_of[:,c] > -1)] for c in classes]
+        negs  = [None if pos[c] is None else torch.cat([easy[c], hard[c]]) for c in classes]
         w,b   = svms(negs)
         boxes = [self._fit_boxes(o.get(), scale, ridge) for o in pairs]
         for buffer,o in ((self.svm_weight, w), (self.svm_bias, b), (self.box_weight, torch.cat([o for o,_ in boxes])),
