@@ -292,7 +292,7 @@ def test_a_small_detector_finds_drawn_shapes_and_its_answers_are_annotations_tha
                               encoder='test_resnet', pretrained=False)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(30, 5e-3)
-        assert learn.evaluate(0)['map50'] > .4
+        assert learn.evaluate(0)['map50'] > .4      # SSE4.1, AVX2 and torch 2.8: .85 to .88
         learn.tune_threshold(ds_idx=0)
         said = learn.annotate(anns[:4])
     assert any(a.labels for a in said)

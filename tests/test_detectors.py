@@ -311,8 +311,8 @@ def test_with_the_classes_of_coco_torchvisions_nets_have_the_parameters_that_tor
 
 # --- learning
 
-# Steps of Adam, and its lr. The worst of five seeds, over all objects: scores .65, .59, .52, .61, .83 (asked: > .3), IoUs
-# .77, .69, .77, .79, .65 (asked: > .5)
+# Steps of Adam, and its lr. The worst of five seeds, over all objects: scores .65, .59, .52, .61, .83 (asked: > .3),
+# IoUs .77, .69, .77, .79, .65 (asked: > .5)
 FIT = dict(fcos=(30, 3e-3), ssdlite=(60, 3e-3), retinanet=(140, 1e-3), faster_rcnn=(60, 3e-3),
            faster_rcnn_vgg16=(80, 2e-3))
 

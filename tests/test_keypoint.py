@@ -208,7 +208,7 @@ def test_it_overfits_a_few_pictures_far_below_what_the_mean_shape_reaches(crops,
         error = learn.evaluate_per_point().median_px.mean()
     rel = np.stack([a.points[0]/a.size for a in crops[:8]])
     guess = np.median([np.linalg.norm((rel.mean(0)-r)*a.size, axis=-1) for r,a in zip(rel, crops)], 0).mean()
-    assert error < .5*guess
+    assert error < .5*guess      # of eight runs .31 to .39 of it ('grid'), .19 to .29 ('pool')
 
 @pytest.mark.train
 def test_a_net_of_ones_own_is_taken(crops):

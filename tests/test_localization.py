@@ -225,7 +225,7 @@ def test_it_overfits_a_few_pictures_and_shuffled_boxes_do_not_generalise(full):
     moved = [replace(a, labels=b.labels, bboxes=b.bboxes, points=None, visible=None, masks=None)
              for a,b in zip(some, [*some[5:], *some[:5]])]
     bad = ious(moved)
-    assert good['accuracy@.5'] > .7 and bad['accuracy@.5'] < .3, (good, bad)
+    assert good['accuracy@.5'] > .7 and bad['accuracy@.5'] < .3, (good, bad)      # of five seeds 1. and 0.
 
 @pytest.mark.train
 def test_annotate_leaves_out_what_scores_no_more_than_thresh(learn, anns):

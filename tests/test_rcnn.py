@@ -435,4 +435,4 @@ def test_three_stages_learn_eight_drawn_pictures(tmp_path):
     softmax = ap50(anns, vocab, detect(net, x, proposals=p))
     net.fit_stages([(x, bboxes, labels, p)])
     svm = ap50(anns, vocab, detect(net, x, proposals=p))
-    assert before < .5 < .8 < min(softmax, svm)
+    assert before < .5 < .8 < min(softmax, svm)      # SSE4.1, AVX2 and torch 2.8: .14 at most, and 1.

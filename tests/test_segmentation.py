@@ -272,7 +272,7 @@ def test_it_learns_shapes(anns, tmp_path):
     learn = learner_of(dls_of(anns))
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(6, 1e-2)
-        assert learn.evaluate()['miou'] > .35       # background alone is .18
+        assert learn.evaluate()['miou'] > .35       # background alone is .18; the worst of three seeds .67
 
 def test_an_exported_learner_answers_the_same(learn, anns, tmp_path):
     learn.export(tmp_path/'l.pkl')

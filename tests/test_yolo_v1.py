@@ -388,7 +388,7 @@ def test_a_small_net_learns_eight_drawn_pictures_by_heart_but_not_from_the_boxes
         said = [Annotation(a.path, a.size, [vocab[int(i)-1] for i in d[:, 5]], d[:, :4].numpy(), scores=d[:, 4].numpy())
                 for a,d in zip(anns, (d[d[:, 5] > 0] for d in dets))]
         return coco_ap(anns, said, vocab)['map50']
-    assert ap50(anns) > .9 and ap50(anns[1:] + anns[:1]) < .4
+    assert ap50(anns) > .9 and ap50(anns[1:] + anns[:1]) < .4      # of four seeds 1. and at most .01
 
 @pytest.mark.train
 @pytest.mark.filterwarnings('ignore:.* have their centre in the cell of a larger one')
