@@ -1,10 +1,11 @@
 import struct, zlib
 import numpy as np, pytest
 from PIL import Image, TiffImagePlugin
-from vision_tasks.data.annotation import AnnotationError, size_of
+from vision_tasks.data.annotation import AnnotationError
 from vision_tasks.data.blocks import FileImage
 from vision_tasks.data.image import (grey_levels, image_size, lossy_format, read_image, set_grey_range, shown_size,
                                      stored_size, to_rgb, upright)
+from vision_tasks.data.reading import size_of
 
 PX = np.random.default_rng(0).integers(0, 255, (24, 36, 3), dtype=np.uint8)
 
