@@ -56,7 +56,7 @@ def demo_localization(path:Path, n:int, epochs:int) -> dict:
     with learn.no_bar():
         scores = train(learn, epochs, 4e-3)
         keep(learn, 'localization', dls.valid.items[:12])
-    return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'], 'both right': scores['accuracy@.5']}
+    return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'], 'class and IoU >= .5': scores['accuracy@.5']}
 
 def demo_segmentation(path:Path, n:int, epochs:int) -> dict:
     "Which pixels are of which shape?"
@@ -109,7 +109,7 @@ def train(learn, epochs, lr) -> dict:
 
 def keep(learn, name, truth, **kwargs):
     "The contact sheet and the exported learner"
-    title = f"{name}: truth and prediction"
+    title = f"{name.capitalize()}: ground truth and prediction"
     contact_sheet(truth, learn.annotate(truth), learn.path/f'{name}.png', title=title, **kwargs)
     learn.logger = print     # a logger of ours would have to be importable where the model is loaded
     learn.export(f'{name}.pkl')
@@ -125,8 +125,8 @@ DEMOS = dict(multilabel=demo_multilabel, keypoint=demo_keypoint, localization=de
 def main(args=None):
     "Run the demos that the command line names, all by default"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, default=Path('demo'), help="folder for pictures and models")
-    parser.add_argument('--n', type=int, default=400, help="drawn pictures")
+    parser.add_argument('--out', type=Path, default=Path('demo'), help="folder for images and models")
+    parser.add_argument('--n', type=int, default=400, help="drawn images")
     parser.add_argument('--epochs', type=int, default=12)
     parser.add_argument('tasks', nargs='*', default=list(DEMOS), help=f"of {list(DEMOS)}")
     args = parser.parse_args(args)
@@ -137,13 +137,13 @@ def main(args=None):
     for name in args.tasks:
         set_seed(42)
         where = 'the GPU' if torch.cuda.is_available() else 'the CPU'
-        print(f"{name}: {args.n} drawn pictures, {args.epochs} epochs on {where}", flush=True)
+        print(f"{name}: {args.n} drawn images, {args.epochs} epochs on {where}", flush=True)
         start = time.time()
         scores = DEMOS[name](args.out, args.n, args.epochs)
         rows.append((name, time.time()-start, ', '.join(f'{k} {v:.3f}' for k,v in scores.items())))
-    print(f"\n{'task':14}{'seconds':>8}   on the pictures held out")
+    print(f"\n{'task':14}{'seconds':>8}   on the images held out")
     for name,seconds,scores in rows: print(f'{name:14}{seconds:8.0f}   {scores}')
     sheets,models = (', '.join(str(args.out/f'{name}.{end}') for name in args.tasks) for end in ('png', 'pkl'))
-    print(f"\nTruth beside prediction: {sheets}. Exported: {models}")
+    print(f"\nGround truth beside prediction: {sheets}. Exported: {models}")
 
 if __name__ == '__main__': main()
