@@ -56,7 +56,8 @@ def demo_localization(path:Path, n:int, epochs:int) -> dict:
     with learn.no_bar():
         scores = train(learn, epochs, 4e-3)
         keep(learn, 'localization', dls.valid.items[:12])
-    return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'], 'class and IoU >= .5': scores['accuracy@.5']}
+    return {'accuracy': scores['accuracy'], 'mean IoU': scores['mean_iou'],
+            'class and IoU >= .5': scores['accuracy@.5']}
 
 def demo_segmentation(path:Path, n:int, epochs:int) -> dict:
     "Which pixels are of which shape?"
