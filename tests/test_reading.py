@@ -1,7 +1,8 @@
 import json, time, warnings
 import pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, brief
+from vision_tasks.arguments import brief
+from vision_tasks.data.annotation import Annotation, AnnotationError
 from vision_tasks.data.coco import read_coco
 from vision_tasks.data.masks import read_codes, read_masks
 from vision_tasks.data.points import read_biwi, read_dlc

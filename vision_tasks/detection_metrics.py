@@ -7,7 +7,8 @@ from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_masks
-from .data.annotation import AnnotationError, nearest, vocab_of
+from .arguments import nearest
+from .data.annotation import AnnotationError, vocab_of
 from .data.blocks import NO_OBJECT
 from .data.coco import coco_shape       # so that shapes and areas are those which `write_coco` writes
 from .ops.colours import class_colours

@@ -1,6 +1,5 @@
 "Keypoint regression: where in the picture is each named point? Coordinates leave the net through `sigmoid_range`"
 from __future__ import annotations
-import warnings
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -24,6 +23,7 @@ from .losses import PointLoss
 from .metrics import NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead, check_n_out
 from .show import KeypointDL
+from .warning import warn
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
 
@@ -95,9 +95,8 @@ def warn_outside(annotations):
         out.append(int(on.sum() - (~np.isnan(marked_points(a)[:,0])).sum()))
     if any(out):
         at = int(np.argmax(np.array(out) > 0))
-        warnings.warn(f"{sum(out)} points in {sum(o > 0 for o in out)} of {len(out)} pictures lie outside the picture, "
-                      f"as in {annotations[at].path}; they count as not marked. `check_annotations` lists them",
-                      stacklevel=3)
+        warn(f"{sum(out)} points in {sum(o > 0 for o in out)} of {len(out)} pictures lie outside the picture, "
+             f"as in {annotations[at].path}; they count as not marked. `check_annotations` lists them")
 
 def names_of_points(annotations, vocab):
     "`vocab`, or numbers as names; raises where annotations differ in the number of points, or none is marked at all"
@@ -287,9 +286,9 @@ def _large_and_marked(crops, min_points, min_size):
     first = next(a for a,c in every if few(c) or small(c))
     kept = [(a, [o for o in some if not few(o[0]) and not small(o[0])]) for a,some in crops]
     n = len(every) - sum(len(o) for _,o in kept)
-    warnings.warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
-                  f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
-                  "min_size=0 keep them", stacklevel=3)
+    warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
+         f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
+         "min_size=0 keep them")
     return kept
 
 def _crop(a, i, pad, dest):

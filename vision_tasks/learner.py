@@ -1,6 +1,6 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
-import os, warnings
+import os
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
@@ -28,6 +28,7 @@ from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder, show_predictions
+from .warning import warn
 
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
@@ -67,10 +68,10 @@ def warn_tiny(dls):
         if tiny and first is None: first = a,sides[(sides < 1).any(1)][0]
     if not n: return dls
     a,(w,h) = first
-    warnings.warn(f"{n} of {total} boxes, in {images} images, are less than one pixel wide or high on the network's "
-                  f"input of {wh(network_view(dls, a.size).out)}, as one of {w:.2f} x {h:.2f} pixels in {a.path}: they "
-                  "are not learned, and `evaluate` counts them as missed; choose a larger size, cut the images into "
-                  "tiles, or drop such boxes", stacklevel=3)
+    warn(f"{n} of {total} boxes, in {images} images, are less than one pixel wide or high on the network's "
+         f"input of {wh(network_view(dls, a.size).out)}, as one of {w:.2f} x {h:.2f} pixels in {a.path}: they "
+         "are not learned, and `evaluate` counts them as missed; choose a larger size, cut the images into "
+         "tiles, or drop such boxes")
     return dls
 
 def network_view(dls, size) -> View:
@@ -114,9 +115,9 @@ def clipped(annotations) -> list[Annotation]:
     changed = [a for a,b in zip(annotations, res) if a is not b]
     if changed:
         gone = sum(len(a.labels) for a in annotations) - sum(len(b.labels) for b in res)
-        warnings.warn(f"boxes of {len(changed)} of {len(res)} pictures reach outside the picture, or have no area: "
-                      f"they were clipped, and {gone} objects without an area in the picture were dropped. The first "
-                      f"is in {changed[0].path}; `check_annotations` lists them", stacklevel=3)
+        warn(f"boxes of {len(changed)} of {len(res)} pictures reach outside the picture, or have no area: "
+             f"they were clipped, and {gone} objects without an area in the picture were dropped. The first "
+             f"is in {changed[0].path}; `check_annotations` lists them")
     return res
 
 # --- model
@@ -193,9 +194,9 @@ def input_stats(model, normalize=True) -> tuple:
         told = _told_stats(model)
         if told is not None: return told.mean,told.std
         if not type(model).__module__.startswith(__package__):
-            warnings.warn(f"{type(model).__name__} does not say how its images are normalized (attributes `mean` and "
-                          "`std`), so they are with ImageNet's statistics; pass normalize=(mean, std), or "
-                          "normalize=None to feed them in [0, 1]", stacklevel=4)
+            warn(f"{type(model).__name__} does not say how its images are normalized (attributes `mean` and "
+                 "`std`), so they are with ImageNet's statistics; pass normalize=(mean, std), or "
+                 "normalize=None to feed them in [0, 1]")
         return imagenet_stats
     try: mean,std = (np.asarray(o, dtype=np.float64).reshape(-1) for o in normalize)
     except (TypeError, ValueError): mean = std = np.zeros(0)
@@ -217,9 +218,8 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
     if splitter is None:
         splitter = encoder_splitter
         if encoder is None:
-            warnings.warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and "
-                          "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first",
-                          stacklevel=3)
+            warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and "
+                 "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first")
     learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
     if learn.in_pixels: learn.check_view()
     if pretrained and ours is not None: learn.freeze()     # a net of one's own comes as it is

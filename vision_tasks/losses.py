@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
-from .data.annotation import AnnotationError, nearest
+from .arguments import nearest
+from .data.annotation import AnnotationError
 from .data.blocks import class_mask
 from .data.masks import VOID
 from .models.layers import zero_loss

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.learner import Metric
-from .data.annotation import AnnotationError, nearest
+from .arguments import nearest
+from .data.annotation import AnnotationError
 from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .data.masks import VOID
 from .ops.boxes import paired_iou

@@ -1,6 +1,6 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
-import math, warnings
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -30,6 +30,7 @@ from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
 from .show import SegmentationDL, plot_confusion
+from .warning import warn
 
 __all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'SegmentationLearner', 'AuxLoss']
 
@@ -263,10 +264,10 @@ class SegmentationLearner(TaskLearner):
         "Warn where tiles that are not resized show objects at another scale than the validation images"
         s = self.valid_scale()
         if s is None or all(1/1.5 <= o <= 1.5 for o in s): return
-        warnings.warn("tiles show 1 network pixel per image pixel, but the network was validated at "
-                      f"{s[0]:.3g} (x) and {s[1]:.3g} (y), so objects in tiles are {1/s[0]:.3g} times as wide and "
-                      f"{1/s[1]:.3g} times as high as it knows them: pass scale=({s[0]:.3g}, {s[1]:.3g}), scale=1 for "
-                      "tiles as they are, or train on crops at the scale of the images", stacklevel=3)
+        warn("tiles show 1 network pixel per image pixel, but the network was validated at "
+             f"{s[0]:.3g} (x) and {s[1]:.3g} (y), so objects in tiles are {1/s[0]:.3g} times as wide and "
+             f"{1/s[1]:.3g} times as high as it knows them: pass scale=({s[0]:.3g}, {s[1]:.3g}), scale=1 for "
+             "tiles as they are, or train on crops at the scale of the images")
 
     def _annotate_whole(self, items, bs, tile, tta, postprocess, scale=None):
         "Annotations from probabilities of each file's size"

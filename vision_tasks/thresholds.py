@@ -1,11 +1,11 @@
 "Where scores become decisions: the exact threshold, its curve, its uncertainty, and scores that mean what they say"
 from __future__ import annotations
-import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from statistics import NormalDist
 import numpy as np, pandas as pd
 from torch import Tensor, as_tensor, bfloat16
+from .warning import warn
 
 __all__ = ['best_threshold', 'sweep_thresholds', 'plot_thresholds', 'bootstrap_threshold', 'out_of_fold_threshold',
            'fit_temperature', 'reliability', 'calibration_error', 'wilson_interval', 'plot_reliability']
@@ -229,7 +229,7 @@ def _warn_silent(score, p, t, thresh, vocab):
     what  = (f"no threshold reaches a precision of {score.at:g}" if floor else
              f"to predict nothing has the best {score.name}") + where
     then  = "lower `at`, or take score='f1'" if floor else "score='f1' predicts every class"
-    warnings.warn(f"{what}. With the threshold that is returned {never}; {then}", stacklevel=3)
+    warn(f"{what}. With the threshold that is returned {never}; {then}")
 
 # ---- thresholds
 
@@ -387,9 +387,9 @@ def out_of_fold_threshold(
     lower,upper,_ = np.moveaxis(cuts, -1, 0)
     thresh = _midway(lower, upper, probs) # (k, c) or (k, 1)
     never = sum(_silent(x[fold != i], t[fold != i], thresh[i]).any() for i in range(len(ids)))
-    if never and score.name == 'recall_at_precision': warnings.warn(
+    if never and score.name == 'recall_at_precision': warn(
         f"no threshold reaches a precision of {score.at:g} on all other folds for {never} of {len(ids)} folds"
-        f"{', for some class' if per_class else ''}: nothing is predicted there; lower `at`", stacklevel=2)
+        f"{', for some class' if per_class else ''}: nothing is predicted there; lower `at`")
     hit = x > thresh[fold]
     counts = (hit & t).sum(0),hit.sum(0),t.sum(0),len(p)
     reached = _Score(score.name.split('_at_')[0], score.beta)

@@ -1,14 +1,13 @@
 "The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
 from __future__ import annotations
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
-from reprlib import Repr
 import numpy as np
 from PIL import Image
+from ..arguments import KINDS, brief, instance, several
 from .image import stored_size
 
-__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']
+__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
 
 SPLITS = ('train', 'valid', 'test')
 
@@ -162,6 +161,12 @@ class Annotation:
         parts = [f"{k}={brief(k, v)}" for k in fields if (v := getattr(self, k)) is not None]
         return f"Annotation({', '.join([str(self.path), f'{self.size[0]}x{self.size[1]}', str(self.labels), *parts])})"
 
+ANNOTATION  = instance(Annotation, what="an Annotation")
+ANNOTATIONS = several(ANNOTATION, "a list of Annotation, as the readers return it",
+                      todo=lambda o: "write [annotation] for one" if isinstance(o, Annotation) else
+                      "read the file first, with `read_coco`, `read_voc`, ..." if isinstance(o, (str, Path)) else '')
+KINDS.update(a=ANNOTATION, annotations=ANNOTATIONS, predictions=ANNOTATIONS)
+
 def vocab_of(annotations) -> list[str]:
     "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
     return sorted({o for a in annotations for o in a.labels})
@@ -188,21 +193,3 @@ def unturned(path, size) -> str:
     "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
     with Image.open(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''
-
-_REPR = Repr()
-_REPR.maxlevel = 3
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 500
-for _kind in ('list', 'tuple', 'dict', 'set', 'frozenset', 'deque', 'array'): setattr(_REPR, f'max{_kind}', 20)
-
-def brief(
-    o,         # any value, however large
-    n:int=80,  # most characters
-) -> str:
-    "`repr(o)` for a message, cut to `n` characters; of deep and long values no more than that is built"
-    s = _REPR.repr(o)
-    return s if len(s) <= n else f'{s[:n-3]}...'
-
-def nearest(name, names):
-    "'; did you mean ...?' where one of `names` resembles `name`"
-    close = get_close_matches(str(name), [str(o) for o in names], 1)
-    return f"; did you mean {close[0]!r}?" if close else ''

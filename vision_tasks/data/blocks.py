@@ -17,7 +17,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from .annotation import Annotation, AnnotationError, nearest, select_objects, unturned, wh
+from ..arguments import nearest
+from .annotation import Annotation, AnnotationError, select_objects, unturned, wh
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
                     resolve_grey_range, shown_size)
 from .masks import decode_class_mask

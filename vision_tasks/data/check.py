@@ -5,14 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
-import warnings
 import numpy as np
 import pandas as pd
 from PIL import Image
-from .annotation import SPLITS, UNREADABLE, AnnotationError, nearest, select_objects, unturned, wh
+from ..arguments import nearest
+from .annotation import SPLITS, UNREADABLE, AnnotationError, select_objects, unturned, wh
 from .image import grey_levels, image_size, read_image
 from .masks import decode_class_mask
 from ..ops.masks import decode_mask, mask_extent
+from ..warning import warn
 
 __all__ = ['check_annotations', 'drop_problems']
 
@@ -355,9 +356,9 @@ def drop_problems(
     some = {i: o for i,o in objects.items() if i not in gone}
     dropped.update(problem for o in some.values() for problem in o.values())
     told = lambda what, counts: f"{what}{', '.join(f'{n} {k!r}' for k,n in counts.items())}" if counts else ''
-    if dropped or left: warnings.warn(
+    if dropped or left: warn(
         f"{len(gone)} of {len(annotations)} annotations were dropped, and {sum(map(len, some.values()))} objects of "
-        f"{len(some)} others{told(': ', dropped)}{told('; left as they are: ', left)}", stacklevel=2)
+        f"{len(some)} others{told(': ', dropped)}{told('; left as they are: ', left)}")
     return res
 
 def _without(a, objects):

@@ -5,7 +5,8 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, brief, unturned, vocab_of, wh
+from ..arguments import brief
+from .annotation import SPLITS, Annotation, AnnotationError, unturned, vocab_of, wh
 from .reading import read_all, read_json, size_of
 from .writing import check_once, replacing
 from ..ops.masks import encode_rle, rle_counts

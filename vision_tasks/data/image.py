@@ -1,9 +1,9 @@
 "Image files as everybody sees them: upright (EXIF orientation applied) and RGB, whatever the file's mode"
 from __future__ import annotations
 from io import BytesIO
-import warnings
 import numpy as np
 from PIL import Image, ImageOps
+from ..warning import warn
 
 # `image_size` and the rest are ours alone: fastai has one too
 __all__ = ['read_image', 'to_rgb', 'grey_levels', 'set_grey_range']
@@ -105,10 +105,10 @@ def _largest(im):
     return 65535 if im.mode == 'I' and im.format in ('PNG', 'PPM') else None
 
 def _warn_dark():   # always the same text, so that it is shown once and not for each file
-    warnings.warn("images of 16 bits use no more than a quarter of their range, so that they are dark (values of 12 "
-                  "bits are nearly black: 16 grey levels of 256); call set_grey_range((0, 4095)), or "
-                  "set_grey_range('data') for the range of each image, before the DataLoaders are made; `grey_levels` "
-                  "counts what an image uses", stacklevel=2)
+    warn("images of 16 bits use no more than a quarter of their range, so that they are dark (values of 12 "
+         "bits are nearly black: 16 grey levels of 256); call set_grey_range((0, 4095)), or "
+         "set_grey_range('data') for the range of each image, before the DataLoaders are made; `grey_levels` "
+         "counts what an image uses")
 
 def decode_rgb(im:Image.Image, grey_range=None) -> Image.Image:
     "The opened image `im` upright and RGB; itself where it is both"

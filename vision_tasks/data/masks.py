@@ -8,7 +8,8 @@ from numbers import Integral
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest, unturned, wh
+from ..arguments import brief, nearest
+from .annotation import SPLITS, Annotation, AnnotationError, unturned, wh
 from .image import check_single, lossy_format, upright
 from .reading import read_all, read_yaml, size_of
 from .writing import check_outputs, replacing

@@ -4,7 +4,8 @@ import csv, io
 from functools import cache
 from pathlib import Path
 import numpy as np
-from .annotation import Annotation, AnnotationError, brief
+from ..arguments import brief
+from .annotation import Annotation, AnnotationError
 from .reading import read_all, read_lines, read_text, size_of
 from .writing import check_once, replacing
 

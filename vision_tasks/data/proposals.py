@@ -6,7 +6,6 @@ from io import BytesIO
 import os
 from pathlib import Path
 import pickle
-import warnings
 from zipfile import BadZipFile
 import zlib
 import numpy as np
@@ -17,6 +16,7 @@ from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
 from .image import decode_image, open_image, to_rgb
 from .writing import replacing
+from ..warning import warn
 
 __all__ = ['Proposals']
 
@@ -98,7 +98,7 @@ class Proposals:
             if file: _write(file, bboxes)
         except OSError as e:
             if must_keep: raise
-            if not self.told: warnings.warn(f"{e}; until then they are found anew each time", stacklevel=3)
+            if not self.told: warn(f"{e}; until then they are found anew each time")
             self.told = True
         return bboxes,True,broken
 
@@ -110,8 +110,7 @@ class Proposals:
 
     def _warn(self, files):
         more = f", and {len(files)-1} more" if len(files) > 1 else ''
-        warnings.warn(f"proposals are found anew, because the file that held them is broken: {files[0]}{more}",
-                      stacklevel=3)
+        warn(f"proposals are found anew, because the file that held them is broken: {files[0]}{more}")
 
 def check_boxes(boxes, picture) -> np.ndarray:   # (k, 4) float32
     "What a method or a function gave for `picture`, a path or pixels; `ValueError` where these are no boxes"

@@ -16,10 +16,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-import warnings
 import numpy as np
-from .annotation import UNREADABLE, Annotation, AnnotationError, brief
+from ..arguments import brief
+from .annotation import UNREADABLE, Annotation, AnnotationError
 from .image import image_size
+from ..warning import warn
 
 __all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files']
 
@@ -125,8 +126,7 @@ def read_all(
     bad = list({id(o): o for o in res if isinstance(o, AnnotationError)}.values())   # several entries, one error
     if bad:
         more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
-        warnings.warn(f"{len(bad)} of {len(good)+len(bad)} images are dropped: {'; '.join(map(str, bad[:3]))}{more}",
-                      stacklevel=3)
+        warn(f"{len(bad)} of {len(good)+len(bad)} images are dropped: {'; '.join(map(str, bad[:3]))}{more}")
     return good
 
 def _file_id(path):
@@ -175,5 +175,5 @@ def _warn_of_repeats(res, repeats):
                             (False, 'labels', "each counts once")):
         some = [(a, n) for a,n in zip(res, repeats) if n and (a.bboxes is not None) == boxed]
         if not some: continue
-        warnings.warn(f"{what} that repeat another of the same image: {sum(n for _,n in some)} in {len(some)} images, "
-                      f"the first in {some[0][0].path}; {todo}", stacklevel=4)
+        warn(f"{what} that repeat another of the same image: {sum(n for _,n in some)} in {len(some)} images, "
+             f"the first in {some[0][0].path}; {todo}")

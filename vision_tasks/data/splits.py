@@ -2,9 +2,9 @@
 from __future__ import annotations
 from collections import defaultdict
 from numbers import Integral, Real
-import warnings
 import numpy as np
 from .annotation import AnnotationError
+from ..warning import warn
 
 __all__ = ['AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds']
 
@@ -46,7 +46,7 @@ def _warn_far(what, sides, wanted, annotations, units):
     why = "groups are kept whole, and the largest, {!r}, has {} images; divide it, or choose another share".format(
           annotations[u[0]].group or str(annotations[u[0]].path), len(u)) if len(u) > 1 else (
           "each label of two images or more has one there")
-    warnings.warn(f"{name} has {n} of {total} images instead of {want:.0f}{more}: {why}", stacklevel=4)
+    warn(f"{name} has {n} of {total} images instead of {want:.0f}{more}: {why}")
 
 class AnnotationSplitter:
     """The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random, so that valid has

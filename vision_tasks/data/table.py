@@ -7,8 +7,10 @@ import csv, io, posixpath, re, warnings
 from numbers import Number
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest
+from ..arguments import brief, nearest
+from .annotation import SPLITS, Annotation, AnnotationError
 from .reading import read_all, read_text, size_of
+from ..warning import warn
 
 __all__ = ['read_df', 'write_df']
 
@@ -117,8 +119,7 @@ def _warn_of_names(anns):
     elif len(counts) > 3 and 2*len(once) > len(counts):
         what = f"{len(once)} of {len(counts)} names occur in one image only, {brief(once[0])} for one"
     else: return
-    warnings.warn(f"{what}; if these are several labels in one cell, say with label_delim= what separates them",
-                  stacklevel=3)
+    warn(f"{what}; if these are several labels in one cell, say with label_delim= what separates them")
 
 def _as_numbers(col):
     "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"

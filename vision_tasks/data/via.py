@@ -4,7 +4,8 @@ import json
 from math import isfinite
 from pathlib import Path
 import numpy as np
-from .annotation import SPLITS, Annotation, AnnotationError, brief, vocab_of
+from ..arguments import brief
+from .annotation import SPLITS, Annotation, AnnotationError, vocab_of
 from .coco import _folder, _name
 from .reading import read_all, read_json, size_of
 from .writing import check_once, replacing

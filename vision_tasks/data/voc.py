@@ -1,6 +1,6 @@
 "PASCAL VOC: one xml file a picture, boxes 1-based and inclusive (Everingham et al., 2010)"
 from __future__ import annotations
-import re, shutil, warnings
+import re, shutil
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, indent
@@ -8,9 +8,11 @@ from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
-from .annotation import Annotation, AnnotationError, brief, unturned
+from ..arguments import brief
+from .annotation import Annotation, AnnotationError, unturned
 from .reading import find_files, read_all, read_lines, size_of
 from .writing import check_outputs, replacing
+from ..warning import warn
 
 __all__ = ['read_voc', 'write_voc']
 
@@ -101,8 +103,8 @@ class _Images:
         used = {o.resolve() for o in self.used}
         rest = [o for o in self.files if o.relative_to(self.folder).with_suffix('').as_posix() not in xmls
                 and o.resolve() not in used]
-        if rest: warnings.warn(f"{len(rest)} of {len(self.files)} images in {self.folder} have no xml file and are not "
-                               f"read; the first is {rest[0]}", stacklevel=3)
+        if rest: warn(f"{len(rest)} of {len(self.files)} images in {self.folder} have no xml file and are not "
+                      f"read; the first is {rest[0]}")
 
 def _all(path, xmls):
     "(name, xml file, split) of every xml file; the split is None where no list has it"
@@ -117,8 +119,8 @@ def _all(path, xmls):
         gone = [(name, row) for name,row in names if name not in xmls]
         if gone:
             (first,row),n = gone[0],len(gone)
-            warnings.warn(f"{file}: {n} of {len(names)} names have no xml file and are not read; the first is "
-                          f"{brief(first)} in line {row}", stacklevel=3)
+            warn(f"{file}: {n} of {len(names)} names have no xml file and are not read; the first is "
+                 f"{brief(first)} in line {row}")
     return [(name, file, split.get(name)) for name,file in xmls.items()]
 
 def _listed(path, split, xmls, folder):

@@ -6,7 +6,8 @@ from math import isfinite
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .annotation import SPLITS, Annotation, AnnotationError, brief, nearest, vocab_of, wh
+from ..arguments import brief, nearest
+from .annotation import SPLITS, Annotation, AnnotationError, vocab_of, wh
 from .reading import read_all, read_lines, read_yaml, size_of
 from .writing import check_outputs, replacing
 

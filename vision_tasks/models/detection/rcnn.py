@@ -12,7 +12,6 @@ What differs:
 - A score is the sigmoid of an SVM's margin, so that it lies in [0, 1]; their order, and AP, are those of the margins.
 - A region that lies by half of its area on an ignored object, and matches no true one, is no background."""
 from __future__ import annotations
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..layers import check_n_out, conv_relu, refuse_nan, scaled, zero_loss
 from ..registry import register
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
+from ...warning import warn
 
 __all__ = ['RCNN', 'rcnn', 'warp_regions', 'ridge_regression']
 
@@ -301,8 +301,8 @@ class RCNN(Detector):
         pos = [(o.get() or [None])[0] for o in pos]
         start,is_neg,idxs = start.get() or (torch.zeros(0, self.d), torch.zeros(0, self.n_out), torch.zeros(0).long())
         missing = [repr(names[c]) for c in classes if pos[c] is None]
-        if missing: warnings.warn(f"no object of class {', '.join(missing)} came: a class without any is "
-                                  "never detected", stacklevel=4)
+        if missing: warn(f"no object of class {', '.join(missing)} came: a class without any is "
+                         "never detected")
         def svms(negs):
             w,b = torch.zeros(self.n_out, self.d),torch.full((self.n_out,), -torch.inf)      # which never scores
             for c in classes:

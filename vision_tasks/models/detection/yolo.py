@@ -11,7 +11,6 @@ whole picture (Redmon et al., 2015, arXiv:1506.02640). What the paper leaves ope
 - No BatchNorm, and a layer of 4096 numbers in front of the last, as in the paper; the cfg released later has BatchNorm
   in all convolutions (`bn=True`), a locally connected layer instead of the 4096, and three boxes a cell."""
 from __future__ import annotations
-import warnings
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from ..encoders import _read_weights, create_encoder
 from ..layers import check_n_out, check_norm, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
+from ...warning import warn
 
 __all__ = ['YOLO', 'YOLOBody', 'in_cells', 'out_of_cells', 'yolo_loss', 'yolo_v1']
 
@@ -204,9 +204,9 @@ class YOLO(Detector):
         parts,dropped = yolo_loss(out, targs, self.B, self.size)
         if dropped and not self.told:
             self.told = True
-            warnings.warn(f"{dropped} of {sum(int((t['labels'] > 0).sum()) for t in targs)} objects of this batch have "
-                          "their centre in the cell of a larger one and are not learnt, for YOLO v1 tells one object a "
-                          f"cell, of {self.size[0]//self.S[0]} pixels here; a larger S drops fewer. This is said once")
+            warn(f"{dropped} of {sum(int((t['labels'] > 0).sum()) for t in targs)} objects of this batch have "
+                 "their centre in the cell of a larger one and are not learnt, for YOLO v1 tells one object a "
+                 f"cell, of {self.size[0]//self.S[0]} pixels here; a larger S drops fewer. This is said once")
         return parts
 
     def decode(self, out:Tensor) -> Tensor:   # (b, rows, columns, B*5 + n_out) -> (b, max_dets, 6)
