@@ -13,9 +13,9 @@ from numbers import Integral, Real
 from reprlib import Repr
 import numpy as np
 
-__all__ = ['Kind', 'KINDS', 'checked', 'check', 'brief', 'nearest', 'error', 'whole', 'number', 'choice', 'either',
-           'several', 'shaped', 'instance', 'fixed', 'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'FUNCTION', 'SEED',
-           'SHARE', 'FRACTION', 'COUNT', 'POSITIVE', 'AXES']
+__all__ = ['Kind', 'KINDS', 'checked', 'check', 'brief', 'nearest', 'error', 'is_whole', 'is_number', 'whole', 'number',
+           'choice', 'either', 'several', 'shaped', 'instance', 'fixed', 'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE',
+           'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE', 'AXES']
 
 # --- values in messages
 

@@ -185,19 +185,9 @@ class DetectionLearner(TaskLearner):
     # --- one batch: the model sees the objects, for its losses are its own affair
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
-        "fastai's `fit`; then `fit_stages`, where the net has such and neither `lr_find` nor `fine_tune` asks"
+        "fastai's `fit`; then `fit_stages`, where the net has later stages and it is not `lr_find` that asks"
         super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
-        if not self.in_stages and not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
-
-    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
-                  div:float=5., **kwargs):
-        "`TaskLearner.fine_tune`; then, once, `fit_stages`"
-        self.in_stages = True
-        try: super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
-        finally: self.in_stages = False
-        self.fit_stages()
-
-    in_stages = False   # whether more training follows
+        if not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
     def fit_stages(self, **kwargs):
         """What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation. The net's own

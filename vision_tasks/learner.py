@@ -17,6 +17,8 @@ from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_di
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
+from .arguments import (COUNT, FLAG, FRACTION, POSITIVE, SHARE, Kind, checked, either, is_number, number, several,
+                        whole)
 from .data.annotation import Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
 from .data.check import check_images
@@ -24,6 +26,7 @@ from .data.image import image_size, shown_size
 from .data.transforms import View, valid_step
 from .data.writing import replacing
 from .distributed import Distributed, in_processes
+from .fine_tuning import FineTuning, one_cycle
 from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
@@ -227,6 +230,10 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 
 # --- learner
 
+RATE = either(number(0), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
+                              is_number(o.stop) and o.stop > 0 and (o.start is None or is_number(o.start))),
+              several(number(0), "a rate for each parameter group", least=1))
+MOMS = several(FRACTION, "three momentums in [0, 1]", n=3)
 NO_DATA = "an exported learner leaves its data behind"
 
 @contextmanager
@@ -311,19 +318,49 @@ class TaskLearner(Learner):
 
     # --- what all have
 
+    @checked(n_epoch=COUNT, lr=RATE, wd=number(0), reset_opt=FLAG, start_epoch=whole(0))
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
         self.check_training(cbs)
         Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
 
-    def fine_tune(self, epochs:int, base_lr:float=2e-3, freeze_epochs:int=1, lr_mult:float=None, pct_start:float=.3,
-                  div:float=5., **kwargs):
-        """fastai's `fine_tune`; `lr_mult` None (default): the task's own, since an encoder may have to learn more than
-        new classes"""
-        self.check_training(kwargs.get('cbs'))   # before anything is frozen
+    @checked(epochs=COUNT, base_lr=POSITIVE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
+             div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0))
+    def fine_tune(self,
+        epochs:int,            # with all layers
+        base_lr:float=2e-3,    # highest learning rate of the frozen epochs; of the others half of it
+        freeze_epochs:int=1,   # epochs before these that train the last parameter group alone; 0: none
+        lr_mult:float=None,    # the last group's rate divided by the first's; None (default): the task's own, since an
+                               # encoder may have to learn more than new classes
+        pct_start:float=.3,    # share of `epochs` in which the rate rises
+        div:float=5.,          # of `epochs`: the highest rate divided by the first
+        div_final:float=1e5,   # the highest rate divided by the last
+        wd:float=None,         # weight decay; None: the learner's
+        moms:tuple=None,       # momentum at the start, the highest rate and the end; None: the learner's
+        cbs=None,              # further callbacks
+        reset_opt:bool=False,  # begin with a new optimizer
+        start_epoch:int=0,     # of all epochs, where a training goes on
+    ):
+        """fastai's `fine_tune`, to the same weights, but as one training of `freeze_epochs + epochs` epochs: one log,
+        one best value. A callback that ends training, such as `EarlyStoppingCallback`, ends it in the frozen epochs
+        too. Raises `ValueError` before it starts where `check_training` does"""
+        self.check_training(cbs)   # before anything is frozen
         lr_mult = self.lr_mult if lr_mult is None else lr_mult
-        Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+        moms = self.moms if moms is None else moms
+        self.freeze()
+        first = one_cycle(self.opt, slice(base_lr), moms, div_final=div_final, pct_start=.99)
+        rest = one_cycle(self.opt, slice(base_lr/2/lr_mult, base_lr/2), moms, div, div_final, pct_start)
+        self.fit(freeze_epochs + epochs, wd=wd, cbs=[FineTuning(freeze_epochs, first, rest), *L(cbs)],
+                 reset_opt=reset_opt, start_epoch=start_epoch)
 
+    @checked(n_epoch=COUNT, lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=FRACTION, wd=number(0), moms=MOMS,
+             reset_opt=FLAG, start_epoch=whole(0))
+    def fit_one_cycle(self, n_epoch:int, lr_max=None, div=25., div_final=1e5, pct_start=.25, wd=None, moms=None,
+                      cbs=None, reset_opt=False, start_epoch=0):
+        "fastai's `fit_one_cycle`"
+        Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
+
+    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
     def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
                 suggest_funcs=SuggestionMethod.Valley):
         "fastai's `lr_find`; raises `ValueError` before it starts where `check_training` does"
