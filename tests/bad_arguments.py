@@ -24,7 +24,7 @@ FEW = ['None', '-1', '10**30', 'nan', "'nonsense'", 'object()']
 
 def whole(lo, hi=2**31 - 1):
     return lambda v: isinstance(v, Integral) and not isinstance(v, bool) and lo <= v <= hi
-def number(lo=-1e300, hi=1e300):
+def number(lo=-1.7e308, hi=1.7e308):
     return lambda v: isinstance(v, Real) and not isinstance(v, bool) and lo <= v <= hi
 def one_of(*options): return lambda v: any(type(v) is type(o) and v == o for o in options)
 def names(v): return isinstance(v, Sequence) and not isinstance(v, (str, bytes)) and all(isinstance(o, str) for o in v)
@@ -44,13 +44,13 @@ ACCEPTS = dict(
     ncols=whole(1), size=either(whole(1), one_of((1, 2))), title=text, alpha=number(0, 1), check=flag,
     annotations=one_of([]), predictions=one_of([]))
 
-def faults(calls, values=BAD, accepts=None):
+def faults(calls, values=BAD, accepts=None, works=True):
     """['function(argument=value): what happened'] of `calls`, {name: () -> (function, keyword arguments)}, made anew
-    for each value"""
+    for each value. `works`: the calls are made once without a bad value too"""
     accepts,found = {**ACCEPTS, **(accepts or {})},[]
     for call,make in calls.items():
         f,kw = make()
-        f(**kw)   # the call without a bad value works
+        if works: f(**kw)
         for arg in kw:
             rule = accepts.get(f'{call}.{arg}', accepts.get(arg, never))
             for label in values:
@@ -59,6 +59,11 @@ def faults(calls, values=BAD, accepts=None):
                     continue
                 found.append(f'{call}({arg}={label}): {came}')
     return found
+
+def assert_no_faults(calls, values=BAD, accepts=None, works=True):
+    "`faults`, of which there are none, line by line where there are"
+    found = faults(calls, values, accepts, works)
+    if found: raise AssertionError('\n'.join([f"{len(found)} faults", *found]))
 
 def _is_default(f, arg, value):
     p = inspect.signature(f).parameters.get(arg)

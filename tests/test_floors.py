@@ -9,8 +9,8 @@ import vision_tasks
 ROOT = Path(vision_tasks.__file__).parent
 REPO = ROOT.parent
 FLOORS = dict(arguments=0, warning=0, ops=1, data=2, models=2, losses=3, metrics=3, detection_metrics=3, thresholds=3,
-              show=3, distributed=3, fine_tuning=3, learner=4, multilabel=5, keypoint=5, localization=5,
-              segmentation=5, detection=5, instance=5, all=6, demo=7)
+              show=3, distributed=3, fine_tuning=3, task_arguments=3, learner=4, multilabel=5, keypoint=5,
+              localization=5, segmentation=5, detection=5, instance=5, all=6, demo=7)
 READERS = ['annotation', 'check', 'reading', 'splits', 'writing', 'image', 'voc', 'coco', 'yolo', 'table', 'masks',
            'synthetic', 'points', 'via']
 FILES = sorted(p for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')

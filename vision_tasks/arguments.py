@@ -13,9 +13,10 @@ from numbers import Integral, Real
 from reprlib import Repr
 import numpy as np
 
-__all__ = ['Kind', 'KINDS', 'checked', 'check', 'brief', 'nearest', 'error', 'is_whole', 'is_number', 'whole', 'number',
-           'choice', 'either', 'several', 'shaped', 'instance', 'fixed', 'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE',
-           'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE', 'AXES']
+__all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'nearest', 'error',
+           'is_whole', 'is_number', 'whole', 'number', 'choice', 'either', 'several', 'shaped', 'instance', 'fixed',
+           'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE',
+           'AXES']
 
 # --- values in messages
 
@@ -73,7 +74,7 @@ def error(text) -> ValueError:
     return e
 
 def is_whole(o) -> bool: return isinstance(o, Integral) and not isinstance(o, (bool, np.bool_))
-def is_number(o) -> bool: return isinstance(o, Real) and not isinstance(o, (bool, np.bool_)) and bool(np.isfinite(o))
+def is_number(o) -> bool: return isinstance(o, Real) and not isinstance(o, (bool, np.bool_)) and abs(o) < float('inf')
 
 def _range(lo, hi):
     if lo is None and hi is None: return ''
@@ -90,7 +91,9 @@ def number(lo=None, hi=None, open:bool=False, what:str="a number") -> Kind:
               lambda o: (lo is None or o >= lo) and (hi is None or o <= hi))
     text = _range(lo, hi)
     if open: text = f" above {lo}" if hi is None else f" between {lo} and {hi}, both excluded"
-    return Kind(what + text, lambda o: is_number(o) and inside(o))
+    # whole numbers beyond those of C become floats
+    convert = lambda name, o: float(o) if is_whole(o) and abs(o) >= 2**53 else o
+    return Kind(what + text, lambda o: is_number(o) and inside(o), convert=convert)
 
 def choice(*options, what:str=None) -> Kind:
     "One of some values, compared with their types: 1 is not True"
@@ -165,13 +168,26 @@ KINDS = dict(
     vocab=NAMES, seed=SEED, bs=COUNT, num_workers=whole(0), valid_pct=SHARE, n_out=COUNT, n_in=COUNT,
     on_error=choice('raise', 'drop'), split=choice('train', 'valid', 'test'), size=SIZE, ax=AXES,
     path=PATH, fname=PATH, dest=PATH, per_class=FLAG, iou=FRACTION, beta=POSITIVE, ps=number(0, 1),
-    min_score=FRACTION, max_dets=COUNT, width=POSITIVE, ncols=COUNT)
+    min_score=FRACTION, max_dets=COUNT, width=POSITIVE, ncols=whole(1, 1000), n_bins=whole(1, 10**6),
+    ds_idx=whole(0), with_input=FLAG,
+    ci=Kind("a confidence between 0 and 1, both excluded", number(0, 1, open=True).ok))
 
 # --- the border
 
 def check(name:str, value, kind:Kind):
     "`value`, converted, where it is of `kind`. Raises `ValueError` that says what was expected"
     return kind(name, value)
+
+def check_thresh(
+    thresh,       # a number, or one per class
+    n:int=None,   # classes; None: one number alone
+) -> np.ndarray:  # () or (n,) float32
+    "`thresh` as an array. Raises `ValueError` where it is neither, or outside [0, 1]"
+    try: t = np.asarray(thresh, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError): t = np.full((), np.nan)
+    if not isinstance(thresh, (bool, str, bytes)) and t.shape in ((), (n,)) and ((t >= 0) & (t <= 1)).all(): return t
+    many = '' if n is None else f", or one for each of the {n} classes"
+    raise ValueError(f"thresh: expected a number in [0, 1]{many}, got {_came(thresh) if t.ndim else brief(thresh)}")
 
 def checked(**kinds):
     "Decorator of a function or method whose arguments are checked; `kinds` by name, before those of `KINDS`"
@@ -192,5 +208,13 @@ def checked(**kinds):
         def wrapper(*args, **kwargs):
             args = [one(n, v) for n,v in zip(order, args)] + list(args[len(order):])
             return f(*args, **{n: one(n, v) for n,v in kwargs.items()})
+        wrapper.checked = True
         return wrapper
     return decorate
+
+def checked_methods(cls):
+    "Class decorator: all public methods check the arguments whose names have kinds in `KINDS`"
+    for name,f in list(vars(cls).items()):
+        if name[0] == '_' or not inspect.isfunction(f) or hasattr(f, 'checked'): continue
+        if KINDS.keys() & inspect.signature(f).parameters.keys(): setattr(cls, name, checked()(f))
+    return cls

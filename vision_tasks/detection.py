@@ -15,6 +15,7 @@ from fastai.imports import noop
 from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
+from .arguments import COUNT, FLAG, brief, check_thresh, checked, checked_methods, choice
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
                           path_of)
@@ -31,9 +32,11 @@ from .models.detection.base import fit_anchors as fit_to_sizes
 from .models.layers import check_n_out
 from .models.registry import get_arch
 from .show import DetectionDL, plot_confusion
+from .task_arguments import BLOCK, DLS, LEARNER
 
 __all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
 
+@checked(**BLOCK)
 def detection_block(
     vocab,            # list of names, without background
     size=512,         # of the network's input in pixels: (w, h), or one number for both
@@ -56,9 +59,10 @@ def detection_block(
 def _proposals(o):
     if isinstance(o, str): return Proposals(o)
     if callable(o): return o
-    raise TypeError("proposals is a method's name, as 'selective_search', a `Proposals`, or a callable picture -> "
-                    f"(k, 4) boxes, not {type(o).__name__}")
+    raise ValueError("proposals: expected a method's name, such as 'selective_search', a `Proposals`, or a function "
+                     f"image -> (k, 4) boxes, got {brief(o)}")
 
+@checked(**DLS, check=FLAG)
 def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) where there is nothing
     vocab=None,           # list of names; None = all that occur, sorted
@@ -89,6 +93,7 @@ def detection_dls(
     if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
     return dls
 
+@checked(**LEARNER)
 def detection_learner(
     dls:DataLoaders,       # of `detection_dls`
     arch=None,             # a name of `list_archs('detection')`, torchvision's builder, another `n_out -> Detector`, or
@@ -127,8 +132,6 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
         name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
         theirs = getattr(arch, '__module__', '').startswith('torchvision.')
         known  = takes_pretrained(arch)
-        if not known and not callable(arch): raise TypeError(
-            f"arch is a name, a builder or a Detector, not {type(arch).__name__}; names: list_archs({task!r})")
         build = arch
         if isinstance(arch, str) and 'keypointrcnn' not in arch: build = get_arch(arch, task)
         elif isinstance(arch, str) or theirs: build = partial(torchvision_detector, arch)   # or says why not
@@ -139,7 +142,7 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
         except TypeError as e:
             if 'unexpected keyword' not in str(e): raise
             raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
-    if not isinstance(model, Detector): raise TypeError(
+    if not isinstance(model, Detector): raise ValueError(
         f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
         f"{type(model).__name__}; subclass vision_tasks.models.detection.Detector")
     if model.needs_proposals != (dls.n_inp > 1): raise ValueError(
@@ -176,6 +179,7 @@ class _Detections(Metric):
     @property
     def value(self): return 0.
 
+@checked_methods
 class DetectionLearner(TaskLearner):
     "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
     in_pixels = True
@@ -243,7 +247,7 @@ class DetectionLearner(TaskLearner):
     def to_annotations(self, dets, pictures, thresh):
         thresh = self.loss_func.thresh if thresh is None else thresh
         dets = dets.as_subclass(Tensor).float().cpu()
-        on,vocab,res = above(dets, self._check_thresh(thresh)),list(self.dls.vocab),[]
+        on,vocab,res = above(dets, torch.as_tensor(check_thresh(thresh, len(self.dls.vocab)-1))),list(self.dls.vocab),[]
         for (path,size),d,keep in zip(pictures, dets, on):
             d,hi  = d[keep],torch.tensor([*size]*2)
             whole = self.valid_view(size).undo_bboxes(d[:,:4].double())
@@ -257,12 +261,6 @@ class DetectionLearner(TaskLearner):
     def masks_of(self, dets, bboxes, size):
         "The masks of a picture's detections, whose `bboxes` may reach out of it; `None` where there are no masks"
         return None
-
-    def _check_thresh(self, thresh) -> Tensor:
-        t,n = torch.as_tensor(np.asarray(thresh, dtype=np.float32)),len(self.dls.vocab)-1
-        if t.shape not in ((), (n,)) or not ((t >= 0) & (t <= 1)).all():
-            raise ValueError(f"thresh is a number in [0, 1], or one for each of the {n} classes, not {thresh!r:.80}")
-        return t
 
     def predict(self, item, rm_type_tfms=0, with_input=False):
         "The `Annotation`; the detections (k, 6) that count, in pixels of the network's input; and all (max_dets, 6)"
@@ -318,11 +316,11 @@ class DetectionLearner(TaskLearner):
         truth,said,*_ = self.in_files(ds_idx, dl)
         return self.coco_scores(truth, said, per_class=True)
 
+    @checked(score=choice('f1', 'fbeta', None))
     def tune_threshold(self, score:str='fbeta', per_class:bool=False, ds_idx:int=1, dl=None, beta:float=1.,
                        iou:float=.5):
         """Set the threshold that `annotate`, `predict` and `show_results` use to the one with the best F-beta, at IoU
         `iou`, on the `ds_idx`-th set; it is exported with the learner. (threshold(s), value(s))"""
-        if score not in ('f1', 'fbeta', None): raise ValueError(f"score is 'f1' or 'fbeta', not {score!r}")
         truth,said,*_ = self.in_files(ds_idx, dl)
         t,value = best_detection_threshold(truth, said, iou, beta, per_class, self.dls.vocab[1:])
         self.loss_func.thresh = t
@@ -333,10 +331,12 @@ class DetectionLearner(TaskLearner):
         (truth,said,*_),thresh = self.in_files(ds_idx, dl),self.loss_func.thresh if thresh is None else thresh
         return detection_confusion(truth, said, self.dls.vocab[1:], iou, thresh)
 
+    @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, iou:float=.5, thresh=None, normalize:bool=True, ax=None):
         "The confusion matrix; `normalize`: as shares of the true class"
         return plot_confusion(self.confusion(ds_idx, dl, iou, thresh), normalize, ax)
 
+@checked(method=choice('pad', 'squish'), levels=COUNT, sizes=COUNT, ratios=COUNT)
 def fit_anchors(
     annotations,         # list[Annotation] with boxes, of the training set
     size=512,            # of the network's input in pixels: (w, h), or one number for both

@@ -7,7 +7,7 @@ from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_masks
-from .arguments import nearest
+from .arguments import check_thresh, nearest
 from .data.annotation import AnnotationError, vocab_of
 from .data.blocks import NO_OBJECT
 from .data.coco import coco_shape       # so that shapes and areas are those which `write_coco` writes
@@ -402,9 +402,7 @@ def detection_confusion(
     `plot_confusion` draws it"""
     _check_iou(iou)
     vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
-    if np.shape(thresh) not in ((), (len(vocab),)): raise ValueError(
-        f"thresh is a number or one for each of the {len(vocab)} classes, got shape {np.shape(thresh)}")
-    on   = dets.scores > np.broadcast_to(np.asarray(thresh, np.float32), len(vocab))[dets.label]
+    on   = dets.scores > np.broadcast_to(check_thresh(thresh, len(vocab)), len(vocab))[dets.label]
     dets = _Objects(*(o[on] for o in dets))
     found  = _match(truth, dets, iou, within_class=False)
     hit,ignored = _verdicts(found, truth)

@@ -7,6 +7,7 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
+from .arguments import FLAG, checked, checked_methods, choice
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks, object_bboxes,
                           object_masks)
@@ -15,15 +16,17 @@ from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
-from .learner import (came_pretrained, check_data, check_vocab, check_which, clipped, make_learner, task_dls,
+from .learner import (came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls,
                       warn_tiny)
 from .losses import DetectionLoss
 from .models.layers import check_n_out
 from .ops.masks import decode_mask, mask_polygons, paste_rle
 from .show import InstanceDL
+from .task_arguments import BLOCK, CHECK, DLS, LEARNER
 
 __all__ = ['instance_block', 'instance_dls', 'instance_learner', 'InstanceLearner']
 
+@checked(**BLOCK)
 def instance_block(
     vocab,            # list of names, without background
     size=512,         # of the network's input in pixels: (w, h), or one number for both
@@ -42,6 +45,7 @@ def instance_block(
                      get_y=[annotation_of]*3, dl_type=InstanceDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_tfms)
 
+@checked(**DLS, check=CHECK)
 def instance_dls(
     annotations,          # list[Annotation] with `bboxes` and `masks`, (0, 4) and [] where there is nothing
     vocab=None,           # list of names; None = all that occur, sorted
@@ -59,7 +63,6 @@ def instance_dls(
     """DataLoaders of pictures, boxes, ids and masks. Boxes are clipped to the picture; what has no area in it goes, and
     one warning says how many. Of what is to be ignored, the box is enough. Raises `AnnotationError` for missing files,
     pictures whose boxes or masks are not annotated, masks that cannot be read or are empty, unknown labels"""
-    check_which(check)
     annotations = check_data(annotations)
     for a in annotations:
         object_bboxes(a)
@@ -71,6 +74,7 @@ def instance_dls(
     block = instance_block(vocab, splitter=splitter, **block_kwargs)
     return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check is True))
 
+@checked(**LEARNER)
 def instance_learner(
     dls:DataLoaders,       # of `instance_dls`
     arch=None,             # a name of `list_archs('instance')`, torchvision's builder, another `n_out -> Detector` that
@@ -96,6 +100,7 @@ def instance_learner(
     return make_learner(InstanceLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
+@checked_methods
 class InstanceLearner(DetectionLearner):
     """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;
     they become pixels where they are drawn, scored or written. Thresholds and the confusion matrix go by boxes"""
@@ -121,11 +126,11 @@ class InstanceLearner(DetectionLearner):
         `with_targs=False`"""
         return super().get_preds(ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs, **kwargs)
 
+    @checked(tta=FLAG, masks=choice('rle', 'polygons'))
     def annotate(self, items, thresh=None, bs:int=None, tile=None, tta:bool=False, postprocess=None,
                  masks:str='rle',   # 'rle', or 'polygons', which cannot leave out holes: they are filled
     ) -> list[Annotation]:
         "As of every learner, with the masks of the objects in pixels of the files; an object may have an empty one"
-        if masks not in ('rle', 'polygons'): raise ValueError(f"masks is 'rle' or 'polygons', not {masks!r}")
         res = super().annotate(items, thresh, bs, tile, tta, postprocess)
         if masks == 'rle': return res
         return [replace(a, masks=[mask_polygons(decode_mask(m, a.size), 'fill') for m in a.masks]) for a in res]

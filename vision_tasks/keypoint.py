@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
+from .arguments import FLAG, FRACTION, checked, checked_methods
 from .data.annotation import Annotation, AnnotationError
 from .data.blocks import (FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, object_bboxes,
                           point_pairs)
@@ -20,13 +21,15 @@ from .data.writing import check_outputs, replacing
 from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
                       task_model)
 from .losses import PointLoss
-from .metrics import NME, PCK, PointError, normaliser_of, point_errors
+from .metrics import BY, NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead, check_n_out
 from .show import KeypointDL
+from .task_arguments import BLOCK, DLS, LEARNER
 from .warning import warn
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
 
+@checked(**BLOCK)
 def keypoint_block(
     vocab,            # list of the k points' names, in the order of `Annotation.points`
     size=224,         # of the network's input in pixels: (w, h), or one number for both
@@ -47,6 +50,7 @@ def keypoint_block(
                      get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_geometry(batch_tfms, 'points'))
 
+@checked(**DLS, check=FLAG)
 def keypoint_dls(
     annotations,          # list[Annotation] with one instance a picture: points (k, 2), or (1, k, 2) with a box
     vocab=None,           # list of the k points' names; None = '0', '1', ...
@@ -118,6 +122,7 @@ def names_of_points(annotations, vocab):
         f"vocab has duplicate names: {sorted({o for o in vocab if vocab.count(o) > 1})}")
     return vocab
 
+@checked(**LEARNER, by=BY)
 def keypoint_learner(
     dls:DataLoaders,       # of `keypoint_dls`
     arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an
@@ -160,6 +165,7 @@ def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     with torch.no_grad(): last.weight.mul_(.1)
     return res
 
+@checked_methods
 class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
     in_pixels = True
@@ -221,6 +227,7 @@ class KeypointLearner(TaskLearner):
         points = self.in_file(raw.view(1, -1, 2), [picture_of(item)[1]])[0].float()
         return *inp,points,pred,raw
 
+    @checked(thresh=FRACTION, by=BY)
     def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
         """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""

@@ -6,20 +6,22 @@ from copy import copy
 from pathlib import Path
 import cloudpickle, numpy as np, torch
 from torch import Tensor, nn
+from fastcore.basics import defaults
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, Metric, save_model
+from fastai.optimizer import Adam
 from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_distrib, params, rank_distrib, to_detach,
-                               to_device)
+                               to_device, trainable_params)
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
-from .arguments import (COUNT, FLAG, FRACTION, POSITIVE, SHARE, Kind, checked, either, is_number, number, several,
-                        whole)
-from .data.annotation import Annotation, AnnotationError, vocab_of, wh
+from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, PATH, POSITIVE, SHARE, Kind, brief, checked, checked_methods,
+                        either, fixed, instance, number, several, whole)
+from .data.annotation import ANNOTATIONS, Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
 from .data.check import check_images
 from .data.image import image_size, shown_size
@@ -31,6 +33,7 @@ from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder, show_predictions
+from .task_arguments import CBS, FASTAI, LOADERS, MOMS, RATE, check_ds_idx
 from .warning import warn
 
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
@@ -52,11 +55,6 @@ def task_dls(block, annotations, vocab, bs, path, num_workers, device, check=Fal
                                   "both sides need at least one")
     if check: check_images([annotations[i] for i in sorted({*train, *valid})])
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
-
-def check_which(check):
-    "Raise `ValueError` where `check` is not what a task with masks takes"
-    if not any(check is o for o in (True, False)) and check != 'masks': raise ValueError(
-        f"check is 'masks', True (masks and images) or False, not {check!r}")
 
 def warn_tiny(dls):
     "`dls`; one warning counts their boxes below a pixel of the network's input, where `JointTransform` drops them"
@@ -92,15 +90,10 @@ def network_view(dls, size) -> View:
     return view
 
 def check_data(annotations) -> list[Annotation]:
-    "`annotations` as a list; raise where it is empty, or of something else"
-    annotations = list(annotations)
-    if not annotations:
-        raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
-    for a in annotations:
-        if not isinstance(a, Annotation):
-            raise TypeError("annotations is a list of Annotation, as the readers give it; "
-                            f"it holds a {type(a).__name__}")
-    return annotations
+    "`annotations` as a list; raise where it is empty, or holds something else"
+    annotations = ANNOTATIONS('annotations', annotations)
+    if annotations: return annotations
+    raise AnnotationError("the data set is empty: expected annotations, got none; look at what the reader was given")
 
 def check_vocab(annotations, vocab):
     "`vocab` as a list, or the names that occur; raise where there is none, or one twice"
@@ -125,6 +118,10 @@ def clipped(annotations) -> list[Annotation]:
 
 # --- model
 
+MODULE = instance(nn.Module, what="an `nn.Module`")
+STATS  = several(number(), "a number for each channel", least=1)
+
+@checked(model=MODULE)
 def encoder_splitter(model) -> L:
     "Two parameter groups: `model.encoder`, which may be pretrained, and all the rest; without an encoder one group"
     if getattr(model, 'encoder', None) is None: return L([params(model)])
@@ -145,8 +142,8 @@ def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=No
     if isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.'):
         return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
     if callable(arch): return arch(n_out, **kw)
-    raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
-                    f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
+    raise ValueError(f"arch: expected a name, a builder or an nn.Module, got {brief(arch)}; "
+                     f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 
 def takes_pretrained(arch) -> bool:
     "Whether `arch` is told `pretrained`: a name, or a builder of torchvision's or of ours; one's own net is not"
@@ -177,9 +174,13 @@ class NormalizeInPlace(Normalize):
     "fastai's `Normalize` without its two copies of the batch, which `IntToFloatTensor` made for us anyway"
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
+@checked(dls=LOADERS, mean=either(fixed(None), STATS),
+         std=either(fixed(None), several(POSITIVE, "a number above 0 for each channel", least=1)))
 def one_normalize(dls, mean, std):
     """Let every DataLoader of `dls` normalize once, with `mean` and `std`; what normalized before is replaced. None:
     they do not normalize"""
+    if (mean is None) != (std is None): raise ValueError(
+        f"mean and std: expected both or neither, got {brief(mean)} and {brief(std)}")
     for dl in dls.loaders:
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
@@ -230,10 +231,7 @@ def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained,
 
 # --- learner
 
-RATE = either(number(0), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
-                              is_number(o.stop) and o.stop > 0 and (o.start is None or is_number(o.start))),
-              several(number(0), "a rate for each parameter group", least=1))
-MOMS = several(FRACTION, "three momentums in [0, 1]", n=3)
+FILE = either(PATH, Kind("an open file", lambda o: hasattr(o, 'write') or hasattr(o, 'read')))
 NO_DATA = "an exported learner leaves its data behind"
 
 @contextmanager
@@ -287,9 +285,17 @@ def recorder_kept(learn):
 DECISIONS = 'thresh','temperature'   # what a loss may hold beside the weights of the model
 DECISIONS_KEY = 'vision_tasks'       # where a state dict's metadata have them
 
+@checked_methods
 class TaskLearner(Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
     annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
+
+    @checked(**FASTAI, model=MODULE, loss_func=FUNCTION)
+    def __init__(self, dls, model, loss_func=None, opt_func=Adam, lr=defaults.lr, splitter=trainable_params, cbs=None,
+                 metrics=None, path=None, model_dir='models', wd=None, wd_bn_bias=False, train_bn=True,
+                 moms=(.95, .85, .95), default_cbs=True):
+        super().__init__(dls, model, loss_func, opt_func, lr, splitter, cbs, metrics, path, model_dir, wd, wd_bn_bias,
+                         train_bn, moms, default_cbs)
 
     # --- what a task fills in
 
@@ -318,14 +324,14 @@ class TaskLearner(Learner):
 
     # --- what all have
 
-    @checked(n_epoch=COUNT, lr=RATE, wd=number(0), reset_opt=FLAG, start_epoch=whole(0))
+    @checked(n_epoch=COUNT, lr=RATE, wd=number(0), reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
         self.check_training(cbs)
         Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
 
     @checked(epochs=COUNT, base_lr=POSITIVE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
-             div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0))
+             div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
     def fine_tune(self,
         epochs:int,            # with all layers
         base_lr:float=2e-3,    # highest learning rate of the frozen epochs; of the others half of it
@@ -354,18 +360,22 @@ class TaskLearner(Learner):
                  reset_opt=reset_opt, start_epoch=start_epoch)
 
     @checked(n_epoch=COUNT, lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=FRACTION, wd=number(0), moms=MOMS,
-             reset_opt=FLAG, start_epoch=whole(0))
+             reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
     def fit_one_cycle(self, n_epoch:int, lr_max=None, div=25., div_final=1e5, pct_start=.25, wd=None, moms=None,
                       cbs=None, reset_opt=False, start_epoch=0):
         "fastai's `fit_one_cycle`"
         Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
 
-    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
+    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=whole(10), stop_div=FLAG, show_plot=FLAG)
     def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
                 suggest_funcs=SuggestionMethod.Valley):
-        "fastai's `lr_find`; raises `ValueError` before it starts where `check_training` does"
+        """fastai's `lr_find`. Raises `ValueError` before it starts where `check_training` does, and where the loss
+        diverges before there is a curve"""
         self.check_training()
-        return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
+        try: return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
+        except IndexError as e:   # what the suggestions say of a curve without points
+            raise ValueError(f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no "
+                             "curve; begin at a lower rate, or pass stop_div=False") from e
 
     def check_training(self, cbs=None):
         """Raise `ValueError` where training with the further callbacks `cbs` makes no sense: on no batch at all, or
@@ -466,7 +476,8 @@ class TaskLearner(Learner):
             finally: self.metrics = old
 
     def set_with_images(self, ds_idx:int=1):
-        "The `ds_idx`-th DataLoader; `ValueError` where it has no images, as that of an exported learner"
+        "The `ds_idx`-th DataLoader; `ValueError` where there is none, or it has no images, as in an exported learner"
+        check_ds_idx(ds_idx, self.dls)
         if not len(self.dls[ds_idx].dataset):
             raise ValueError(f"there are no images in this set: {NO_DATA}; pass dl=annotations, a list of `Annotation`")
         return self.dls[ds_idx]
@@ -481,6 +492,7 @@ class TaskLearner(Learner):
 
     def whole_dl(self, ds_idx:int=1, dl=None):
         "The `ds_idx`-th set, or `dl`, which may be a list of annotations; in order, to its end, without augmentation"
+        check_ds_idx(ds_idx, self.dls)
         if isinstance(dl, Annotation): dl = [dl]
         if isinstance(dl, (list, tuple, L)): return self.annotated_dl(dl)
         src = self.set_with_images(ds_idx) if dl is None else dl
@@ -514,6 +526,7 @@ class TaskLearner(Learner):
         behind its last, as `TensorBoardCallback` shows one, or of a list of batches, as of `get_preds(dl=[b])`"""
         return [self.dl.items[i] for i in getattr(self.dl, '_DataLoader__idxs', [])[start:start+n]]
 
+    @checked(tta=FLAG, postprocess=FUNCTION)
     def annotate(self,
         items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
                           # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
@@ -545,9 +558,14 @@ class TaskLearner(Learner):
         return out
 
     def pictures_of(self, items) -> list:
-        "What `annotate` was given, as a list; raises for a folder"
-        one = isinstance(items, (str, os.PathLike, Annotation, bytes, bytearray, Image.Image, np.ndarray, Tensor))
-        items = [items] if one else list(items)
+        "What `annotate` was given, as a list; raises for a folder, and for what is no image"
+        if isinstance(items, IMAGES): items = [items]
+        try: items = list(items)
+        except TypeError: items = [items]
+        for i,o in enumerate(items):
+            if not isinstance(o, IMAGES) or isinstance(o, str) and not o: raise ValueError(
+                f"items, number {i}: expected a path, an Annotation, bytes of an image file, a PIL image, an array or "
+                f"a tensor, got {brief(o)}")
         folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
         if folder is not None:
             raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
@@ -561,6 +579,7 @@ class TaskLearner(Learner):
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
         "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
+        self.pictures_of([item])
         res = Learner.predict(self, item, rm_type_tfms, with_input)
         refuse_nan(res[-1])
         return res
@@ -571,6 +590,7 @@ class TaskLearner(Learner):
         raise ValueError("tta averages over images whose points, boxes and pixels have moved; "
                          "use annotate(items, tta=True), which turns the predictions for mirrored images back")
 
+    @checked(max_n=COUNT, shuffle=FLAG)
     def show_results(self,
         ds_idx:int=1,      # of the set
         dl=None,           # in place of it: a DataLoader, or a list of `Annotation` or of paths
@@ -579,6 +599,8 @@ class TaskLearner(Learner):
         **kwargs,          # of the DataLoader's `show_results`: `ncols`, ...
     ):
         "Draw images with ground truth and prediction; with the prediction alone where there is no ground truth"
+        check_ds_idx(ds_idx, self.dls)
+        if isinstance(dl, Annotation): dl = [dl]
         if dl is None: dl = self.set_with_images(ds_idx)
         elif isinstance(dl, (list, tuple, L)):
             truth = all(isinstance(o, Annotation) for o in dl)
@@ -607,6 +629,7 @@ class TaskLearner(Learner):
         with self.scored_by([]): probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
         return probs,dec
 
+    @checked(k=COUNT, largest=FLAG)
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
         dl = self.whole_dl(ds_idx, dl)
@@ -616,6 +639,7 @@ class TaskLearner(Learner):
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
+    @checked(file=FILE)
     def save(self, file, **kwargs):
         """fastai's `save`; thresholds and temperature are saved too, as metadata of the state dict, so that fastai and
         torch read the file as any other. It is written whole or not at all"""
@@ -628,6 +652,7 @@ class TaskLearner(Learner):
         finally: hook.remove()
         return file
 
+    @checked(file=FILE)
     def load(self, file, device=None, **kwargs):
         """fastai's `load`, which also takes the path that `save` returns, and restores thresholds and temperature; a
         file without these, as fastai writes it, leaves them as they are"""
@@ -646,6 +671,8 @@ class TaskLearner(Learner):
         res = {k: getattr(self.loss_func, k) for k in DECISIONS if hasattr(self.loss_func, k)}
         res = {k: v.tolist() if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for k,v in res.items()}
         return {k: v for k,v in res.items() if isinstance(v, (int, float, list))}
+
+IMAGES = str,os.PathLike,Annotation,bytes,bytearray,Image.Image,np.ndarray,Tensor   # what `annotate` takes
 
 def picture_of(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for an image that came as pixels"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
+from .arguments import FLAG, check_thresh, checked, checked_methods, choice
 from .data.annotation import Annotation, AnnotationError, select_objects
 from .data.blocks import (NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, check_labels, object_bbox,
                           object_label)
@@ -19,9 +20,11 @@ from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
 from .models.layers import GridHead, check_n_out
 from .show import LocalizationDL, plot_confusion
+from .task_arguments import BLOCK, DLS, LEARNER
 
 __all__ = ['localization_block', 'localization_dls', 'localization_learner', 'LocalizationLearner', 'largest_object']
 
+@checked(**BLOCK)
 def localization_block(
     vocab,            # list of names; `NO_OBJECT` among them is the class of pictures without an object
     size=224,         # of the network's input in pixels: (w, h), or one number for both
@@ -38,6 +41,7 @@ def localization_block(
                      splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
                      batch_tfms=batch_geometry(batch_tfms, 'box'))
 
+@checked(**DLS, check=FLAG, empty=choice('class', 'raise'))
 def localization_dls(
     annotations,          # list[Annotation] with one object each, or none: boxes (1, 4) or (0, 4). A label without
                           # boxes teaches the class alone
@@ -55,7 +59,6 @@ def localization_dls(
 ) -> DataLoaders:
     """DataLoaders of pictures, class ids and boxes. Boxes are clipped to the picture; what has no area in it goes, and
     one warning says how many. Raises `AnnotationError` for missing files, several objects, unknown labels"""
-    if empty not in ('class', 'raise'): raise ValueError(f"empty is 'class' or 'raise', not {empty!r}")
     annotations = check_data(annotations)
     check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
@@ -69,6 +72,7 @@ def localization_dls(
     block = localization_block(vocab, splitter=splitter, **block_kwargs)
     return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
 
+@checked(**LEARNER)
 def localization_learner(
     dls:DataLoaders,       # of `localization_dls`
     arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an
@@ -116,6 +120,7 @@ class LocalizationHead(nn.Module):
         mid,half = sigmoid_range(box[:,:2], -1, 1),sigmoid_range(box[:,2:], 0, 1)   # half of width and height
         return torch.cat([self.label(x), mid-half, mid+half], 1)
 
+@checked_methods
 class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
     in_pixels = True
@@ -148,8 +153,7 @@ class LocalizationLearner(TaskLearner):
         return torch.stack(res)
 
     def to_annotations(self, probs, pictures, thresh):
-        if thresh is not None and not (np.ndim(thresh) == 0 and 0 <= thresh <= 1): raise ValueError(
-            f"thresh is one number in [0, 1], which the score of the class must exceed, not {thresh!r}")
+        if thresh is not None: thresh = check_thresh(thresh).item()
         probs,vocab = probs.cpu(),list(self.dls.vocab)
         bboxes = self.in_file(probs[:,-4:], [size for _,size in pictures]).float().numpy()
         res = []
@@ -187,6 +191,7 @@ class LocalizationLearner(TaskLearner):
         truth = list(dl.items)
         return localization_confusion(truth, self.annotate(truth, bs=dl.bs), self.dls.vocab)
 
+    @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
         "The confusion matrix of the class; `normalize`: as shares of the true class"
         return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)

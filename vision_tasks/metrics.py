@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.learner import Metric
-from .arguments import nearest
+from .arguments import Kind, checked, choice, either, is_whole, nearest, number
 from .data.annotation import AnnotationError
 from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .data.masks import VOID
@@ -151,6 +151,11 @@ def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what
     "Distance of each point from its truth, in the unit of both; nan where it is not marked"
     return (torch.as_tensor(pred).double() - torch.as_tensor(targ).double()).norm(dim=-1)
 
+BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number of pixels"),
+            Kind("two points, by index or name", lambda o: isinstance(o, (tuple, list)) and len(o) == 2 and
+                 all(isinstance(v, str) or is_whole(v) for v in o)))
+
+@checked(by=BY)
 def normaliser_of(
     a,              # Annotation with points
     by='diagonal',  # 'diagonal' of the picture; 'box': square root of the area of its box, or of the upright box around
@@ -168,8 +173,7 @@ def normaliser_of(
     elif isinstance(by, (tuple, list)) and len(by) == 2:
         (i,j), = point_pairs([by], vocab, 'by', len(p))
         d = float(np.linalg.norm(p[i]-p[j]))
-    elif isinstance(by, (int, float)): d = float(by)
-    else: raise ValueError(f"by is 'diagonal', 'box', two points or a number of pixels, not {by!r}")
+    else: d = float(by)
     if d <= 0:
         raise AnnotationError(f"{a.path}: the normaliser {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
     return d
@@ -179,6 +183,7 @@ def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.
 class _InFilePoints(Metric):
     """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
     was resized or padded"""
+    @checked(by=BY)
     def __init__(self, by='diagonal'): self.by = by
     def reset(self): self.errors,self.norms,self.n = [],[],0
     def accumulate(self, learn):
@@ -214,6 +219,7 @@ class NME(_InFilePoints):
 
 class PCK(_InFilePoints):
     "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
+    @checked(thresh=number(0, open=True))
     def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
     @property
     def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.') + self.of

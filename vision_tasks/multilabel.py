@@ -6,6 +6,7 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, LabelSetBlock, check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
@@ -17,11 +18,13 @@ from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_pr
                       label_confusion, multilabel_confusion)
 from .models.layers import check_n_out
 from .show import MultilabelDL, plot_confusion_per_class, plot_label_confusion
+from .task_arguments import BLOCK, DLS, LEARNER
 from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
                          sweep_thresholds)
 
 __all__ = ['multilabel_block', 'multilabel_dls', 'multilabel_learner', 'MultilabelLearner']
 
+@checked(**BLOCK)
 def multilabel_block(
     vocab,               # list of names
     size=224,            # of the network's input in pixels: (w, h), or one number for both
@@ -36,6 +39,7 @@ def multilabel_block(
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
+@checked(**DLS, check=FLAG)
 def multilabel_dls(
     annotations,         # list[Annotation]; one without labels is a picture to which no name applies
     vocab=None,          # list of names; None = all that occur, sorted, so that one seen only in valid has its place
@@ -57,6 +61,7 @@ def multilabel_dls(
     block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, vocab, bs, path, num_workers, device, check)
 
+@checked(**LEARNER)
 def multilabel_learner(
     dls:DataLoaders,     # of `multilabel_dls`, or of any fastai DataLoaders of pictures and multi-hot targets
     arch=None,           # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module`, or an
@@ -84,6 +89,7 @@ def multilabel_learner(
     return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs,
                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
 
+@checked_methods
 class MultilabelLearner(TaskLearner):
     """A `TaskLearner` whose thresholds and temperature can be fitted; `predict`, `annotate`, the metrics and the
     exported learner use them"""
@@ -101,10 +107,7 @@ class MultilabelLearner(TaskLearner):
 
     def to_annotations(self, probs, pictures, thresh):
         vocab = list(self.dls.vocab)
-        t = self.loss_func.thresh if thresh is None else thresh
-        t = torch.as_tensor(t, dtype=torch.float32)
-        if t.ndim > 1 or (t.ndim and len(t) != len(vocab)):
-            raise ValueError(f"thresh has {t.numel()} values, but there are {len(vocab)} classes: {vocab}")
+        t = torch.as_tensor(check_thresh(self.loss_func.thresh if thresh is None else thresh, len(vocab)))
         probs = probs.cpu()
         res = []
         for (path,size),p,on in zip(pictures, probs, probs > t):

@@ -1,6 +1,6 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
-import math
+import inspect, math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -17,11 +17,13 @@ from fastai.torch_core import to_float
 from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
+from .arguments import (COUNT, FLAG, FUNCTION, NAMES, SIZE, Kind, brief, checked, checked_methods, either, is_number,
+                        number)
 from .data.annotation import Annotation
 from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask, grey_range_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
-from .learner import TaskLearner, check_data, check_which, make_learner, picture_of, task_dls
+from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
                       dice_from_confusion, iou_from_confusion)
@@ -30,12 +32,14 @@ from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
 from .show import SegmentationDL, plot_confusion
+from .task_arguments import BLOCK, CHECK, DLS, LEARNER
 from .warning import warn
 
 __all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'SegmentationLearner', 'AuxLoss']
 
 AT_ONCE = 2**26   # numbers of one picture's probabilities in memory, when they are brought to the file's size
 
+@checked(**BLOCK, codes=NAMES)
 def segmentation_block(
     codes,            # list of the classes' names, in the order of their indices; void is none of them
     size=224,         # of the network's input in pixels: (w, h), or one number for both
@@ -49,6 +53,7 @@ def segmentation_block(
                      dl_type=SegmentationDL, splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
                      batch_tfms=batch_geometry(batch_tfms))
 
+@checked(**DLS, check=CHECK, codes=either(NAMES, Kind("a dict of names by value", lambda o: isinstance(o, dict))))
 def segmentation_dls(
     annotations,          # list[Annotation] with `mask`, as `read_masks` gives them
     codes,                # list of the classes' names, in the order of their indices; or {value: name}, as `read_masks`
@@ -70,7 +75,6 @@ def segmentation_dls(
     if twice or not codes: raise ValueError(f"codes are the names of the classes, each once; got {codes}")
     if len(codes) == 1: raise ValueError(f"codes holds {codes[0]!r} alone, so that there is nothing to tell it from; "
                                          "name what the other pixels are too, such as 'background'")
-    check_which(check)
     if check:
         with ThreadPoolExecutor() as ex:
             list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))
@@ -78,6 +82,7 @@ def segmentation_dls(
     block = segmentation_block(codes, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, None, bs, path, num_workers, device, check is True)
 
+@checked(**LEARNER, aux_weight=number(0))
 def segmentation_learner(
     dls:DataLoaders,       # of `segmentation_dls`
     arch=None,             # a name of `list_archs('segmentation')`, a builder `n_out -> nn.Module`, or an `nn.Module`
@@ -124,13 +129,12 @@ def _model(arch, encoder, n_out, pretrained, kw):
             if 'unexpected keyword' not in str(e): raise
             raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
     if isinstance(arch, str): get_arch(arch, 'segmentation')   # which says what there is
-    if not callable(arch): raise TypeError(f"arch is a name, a builder or an nn.Module, not {type(arch).__name__}; "
-                                           "names: list_archs('segmentation')")
     return arch(n_out, **kw),bool(pretrained)
 
 class AuxLoss(Callback):
     "Nets with an auxiliary head give (logits, auxiliary logits) when training: add `weight` times the loss of these"
     order = GradientAccumulation.order-1   # before it scales the loss
+    @checked(weight=number(0))
     def __init__(self, weight=.5): self.weight,self.aux = weight,None
     def after_pred(self):
         self.aux = None
@@ -139,6 +143,9 @@ class AuxLoss(Callback):
         if self.aux is None: return
         self.learn.loss_grad = self.loss_grad + self.weight*self.loss_func(self.aux, *self.yb)
         self.learn.loss,self.aux = self.loss_grad.detach().clone(),None
+
+GRID = Kind("a dict of lists of values, by the parameter of `dense_crf`", lambda o: isinstance(o, dict) and len(o) and
+            all(k in inspect.signature(dense_crf).parameters and len(list(v)) for k,v in o.items()))
 
 class InFileConfusion(Metric):
     "(c, c) pixel counts in pixels of the files, row = truth, column = answer"
@@ -154,6 +161,7 @@ class InFileConfusion(Metric):
     @property
     def value(self): return 0.
 
+@checked_methods
 class SegmentationLearner(TaskLearner):
     "A `TaskLearner` that answers with a class mask of each file's size"
     annotate_options = 'tile','postprocess'
@@ -234,6 +242,7 @@ class SegmentationLearner(TaskLearner):
         return [Annotation(path, size, mask=self.labels_in_file(p, size).numpy())
                 for p,(path,size) in zip(probs, pictures)]
 
+    @checked(tta=FLAG, postprocess=FUNCTION, tile=SIZE)
     def annotate(self, items, thresh=None, bs=None, tile=None, tta=False, postprocess=None, scale=None):
         """A class mask of each image's size. `tile`: (w, h) or one number of pixels, for images that are larger than
         what the network was trained on: it predicts overlapping tiles of that size, and these are blended. `scale`: by
@@ -293,6 +302,7 @@ class SegmentationLearner(TaskLearner):
         im = FileImage.create(item, grey_range_of(self.dls))
         return im.pixels() if not im.loaded else pil_to_tensor(im)
 
+    @checked(tta=FLAG, tile=SIZE)
     def tiled_probs(self,
         image:Tensor,      # (3, H, W) uint8
         tile,              # (w, h), or one number for both, in pixels of the network's input
@@ -375,10 +385,12 @@ class SegmentationLearner(TaskLearner):
                              'precision': class_accuracy_from_confusion(cm.T).numpy(),   # truth and answer exchanged
                              'dice': dice_from_confusion(cm).numpy()})
 
+    @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
         "The confusion matrix in pixels of the files; `normalize`: as shares of the true class"
         return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)
 
+    @checked(grid=GRID, n=COUNT)
     def tune_crf(self,
         grid:dict,        # parameter of `dense_crf` -> values to try: {'w1': [2., 4., 8.], 'sb': [3., 5., 10.]}
         ds_idx:int=1,     # of the set
@@ -428,10 +440,10 @@ def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
     return F.grid_sample(p[None], xy[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
 
 def _check_scale(scale) -> tuple[float,float]:
-    xy = (scale, scale) if np.ndim(scale) == 0 else tuple(scale)
-    if len(xy) != 2 or not all(isinstance(o, (int, float)) and 0 < o < float('inf') for o in xy): raise ValueError(
-        f"scale is one number above 0 or two, (x, y): network pixels per image pixel; got {scale!r}")
-    return xy
+    xy = tuple(scale) if isinstance(scale, (tuple, list, np.ndarray)) and np.ndim(scale) else (scale, scale)
+    if len(xy) == 2 and all(is_number(o) and 0 < o <= 100 for o in xy): return xy
+    raise ValueError("scale: expected one number above 0 and up to 100, or two, (x, y): network pixels per image "
+                     f"pixel, got {brief(scale)}")
 
 def _starts(n, tile):
     "Where tiles begin that cover `n` pixels and overlap by half"

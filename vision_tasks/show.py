@@ -19,7 +19,8 @@ from fastai.data.core import TfmdDL
 from fastai.torch_core import to_detach
 from fastai.vision.core import TensorImage
 from plum import dispatch
-from .data.annotation import Annotation
+from .arguments import FLAG, FRACTION, NAMES, TEXT, Kind, checked, whole
+from .data.annotation import ANNOTATIONS, Annotation
 from .data.blocks import (NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet, PixelBBox, RegionProposals, label_set,
                           point_pairs)
 from .data.image import read_image
@@ -33,10 +34,12 @@ __all__ = ['show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'Lo
            'DetectionDL', 'InstanceDL', 'plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class',
            'plot_counts', 'plot_per_class', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
+TABLE = Kind("a DataFrame", lambda o: hasattr(o, 'columns') and hasattr(o, 'iloc'))
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a true positive, a missed label, a false positive
 LEGEND = 'Green: found · orange, in brackets: missed · red, with +: false positive'
 _GREY  = .5,.5,.5                                    # of what is ignored, or not in the vocab
 
+@checked(title=TEXT, scores=FLAG, alpha=FRACTION, point_names=NAMES)
 def show_annotation(
     a,             # Annotation
     ax=None,       # matplotlib axes; None = new ones
@@ -119,6 +122,7 @@ def _eroded(m, n):
         m = m & p[:-2,1:-1] & p[2:,1:-1] & p[1:-1,:-2] & p[1:-1,2:]
     return m
 
+@checked(alpha=FRACTION)
 def paint_classes(
     image,      # (h, w, 3) uint8
     mask,       # (h, w) class indices, 255 = void
@@ -261,6 +265,7 @@ def _write_below(ax, lines, most=9, fontsize=8):
     ax.add_artist(AnchoredOffsetbox('upper left', child=VPacker(children=texts, pad=0, sep=2, align='left'), pad=0,
                                     borderpad=.1, frameon=False, bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes))
 
+@checked(truths=ANNOTATIONS, preds=ANNOTATIONS, n=whole(1, 10000), title=TEXT)
 def contact_sheet(
     truths,          # list[Annotation], the ground truth
     preds=None,      # list[Annotation] of the same images, or None
@@ -753,6 +758,7 @@ def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
     _caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
                   'and IoU >= 0.5, else red')
 
+@checked(ring=FLAG)
 def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, without those of nan; `names`: write those names
     that hide neither a point nor another name (None: up to 20 points)"""
@@ -844,6 +850,7 @@ def _hwc(x):
 
 # --- tables as plots
 
+@checked(counts=TABLE, normalize=FLAG)
 def plot_confusion(
     counts,          # DataFrame (c, c), row = true class, column = predicted class
     normalize=True,  # as shares of the row
@@ -856,6 +863,7 @@ def plot_confusion(
     return _heatmap(share, totals, ax, 'Share of the true class' if normalize else 'Count', 'Predicted', 'True',
                     1 if normalize else max(counts.to_numpy().max(initial=0), 1))
 
+@checked(shares=TABLE)
 def plot_label_confusion(
     shares,          # DataFrame (c, c) in [0, 1] of `label_confusion`, row = true label B, column = predicted label A
     totals=None,     # (c,) numbers of images with each label, written behind its name; None = not written
@@ -899,6 +907,7 @@ def _short(n):
         if n < 999.5*size: break
     return f'{n/size:.{max(0, 2-int(math.log10(n/size)))}f}{unit}'
 
+@checked(counts=TABLE)
 def plot_confusion_per_class(
     counts,          # DataFrame of `multilabel_confusion`: label, tn, fp, fn, tp
     ncols:int=None,  # classes in a row; None = as many as fit evenly, at most 8
@@ -925,6 +934,7 @@ def plot_confusion_per_class(
     fig.supxlabel('Predicted', fontsize=9); fig.supylabel('True', fontsize=9)
     return fig
 
+@checked()
 def plot_counts(
     annotations,  # list[Annotation]
     vocab=None,   # class names in the order of the plot; those of class masks, which have no names of their own. None =
@@ -1014,6 +1024,7 @@ def _plot_box_sizes(ax, boxes, colours):
     ax.tick_params(axis='y', labelsize=7)
     _quiet(ax)
 
+@checked(df=TABLE, columns=NAMES, sort=TEXT)
 def plot_per_class(
     df,             # DataFrame of `evaluate_per_class`: label, n, and a column for each score
     columns=None,   # names of the scores to draw; None = all

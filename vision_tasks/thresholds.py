@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from statistics import NormalDist
 import numpy as np, pandas as pd
 from torch import Tensor, as_tensor, bfloat16
+from .arguments import checked, whole
 from .warning import warn
 
 __all__ = ['best_threshold', 'sweep_thresholds', 'plot_thresholds', 'bootstrap_threshold', 'out_of_fold_threshold',
@@ -233,6 +234,7 @@ def _warn_silent(score, p, t, thresh, vocab):
 
 # ---- thresholds
 
+@checked()
 def best_threshold(
     probs,                # (n, c) or (n,) in [0, 1], Tensor or array; (n,) is one class
     targs,                # same shape, 0 or 1 in any type
@@ -276,6 +278,7 @@ def _counts(p, t, thresholds):
     over = counts[:,::-1].cumsum(1)[:,::-1][:,1:] # (c, k, 2)
     return over[...,1].T,over.sum(-1).T
 
+@checked()
 def sweep_thresholds(
     probs,                       # (n, c) or (n,) in [0, 1]
     targs,                       # same shape, 0 or 1
@@ -298,6 +301,7 @@ def sweep_thresholds(
     columns = {o: f.mean(tp, pred, t.sum(0), len(p), average == 'macro')[back] for o,f in fns.items()}
     return pd.DataFrame({'threshold': values, **columns})
 
+@checked(n=whole(1, 10**6))
 def bootstrap_threshold(
     probs,                # (n, c) or (n,) in [0, 1]
     targs,                # same shape, 0 or 1
@@ -360,6 +364,7 @@ def _interval(x, ci):
     q = 50*(1-ci),50*(1+ci)
     return np.array([np.percentile(o, q) if len(o) else (np.nan, np.nan) for o in (o[~np.isnan(o)] for o in x.T)]).T
 
+@checked()
 def out_of_fold_threshold(
     probs,                # (n, c) or (n,) in [0, 1]; themselves out of fold, if the models were cross-validated
     targs,                # same shape, 0 or 1
@@ -398,6 +403,7 @@ def out_of_fold_threshold(
 
 # ---- calibration
 
+@checked()
 def fit_temperature(
     logits,               # (n, c) or (n,) before the sigmoid, Tensor or array
     targs,                # same shape, 0 or 1
@@ -431,13 +437,13 @@ def _temperature(z, t):
         a = new
     return float(1/a)
 
+@checked()
 def reliability(
     probs,          # (n, c) or (n,) in [0, 1]
     targs,          # same shape, 0 or 1
     n_bins:int=10,  # of equal width, (low, high]; 0 belongs to the first
 ) -> pd.DataFrame:  # a row for each bin: low, high, n, score (mean), positive (fraction); the last two nan where n is 0
     "What the scores promise and what comes true, over all entries of all classes together"
-    if n_bins != int(n_bins) or n_bins < 1: raise ValueError(f"n_bins is {n_bins}, expected a positive whole number")
     p,t   = (o.ravel() for o in _read(probs, targs))
     edges = np.linspace(0, 1, n_bins+1)
     bins  = np.searchsorted(_cast(edges[1:-1], probs), p)
@@ -445,6 +451,7 @@ def reliability(
     some  = np.where(n > 0, n, np.nan)
     return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, score=score/some, positive=positive/some))
 
+@checked()
 def calibration_error(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1
@@ -481,6 +488,7 @@ def _legend(ax):
     "The legend to the right of `ax`, where it covers no curve"
     ax.legend(loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=9)
 
+@checked()
 def plot_thresholds(
     probs,               # (n, c) or (n,) in [0, 1]
     targs,               # same shape, 0 or 1
@@ -512,13 +520,13 @@ def plot_thresholds(
     _legend(ax)
     return ax
 
+@checked()
 def wilson_interval(
     hits,          # (k,) or one: how often it happened
     n,             # same shape: of how many
     ci:float=.95,  # confidence, in (0, 1)
 ) -> tuple:        # low, high, each as `hits`, in [0, 1]; nan where n is 0
     "The confidence interval of a share of independent cases (Wilson, 1927); unlike the normal one it stays in [0, 1]"
-    if not 0 < ci < 1: raise ValueError(f"ci is {ci}, expected a confidence in (0, 1)")
     hits,n = np.asarray(hits, float),np.asarray(n, float)
     z2 = NormalDist().inv_cdf(.5 + ci/2)**2
     n  = np.where(n > 0, n, np.nan)
@@ -534,6 +542,7 @@ def _below(ax):
     ax.set_subplotspec(upper)
     return ax.figure.add_subplot(lower, sharex=ax)
 
+@checked()
 def plot_reliability(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1

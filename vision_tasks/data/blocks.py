@@ -1,6 +1,6 @@
 "Item types and transform blocks: what an `Annotation` becomes on its way into a batch"
 from __future__ import annotations
-import io, os
+import errno, io, os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from ..arguments import nearest
+from ..arguments import brief, nearest
 from .annotation import Annotation, AnnotationError, select_objects, unturned, wh
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
                     resolve_grey_range, shown_size)
@@ -35,6 +35,12 @@ __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 
 
 # --- pictures
 
+def _bytes_of(path):
+    "What the file at `path` holds. Raises `OSError` that says what to do"
+    try: return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such image file; fix the path", str(path)) from None
+
 class FileImage(PILImage):
     """An image that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
     more than it needs"""
@@ -48,12 +54,12 @@ class FileImage(PILImage):
         Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
         are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
         if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
-        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(Path(o).read_bytes(), str(o), grey_range)
+        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(Path(o)), str(o), grey_range)
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
         if isinstance(o, (np.ndarray, Tensor)): o = _image_of_array(o)
         if not isinstance(o, Image.Image):
-            raise TypeError("an image is a path, an Annotation, bytes of an image file, a PIL image, an array or a "
-                            f"tensor, not {type(o).__name__}")
+            raise ValueError("image: expected a path, an Annotation, bytes of an image file, a PIL image, an array or "
+                             f"a tensor, got {brief(o)}")
         name = getattr(o, 'filename', '') or 'image in memory'
         check_single(o, name)
         jpeg = bytes_of_jpeg(o)
@@ -199,11 +205,13 @@ def point_pairs(pairs, vocab, what, k=None):
     k = len(vocab) if k is None else k
     def index(o):
         if isinstance(o, (int, np.integer)) and 0 <= o < k: return int(o)
-        if o in vocab: return vocab.index(o)
-        raise ValueError(f"{what} names {o!r}, but the {k} points are {vocab}{nearest(o, vocab)}")
+        if isinstance(o, str) and o in vocab: return vocab.index(o)
+        raise ValueError(f"{what} names {brief(o)}, but the {k} points are {vocab}{nearest(o, vocab)}")
+    if isinstance(pairs, str) or not hasattr(pairs, '__iter__'):
+        raise ValueError(f"{what}: expected a list of pairs such as ('left_eye', 'right_eye'), got {brief(pairs)}")
     for p in pairs:
         if isinstance(p, str) or not hasattr(p, '__len__') or len(p) != 2:
-            raise ValueError(f"{what} is a list of pairs such as ('left_eye', 'right_eye'); it holds {p!r}")
+            raise ValueError(f"{what}: expected a list of pairs such as ('left_eye', 'right_eye'); it holds {brief(p)}")
     return [tuple(map(index, p)) for p in pairs]
 
 def mirror_points(p:Tensor, flip_pairs) -> Tensor:   # (..., k, 2) -> (..., k, 2)

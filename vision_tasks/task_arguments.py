@@ -1,0 +1,57 @@
+"What the blocks, DataLoaders and learners of all tasks take: the kinds of their arguments"
+from __future__ import annotations
+from collections.abc import Mapping
+import numpy as np
+import torch
+from torch import nn
+from fastcore.foundation import L
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, PATH, TEXT, Kind, brief, choice, either, fixed, instance,
+                        is_number, number, several)
+from .data.annotation import Annotation
+
+__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'check_ds_idx']
+
+TFMS   = either(FUNCTION, several(FUNCTION, "a list of transforms"))
+DEVICE = Kind("a device, such as 'cpu' or 'cuda'", lambda o: torch.device(o) is not None)
+RATE   = either(number(0), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
+                                is_number(o.stop) and o.stop > 0 and (o.start is None or is_number(o.start))),
+                several(number(0), "a rate for each parameter group", least=1))
+MOMS   = several(FRACTION, "three momentums in [0, 1]", n=3)
+_CALLBACK = Kind("a callback", lambda o: isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback))
+CBS    = either(_CALLBACK, several(_CALLBACK, "a list of callbacks"))
+LOADERS = instance(DataLoaders, what="DataLoaders, as the task's `*_dls` makes them")
+_BUILDER = Kind("a builder", lambda o: callable(o) and not isinstance(o, nn.Module))
+_METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
+                lambda o: callable(o) or hasattr(o, 'accumulate'))
+
+KINDS['dl'] = Kind("a DataLoader, or a list of Annotation",
+                   lambda o: hasattr(o, 'dataset') or isinstance(o, (list, tuple, L, Annotation)))
+BLOCK = dict(splitter=FUNCTION, item_tfms=TFMS, batch_tfms=TFMS)
+DLS   = dict(device=DEVICE)
+CHECK = choice('masks', True, False)
+# of fastai's own `Learner`
+FASTAI = dict(dls=LOADERS, opt_func=FUNCTION, lr=RATE, splitter=FUNCTION, cbs=CBS,
+              metrics=either(_METRIC, several(_METRIC, "a list of metrics")), path=PATH, model_dir=PATH, wd=number(0),
+              wd_bn_bias=FLAG, train_bn=FLAG, moms=MOMS, default_cbs=FLAG)
+LEARNER = dict(
+    dls=LOADERS,
+    arch=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER,
+                Kind("a name", TEXT.ok, "`list_archs(task)` and `list_encoders()` have the names")),
+    encoder=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER, Kind("a name", TEXT.ok)),
+    pretrained=either(FLAG, fixed(None), PATH),
+    arch_kwargs=Kind("a dict of the builder's arguments", lambda o: isinstance(o, Mapping) and
+                     all(isinstance(k, str) and k.isidentifier() for k in o)),
+    loss_func=either(FUNCTION, Kind("the name of a loss", TEXT.ok)), metrics=FASTAI['metrics'], splitter=FUNCTION,
+    cbs=CBS)
+
+def check_ds_idx(
+    ds_idx,            # of a set
+    dls:DataLoaders,
+):
+    "Raise `ValueError` where `dls` have no set of that number"
+    n = len(dls.loaders)
+    if isinstance(ds_idx, (int, np.integer)) and not isinstance(ds_idx, bool) and 0 <= ds_idx < n: return
+    sets = ' or '.join(['0 (training)', '1 (validation)', *map(str, range(2, n))][:n])
+    raise ValueError(f"ds_idx: expected {sets}, got {brief(ds_idx)}; pass dl=annotations for another set")
