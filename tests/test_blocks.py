@@ -97,7 +97,7 @@ def test_what_is_no_picture_is_told(files):
     with pytest.raises(OSError, match="text.jpg cannot be read"): FileImage.create(path/'text.jpg')
     with pytest.raises(FileNotFoundError, match="gone.jpg"): FileImage.create(path/'gone.jpg')
     with pytest.raises(ValueError, match="uint8 in 0..255, not float64"): FileImage.create(px/255)
-    with pytest.raises(TypeError, match="an image is a path, .* not int"): FileImage.create(3)
+    with pytest.raises(ValueError, match="image: expected a path, .* got 3"): FileImage.create(3)
 
 def test_labels_become_multi_hot_and_come_back():
     enc = LabelSetEncode(['a', 'b', 'c'])

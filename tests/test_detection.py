@@ -227,7 +227,7 @@ def test_the_tuned_threshold_decides_and_is_each_classs_own(learn):
     dec = learn.predict(learn.dls.valid.items[0])[1]
     assert dec.shape == (1, 6) and dec[0,5] == 2
     for bad in (-.1, 1.5, [.5]*3):
-        with pytest.raises(ValueError, match='thresh is a number in .* or one for each of the 4 classes'):
+        with pytest.raises(ValueError, match='thresh: expected a number in .* or one for each of the 4 classes'):
             learn.annotate(learn.dls.valid.items[:1], thresh=bad)
 
 def test_the_confusion_matrix_has_a_row_and_a_column_for_background(learn):
@@ -258,9 +258,9 @@ def test_torchvisions_builder_its_name_and_a_detector_are_the_same_and_the_net_n
 
 def test_what_is_no_detector_is_refused(anns):
     dls = make_dls(anns)
-    with pytest.raises(TypeError, match='expected a `Detector`.* got a Linear; subclass'):
+    with pytest.raises(ValueError, match='expected a `Detector`.* got a Linear; subclass'):
         detection_learner(dls, nn.Linear(2, 2))
-    with pytest.raises(TypeError, match='arch is a name, a builder or a Detector, not int'): detection_learner(dls, 3)
+    with pytest.raises(ValueError, match='arch: expected .* a builder, or a name, got 3'): detection_learner(dls, 3)
     with pytest.raises(ValueError, match="no architecture 'ssdlit'"): detection_learner(dls, 'ssdlit')
     for arch in ('faster_rcnn', 'retinanet', 'fcos', 'ssdlite', 'ssdlite320_mobilenet_v3_large'):
         encoder = None if '320' in arch else 'test_resnet'

@@ -335,7 +335,7 @@ def test_confusion_is_pycocotools_matching_with_classes_left_aside(seed, tmp_pat
             if not ignored: want.loc[t[int(match)-1] if match else '#na#', d[id-1]] += 1; found.add(int(match))
     for i,(l,g) in enumerate(((l, g) for a in truth for l,g in zip(a.labels, a.ignore)), 1):
         if i not in found and not g: want.loc[l, '#na#'] += 1
-    got = detection_confusion(truth, preds, thresh=-1)
+    got = detection_confusion(truth, preds, thresh=0)
     pd.testing.assert_frame_equal(got, want)
     assert got.loc[VOCAB].to_numpy().sum() == sum((~a.ignore).sum() for a in truth)
 
@@ -408,7 +408,7 @@ def test_settings_that_mean_nothing_are_told():
     with pytest.raises(ValueError, match='no class .dragon.; there are ant'):
         detection_curve(truth, preds, 'dragon', vocab=VOCAB)
     with pytest.raises(ValueError, match='beta is 0'): best_detection_threshold(truth, preds, beta=0, vocab=VOCAB)
-    with pytest.raises(ValueError, match='thresh is a number or one for each of the 3'):
+    with pytest.raises(ValueError, match='thresh: expected a number in .* or one for each of the 3'):
         detection_confusion(truth, preds, VOCAB, thresh=[.5, .5])
     with pytest.raises(ValueError, match='every is 0'): MeanAP(every=0)
     with pytest.raises(ValueError, match="iou_type is 'bbox' or 'segm'"): MeanAP(iou_type='mask')

@@ -112,7 +112,7 @@ def test_all_processes_end_with_the_same_weights_statistics_and_answers(ran):
 @pytest.mark.train
 def test_each_process_takes_the_planned_steps_on_pictures_of_its_own(ran):
     n,world = len(ran.task.make_dls(ran.anns, size=64, bs=ran.bs).train_ds),len(ran.of)
-    for o in ran.of: assert o['pct'] == pytest.approx(1.) and len(o['idxs']) == 2
+    for o in ran.of: assert o['pct'] == pytest.approx(1.) and len(o['idxs']) == 3
     for epoch in zip(*(o['idxs'] for o in ran.of)):
         assert {len(o) for o in epoch} == {n//world}
         assert len(set(chain(*epoch))) == n//world*world
@@ -150,7 +150,7 @@ def test_lr_find_goes_through_its_range_and_brings_the_weights_back(ran):
 def test_rank_0_alone_prints_and_logs_and_what_it_exports_predicts_anywhere(ran):
     assert 'process 0' in ran.out and 'process 1' not in ran.out
     assert {o['bare'] for o in ran.of}.isdisjoint({'DistributedDataParallel'})
-    assert len((ran.folder/'history.csv').read_text().splitlines()) == 3
+    assert len((ran.folder/'history.csv').read_text().splitlines()) == 4
     learn = load_learner(ran.folder/'learner.pkl')
     assert not hasattr(learn, 'distributed')
     with learn.no_bar():

@@ -210,7 +210,7 @@ def test_polygons_are_an_option_and_hold_the_same_pixels(learn):
     assert isinstance(b.masks[0], list)
     x,y = (torch.from_numpy(decode_mask(o.masks[0], o.size))[None] for o in (a, b))
     assert iou(x, y).min() > .97
-    with pytest.raises(ValueError, match="masks is 'rle' or 'polygons', not 'png'"): learn.annotate([], masks='png')
+    with pytest.raises(ValueError, match="masks: expected one of 'rle', .* got 'png'"): learn.annotate([], masks='png')
 
 def test_polygons_have_no_holes_and_those_of_the_masks_are_filled(anns, monkeypatch):
     learn = instance_learner(make_dls(anns), Oracle, pretrained=False)

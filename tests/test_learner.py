@@ -307,7 +307,7 @@ def test_a_list_of_annotations_is_evaluated_as_the_set_that_it_would_be(task, le
 
 def test_a_list_for_evaluation_is_checked_as_the_dls_check_theirs(task, learn, anns):
     with pytest.raises(AnnotationError, match="the data set is empty"): learn.evaluate(dl=[])
-    with pytest.raises(TypeError, match="list of Annotation"): learn.evaluate(dl=[anns[0].path])
+    with pytest.raises(ValueError, match="expected an Annotation, got .*Path"): learn.evaluate(dl=[anns[0].path])
     with pytest.raises((AnnotationError, ValueError), match="without ground truth"):
         learn.evaluate(dl=learn.dls.test_dl([anns[0].path]))
     if task.name in ('multilabel', 'localization', 'detection', 'instance'):

@@ -190,7 +190,7 @@ def test_tiles_can_be_at_the_scale_of_validation_and_a_warning_names_both_scales
             assert tiled.shape == (128, 256) and iou(tiled) > .95
             assert iou(learn.annotate(anns[3], tile=64, scale=1)[0].mask) == 0
         for scale in (0, -1, (1, 2, 3), float('nan'), 'half'):
-            with pytest.raises(ValueError, match="scale is one number above 0 or two"):
+            with pytest.raises(ValueError, match="scale: expected one number above 0 and up to 100, or two"):
                 learn.annotate(anns[3], tile=64, scale=scale)
         with pytest.raises(ValueError, match="scale=0.5 is for tiles: pass `tile`"): learn.annotate(anns[3], scale=.5)
 

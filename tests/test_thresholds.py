@@ -227,7 +227,8 @@ def test_a_warning_names_the_classes_that_are_never_predicted_and_what_they_can_
     words = (r"a precision of 0.7 for 2 of 4 classes: 'b' \(at most 0.667\), 'd' \(at most 0.333\). With the threshold "
              r"that is returned they are never predicted; lower `at`")
     for f in (best_threshold, bootstrap_threshold):
-        with pytest.warns(UserWarning, match=words): f(p, t, 'recall_at_precision', per_class=True, at=.7, vocab='abcd')
+        with pytest.warns(UserWarning, match=words):
+            f(p, t, 'recall_at_precision', per_class=True, at=.7, vocab=list('abcd'))
     with pytest.warns(UserWarning, match=r"2 of 4 classes: class 1 \(at most 0.667\), class 3"):
         thresh,value = best_threshold(torch.tensor(p), torch.tensor(t), 'recall_at_precision', per_class=True, at=.7)
     assert value[[1, 3]].tolist() == [0, 0] and (p <= thresh.numpy())[:,[1, 3]].all()
@@ -482,7 +483,7 @@ def test_the_interval_is_wilsons(ci):
             want = binomtest(k, n).proportion_ci(ci, 'wilson')
             assert (a, b) == pytest.approx((want.low, want.high), abs=1e-12)
     assert np.isnan(wilson_interval(0, 0)).all()
-    with pytest.raises(ValueError, match="ci is 95"): wilson_interval(1, 2, 95)
+    with pytest.raises(ValueError, match="ci: expected a confidence .* got 95"): wilson_interval(1, 2, 95)
 
 def test_the_bars_of_the_reliability_plot_are_the_intervals_of_its_bins():
     p,t = fine(9)
@@ -514,20 +515,20 @@ def put(x, i, v): x = x.astype(float); x[i] = v; return x
      "no macro average; use average='micro' or per_class=True"),
     (best_threshold, (P, T, 'f1', False, 1., .5), r"at=0\.5 has no meaning for score 'f1'"),
     (best_threshold, (P, T, 'f1', False, 2.), "beta=2.0 has no meaning for score 'f1'; use 'fbeta'"),
-    (best_threshold, (P, T, 'fbeta', False, 0.), "beta is 0.0, expected a positive number"),
+    (best_threshold, (P, T, 'fbeta', False, 0.), "beta: expected a number above 0, got 0.0"),
     (best_threshold, (P, T, 'f1', False, 1., None, 'mean'), "average is 'micro' or 'macro', not 'mean'"),
     (best_threshold, (P, T, 'f1', True, 1., None, 'mean'), "average is 'micro' or 'macro', not 'mean'"),
     (sweep_thresholds, (P, T, [.5], ('f1', 'presicion')), "no score 'presicion', did you mean 'precision'"),
     (sweep_thresholds, (P, T, [.5, np.nan]), "expected a list of finite numbers"),
     (sweep_thresholds, (P, T, None, ('f1',), 'micro', 2.), "beta=2.0 has no meaning for scores"),
-    (bootstrap_threshold, (P, T, 'f1', False, 0), "n is 0, expected at least one resample"),
-    (bootstrap_threshold, (P, T, 'f1', False, 5, 95), "ci is 95, expected the share of the resamples"),
+    (bootstrap_threshold, (P, T, 'f1', False, 0), "n: expected a whole number from 1 to 1000000, got 0"),
+    (bootstrap_threshold, (P, T, 'f1', False, 5, 95), "ci: expected a confidence between 0 and 1, .* got 95"),
     (out_of_fold_threshold, (P, T, [0, 1]), "2 fold ids for 5 rows of probs"),
     (out_of_fold_threshold, (P, T, [3]*5), "all rows are of fold 3; expected at least two folds"),
     (out_of_fold_threshold, (P, T, [0., 1., np.nan, 1., 0.]), "the fold id of row 2 is nan"),
     (fit_temperature, (put(P, (4,1), np.inf), T), "infinite logits: 1 of 10, the first in row 4, class 1"),
     (fit_temperature, (put(P, (4,1), np.nan), T), "nan in logits: 1 of 10, the first in row 4, class 1"),
-    (reliability, (P, T, 0), "n_bins is 0, expected a positive whole number"),
+    (reliability, (P, T, 0), "n_bins: expected a whole number from 1 to 1000000, got 0"),
     (calibration_error, (P*4, T), "pass probabilities"),
 ])
 def test_what_cannot_be_answered_is_explained(f, args, message):

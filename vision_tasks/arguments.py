@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from reprlib import Repr
 import numpy as np
 
-__all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'nearest', 'error',
+__all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'came', 'nearest', 'error',
            'is_whole', 'is_number', 'whole', 'number', 'choice', 'either', 'several', 'shaped', 'instance', 'fixed',
            'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE',
            'AXES']
@@ -38,7 +38,7 @@ def nearest(name, names) -> str:
     close = get_close_matches(str(name), [str(o) for o in names], 1)
     return f"; did you mean {close[0]!r}?" if close else ''
 
-def _came(o):
+def came(o):
     "What a message says that it got; the type where the value alone does not show it"
     if isinstance(o, (str, bytes, int, float, complex, bool, type(None), list, tuple, dict, set)): return brief(o)
     shape = getattr(o, 'shape', None)
@@ -65,7 +65,7 @@ class Kind:
             if getattr(e, 'ours', False): raise
         except Exception: pass   # a foreign object that can be compared with nothing
         todo = self.todo(value) if callable(self.todo) else self.todo
-        raise error(f"{name}: expected {self.expected}, got {_came(value)}" + (f"; {todo}" if todo else ''))
+        raise error(f"{name}: expected {self.expected}, got {came(value)}" + (f"; {todo}" if todo else ''))
 
 def error(text) -> ValueError:
     "A `ValueError` that a kind passes on as it is"
@@ -187,7 +187,7 @@ def check_thresh(
     except (TypeError, ValueError, OverflowError): t = np.full((), np.nan)
     if not isinstance(thresh, (bool, str, bytes)) and t.shape in ((), (n,)) and ((t >= 0) & (t <= 1)).all(): return t
     many = '' if n is None else f", or one for each of the {n} classes"
-    raise ValueError(f"thresh: expected a number in [0, 1]{many}, got {_came(thresh) if t.ndim else brief(thresh)}")
+    raise ValueError(f"thresh: expected a number in [0, 1]{many}, got {came(thresh)}")
 
 def checked(**kinds):
     "Decorator of a function or method whose arguments are checked; `kinds` by name, before those of `KINDS`"

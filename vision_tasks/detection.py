@@ -15,7 +15,7 @@ from fastai.imports import noop
 from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
-from .arguments import COUNT, FLAG, brief, check_thresh, checked, checked_methods, choice
+from .arguments import COUNT, FLAG, came, check_thresh, checked, checked_methods, choice
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
                           path_of)
@@ -60,7 +60,7 @@ def _proposals(o):
     if isinstance(o, str): return Proposals(o)
     if callable(o): return o
     raise ValueError("proposals: expected a method's name, such as 'selective_search', a `Proposals`, or a function "
-                     f"image -> (k, 4) boxes, got {brief(o)}")
+                     f"image -> (k, 4) boxes, got {came(o)}")
 
 @checked(**DLS, check=FLAG)
 def detection_dls(

@@ -366,7 +366,7 @@ class TaskLearner(Learner):
         "fastai's `fit_one_cycle`"
         Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
 
-    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=whole(10), stop_div=FLAG, show_plot=FLAG)
+    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
     def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
                 suggest_funcs=SuggestionMethod.Valley):
         """fastai's `lr_find`. Raises `ValueError` before it starts where `check_training` does, and where the loss

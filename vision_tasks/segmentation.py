@@ -144,7 +144,7 @@ class AuxLoss(Callback):
         self.learn.loss_grad = self.loss_grad + self.weight*self.loss_func(self.aux, *self.yb)
         self.learn.loss,self.aux = self.loss_grad.detach().clone(),None
 
-GRID = Kind("a dict of lists of values, by the parameter of `dense_crf`", lambda o: isinstance(o, dict) and len(o) and
+GRID = Kind("a dict of lists of values, by the parameter of `dense_crf`", lambda o: isinstance(o, dict) and
             all(k in inspect.signature(dense_crf).parameters and len(list(v)) for k,v in o.items()))
 
 class InFileConfusion(Metric):

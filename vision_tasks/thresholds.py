@@ -326,9 +326,6 @@ def bootstrap_threshold(
     For 'recall_at_precision' values on other data are the recall, for 'precision_at_recall' the precision: there the
     floor may be missed. A resample in which a class has no positives does not count for it; a class that has none gets
     an interval of nan"""
-    if n < 1: raise ValueError(f"n is {n}, expected at least one resample")
-    if not 0 < ci < 1:
-        raise ValueError(f"ci is {ci}, expected the share of the resamples inside the interval, in (0, 1)")
     score,macro = _settings(score, per_class, **kwargs)
     p,t = _read(probs, targs)
     one = not (per_class or macro)

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from ..arguments import brief, nearest
+from ..arguments import brief, came, nearest
 from .annotation import Annotation, AnnotationError, select_objects, unturned, wh
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
                     resolve_grey_range, shown_size)
@@ -59,7 +59,7 @@ class FileImage(PILImage):
         if isinstance(o, (np.ndarray, Tensor)): o = _image_of_array(o)
         if not isinstance(o, Image.Image):
             raise ValueError("image: expected a path, an Annotation, bytes of an image file, a PIL image, an array or "
-                             f"a tensor, got {brief(o)}")
+                             f"a tensor, got {came(o)}")
         name = getattr(o, 'filename', '') or 'image in memory'
         check_single(o, name)
         jpeg = bytes_of_jpeg(o)
