@@ -1,8 +1,10 @@
 "The argument matrix of blocks, DataLoaders, learners and their methods"
 import pickle
+from functools import partial
 import matplotlib.pyplot as plt
 import pytest, torch
-from bad_arguments import BAD, FEW, anything, assert_no_faults, either, flag, names, number, one_of, path, table, whole
+from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, names, never, number, one_of, path,
+                           table, whole)
 from test_tasks import TASKS
 import vision_tasks.all as package
 from vision_tasks.detection import fit_anchors
@@ -10,7 +12,6 @@ from vision_tasks.learner import TaskLearner, encoder_splitter, one_normalize
 from vision_tasks.segmentation import AuxLoss
 
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.usefixtures('closed_figures')]
-CALLABLE = callable
 EMPTY = lambda v: isinstance(v, (list, torch.Tensor)) and len(v) == 0
 
 @pytest.fixture
@@ -20,22 +21,21 @@ def closed_figures():
 
 # what makes sense for the names of this file
 ACCEPTS = dict(
-    splitter=either(CALLABLE, one_of(None)), item_tfms=either(CALLABLE, one_of(None, [])),
-    batch_tfms=either(CALLABLE, one_of(None, [])),
-    codes=either(names, table), device=one_of(0, '1', 1, 2), check=flag, empty=one_of('class', 'raise'),
-    flip_pairs=one_of(None, []), skeleton=one_of(None, []), proposals=CALLABLE,
-    encoder=lambda v: False, pretrained=either(flag, path), arch_kwargs=one_of({}), loss_func=CALLABLE,
-    metrics=either(CALLABLE, EMPTY), normalize=one_of(None, True, False), cbs=EMPTY, aux_weight=number(0),
+    splitter=one_of(None), item_tfms=either(EMPTY, one_of(None)), batch_tfms=either(EMPTY, one_of(None)),
+    codes=either(names, table), device=never, check=flag, empty=one_of('class', 'raise'),
+    flip_pairs=one_of(None, []), skeleton=one_of(None, []), proposals=never,
+    encoder=never, pretrained=either(flag, path), arch_kwargs=one_of({}), loss_func=never,
+    metrics=EMPTY, normalize=one_of(None, True, False), cbs=EMPTY, aux_weight=number(0),
     n_epoch=whole(1), epochs=whole(1), base_lr=number(1e-300), freeze_epochs=whole(0), lr_mult=number(1e-300),
     pct_start=number(0, 1), div=number(1e-300), div_final=number(1e-300), wd=either(number(0), one_of(None)),
     reset_opt=flag,
     start_epoch=whole(0), lr=either(number(0), one_of((1, 2, 3))), lr_max=number(0), start_lr=number(1e-300),
     end_lr=number(1e-300),
     num_it=whole(1), stop_div=flag, show_plot=flag, ds_idx=one_of(0, 1), dl=either(one_of(None)), thresh=number(0, 1),
-    tile=whole(16), tta=flag, postprocess=CALLABLE, scale=number(1e-300, 100), items=one_of([], {}), with_input=flag,
-    rm_type_tfms=anything, max_n=whole(1), shuffle=flag, k=whole(1), largest=flag, normalize_=flag, ax=lambda v: False,
+    tile=whole(16), tta=flag, postprocess=never, scale=number(1e-300, 100), items=one_of([], {}), with_input=flag,
+    rm_type_tfms=anything, max_n=whole(1), shuffle=flag, k=whole(1), largest=flag, normalize_=flag, ax=never,
     method=one_of('pad', 'squish'), levels=whole(1), sizes=whole(1), ratios=whole(1), weight=number(0), model_dir=path,
-    opt_func=CALLABLE, wd_bn_bias=flag, train_bn=flag, default_cbs=flag, n=whole(1), by=one_of(),
+    opt_func=never, wd_bn_bias=flag, train_bn=flag, default_cbs=flag, n=whole(1), by=number(1e-9, 1e9),
     masks=one_of('rle', 'polygons'), fname=path, score=one_of('f1', 'fbeta', None), file=path,
     path=either(path, one_of(None)), mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)))
 
@@ -65,13 +65,15 @@ def dls_calls(task, anns, folder):
 
 def learner_calls(task, anns, folder):
     dls = task.make_dls(anns, size=32, bs=4, path=folder)
-    kw = dict(arch=None, encoder=None, pretrained=False, n_out=None, arch_kwargs=None, loss_func=None, metrics=None,
+    kw = dict(arch=None, encoder=None, n_out=None, arch_kwargs=None, loss_func=None, metrics=None,
               splitter=None, normalize=True, cbs=None, lr=1e-3, wd=.1, moms=(.9, .8, .9), path=folder, model_dir='m',
               wd_bn_bias=False, train_bn=True)
     if task.name == 'keypoint': kw['by'] = 'diagonal'
     if task.name == 'segmentation': kw['aux_weight'] = .5
     kw.update(dict(arch='shufflenet_v2_x0_5') | task.options)
-    return {task.learner.__name__: lambda: (task.learner, dict(dls=dls, **kw))}
+    # not `pretrained=True`, for which there is no network
+    make = partial(task.learner, pretrained=False)
+    return {task.learner.__name__: lambda: (make, dict(dls=dls, **kw))}
 
 def method_calls(task, anns, made):
     "Of a learner's methods; what trains does so for no longer than it must"

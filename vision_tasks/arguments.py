@@ -149,7 +149,8 @@ def _path(o): return isinstance(o, (str, os.PathLike)) and bool(os.fspath(o)) an
 FLAG     = Kind("True or False", lambda o: isinstance(o, (bool, np.bool_)))
 TEXT     = Kind("a text that is not empty", lambda o: isinstance(o, str) and bool(o.strip()))
 PATH     = Kind("a path, as text or `Path`", _path)
-FUNCTION = Kind("a function", callable)
+FUNCTION = Kind("a function", lambda o: callable(o) and not isinstance(o, type),
+                lambda o: f"write {o.__name__}()" if isinstance(o, type) else '')
 SEED     = whole(0, 2**32 - 1)
 SHARE    = Kind("a share between 0 and 1, both excluded", number(0, 1, open=True).ok,
                 lambda o: f"write {o/100:g} for {o:g} %" if is_number(o) and 1 < o < 100 else '')

@@ -15,7 +15,7 @@ from fastai.imports import noop
 from fastai.learner import Metric
 from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
-from .arguments import COUNT, FLAG, came, check_thresh, checked, checked_methods, choice
+from .arguments import (COUNT, FLAG, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice, either)
 from .data.annotation import Annotation
 from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
                           path_of)
@@ -25,7 +25,7 @@ from .data.splits import AnnotationSplitter
 from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
 from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      takes_pretrained, task_dls, warn_tiny)
+                      takes_pretrained, splitter_of, task_dls, warn_tiny)
 from .losses import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
@@ -36,7 +36,10 @@ from .task_arguments import BLOCK, DLS, LEARNER
 
 __all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
 
-@checked(**BLOCK)
+PROPOSALS = either(Kind("a method's name, such as 'selective_search'", TEXT.ok),
+                   Kind("a `Proposals`, or another function image -> (k, 4) boxes", FUNCTION.ok))
+
+@checked(**BLOCK, proposals=PROPOSALS)
 def detection_block(
     vocab,            # list of names, without background
     size=512,         # of the network's input in pixels: (w, h), or one number for both
@@ -56,13 +59,9 @@ def detection_block(
                      get_y=[annotation_of]*2, dl_type=DetectionDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_geometry(batch_tfms, 'boxes'))
 
-def _proposals(o):
-    if isinstance(o, str): return Proposals(o)
-    if callable(o): return o
-    raise ValueError("proposals: expected a method's name, such as 'selective_search', a `Proposals`, or a function "
-                     f"image -> (k, 4) boxes, got {came(o)}")
+def _proposals(o): return Proposals(o) if isinstance(o, str) else o
 
-@checked(**DLS, check=FLAG)
+@checked(**DLS, check=FLAG, proposals=PROPOSALS)
 def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) where there is nothing
     vocab=None,           # list of names; None = all that occur, sorted
@@ -86,7 +85,7 @@ def detection_dls(
     check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     if proposals is not None: proposals = _proposals(proposals)
     block = detection_block(vocab, splitter=splitter, proposals=proposals, **block_kwargs)
     dls = warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))

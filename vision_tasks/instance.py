@@ -16,7 +16,7 @@ from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
 from .detection import DetectionLearner, make_detector
 from .detection_metrics import MeanAP, coco_ap
-from .learner import (came_pretrained, check_data, check_vocab, clipped, make_learner, task_dls,
+from .learner import (came_pretrained, check_data, check_vocab, clipped, make_learner, splitter_of, task_dls,
                       warn_tiny)
 from .losses import DetectionLoss
 from .models.layers import check_n_out
@@ -70,7 +70,7 @@ def instance_dls(
     check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = instance_block(vocab, splitter=splitter, **block_kwargs)
     return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check is True))
 

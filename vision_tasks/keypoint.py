@@ -18,18 +18,18 @@ from .data.image import read_image
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, batch_geometry
 from .data.writing import check_outputs, replacing
-from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, task_dls,
-                      task_model)
+from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, splitter_of,
+                      task_dls, task_model)
 from .losses import PointLoss
 from .metrics import BY, NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead, check_n_out
 from .show import KeypointDL
-from .task_arguments import BLOCK, DLS, LEARNER
+from .task_arguments import BLOCK, DLS, LEARNER, PAIRS
 from .warning import warn
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
 
-@checked(**BLOCK)
+@checked(**BLOCK, flip_pairs=PAIRS, skeleton=PAIRS)
 def keypoint_block(
     vocab,            # list of the k points' names, in the order of `Annotation.points`
     size=224,         # of the network's input in pixels: (w, h), or one number for both
@@ -45,7 +45,8 @@ def keypoint_block(
     if item_tfms is None:
         item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5,
                                    rotate=10., keep=True)
-    lines,pairs = point_pairs(skeleton or [], vocab, 'skeleton'),point_pairs(flip_pairs, vocab, 'flip_pairs')
+    lines = point_pairs([] if skeleton is None else skeleton, vocab, 'skeleton')
+    pairs = point_pairs(flip_pairs, vocab, 'flip_pairs')
     return DataBlock((FileImageBlock, KeypointBlock(vocab, lines, pairs)), get_x=annotation_of,
                      get_y=marked_points, dl_type=KeypointDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_geometry(batch_tfms, 'points'))
@@ -72,7 +73,7 @@ def keypoint_dls(
     vocab = names_of_points(annotations, vocab)
     annotations = with_points(annotations, len(vocab))
     warn_outside(annotations)
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = keypoint_block(vocab, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, None, bs, path, num_workers, device, check)
 

@@ -19,12 +19,13 @@ from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_di
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
-from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, PATH, POSITIVE, SHARE, Kind, brief, checked, checked_methods,
-                        either, fixed, instance, number, several, whole)
+from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, PATH, POSITIVE, SHARE, Kind, brief, came, checked,
+                        checked_methods, either, fixed, instance, number, several, whole)
 from .data.annotation import ANNOTATIONS, Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
 from .data.check import check_images
 from .data.image import image_size, shown_size
+from .data.splits import AnnotationSplitter
 from .data.transforms import View, valid_step
 from .data.writing import replacing
 from .distributed import Distributed, in_processes
@@ -39,6 +40,21 @@ from .warning import warn
 __all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
 
 # --- data
+
+def splitter_of(block_kwargs, valid_pct, seed):
+    "The splitter, taken out of `block_kwargs`, whose results are checked; the default where there is none"
+    given = block_kwargs.pop('splitter', None)
+    if given is None: return AnnotationSplitter(valid_pct, seed)
+    given = FUNCTION('splitter', given)
+    def split(annotations):
+        res = given(annotations)
+        try: train,valid = ([int(i) for i in o] for o in res)
+        except (TypeError, ValueError): raise ValueError(
+            f"splitter: expected two lists of indices, of train and of valid, got {came(res)}") from None
+        bad = next((i for i in (*train, *valid) if not 0 <= i < len(annotations)), None)
+        if bad is None: return train,valid
+        raise ValueError(f"splitter: expected indices of the {len(annotations)} annotations, got {bad}")
+    return split
 
 def task_dls(block, annotations, vocab, bs, path, num_workers, device, check=False):
     """The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch;
@@ -137,11 +153,15 @@ def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=No
                          "so give one of them")
     arch,kw = arch or encoder or 'resnet34',dict(arch_kwargs or {})
     if isinstance(arch, nn.Module): return arch
-    if isinstance(arch, str) and arch in list_archs(task):
-        return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
-    if isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.'):
-        return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
-    if callable(arch): return arch(n_out, **kw)
+    named = isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.')
+    try:
+        if isinstance(arch, str) and arch in list_archs(task):
+            return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
+        if named: return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
+        if callable(arch): return arch(n_out, **kw)
+    except TypeError as e:
+        if 'unexpected keyword' not in str(e): raise
+        raise ValueError(f"arch_kwargs: {e}; the head of this task takes other ones") from e
     raise ValueError(f"arch: expected a name, a builder or an nn.Module, got {brief(arch)}; "
                      f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 

@@ -15,7 +15,7 @@ from .data.check import check_relative
 from .data.splits import AnnotationSplitter
 from .data.transforms import JitterView, JointTransform, batch_geometry
 from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      pooled_head, task_dls, task_model, warn_tiny)
+                      pooled_head, splitter_of, task_dls, task_model, warn_tiny)
 from .losses import LocalizationLoss
 from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
 from .models.layers import GridHead, check_n_out
@@ -68,7 +68,7 @@ def localization_dls(
         "empty='class' to make them a class of their own")
     extra = [NO_OBJECT] if none and (vocab is None or NO_OBJECT not in vocab) else []
     vocab = [*extra, *check_vocab(annotations, vocab)]
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = localization_block(vocab, splitter=splitter, **block_kwargs)
     return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
 

@@ -11,8 +11,8 @@ from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, LabelSetBlock, check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
-from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, task_dls,
-                      task_model)
+from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, splitter_of,
+                      task_dls, task_model)
 from .losses import MULTILABEL_LOSSES, loss_by_name
 from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
                       label_confusion, multilabel_confusion)
@@ -57,7 +57,7 @@ def multilabel_dls(
     labels, an empty side of the split"""
     annotations = check_data(annotations)
     vocab = check_vocab(annotations, vocab)
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, vocab, bs, path, num_workers, device, check)
 

@@ -23,7 +23,7 @@ from .data.annotation import Annotation
 from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask, grey_range_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
-from .learner import TaskLearner, check_data, make_learner, picture_of, task_dls
+from .learner import TaskLearner, check_data, make_learner, picture_of, splitter_of, task_dls
 from .losses import SEGMENTATION_LOSSES, loss_by_name
 from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
                       dice_from_confusion, iou_from_confusion)
@@ -32,14 +32,14 @@ from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
 from .show import SegmentationDL, plot_confusion
-from .task_arguments import BLOCK, CHECK, DLS, LEARNER
+from .task_arguments import BLOCK, CHECK, CLASSES, DLS, LEARNER
 from .warning import warn
 
 __all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'SegmentationLearner', 'AuxLoss']
 
 AT_ONCE = 2**26   # numbers of one picture's probabilities in memory, when they are brought to the file's size
 
-@checked(**BLOCK, codes=NAMES)
+@checked(**{k: v for k,v in BLOCK.items() if k != 'vocab'}, codes=CLASSES)
 def segmentation_block(
     codes,            # list of the classes' names, in the order of their indices; void is none of them
     size=224,         # of the network's input in pixels: (w, h), or one number for both
@@ -78,7 +78,7 @@ def segmentation_dls(
     if check:
         with ThreadPoolExecutor() as ex:
             list(ex.map(lambda a: class_mask(a, len(codes)) is None, annotations))
-    splitter = block_kwargs.pop('splitter', None) or AnnotationSplitter(valid_pct, seed)
+    splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = segmentation_block(codes, splitter=splitter, **block_kwargs)
     return task_dls(block, annotations, None, bs, path, num_workers, device, check is True)
 

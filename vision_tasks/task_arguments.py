@@ -5,16 +5,25 @@ import numpy as np
 import torch
 from torch import nn
 from fastcore.foundation import L
+from fasttransform import Transform
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, PATH, TEXT, Kind, brief, choice, either, fixed, instance,
-                        is_number, number, several)
+from fastai.learner import Metric
+from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind, brief, choice, either, fixed,
+                        instance, is_number, number, several)
 from .data.annotation import Annotation
 
-__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'check_ds_idx']
+__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'PAIRS', 'CLASSES',
+           'check_ds_idx']
 
-TFMS   = either(FUNCTION, several(FUNCTION, "a list of transforms"))
-DEVICE = Kind("a device, such as 'cpu' or 'cuda'", lambda o: torch.device(o) is not None)
+# fastai makes an instance of a class of transforms
+_TFM   = Kind("a transform", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, Transform))
+TFMS   = either(_TFM, several(_TFM, "a list of transforms"))
+DEVICE = Kind("a device of this machine, such as 'cpu' or 'cuda'", lambda o: torch.empty(0, device=o) is not None)
+PAIRS  = Kind("a list of pairs, such as ('left_eye', 'right_eye')",
+              lambda o: isinstance(o, (list, tuple, L, np.ndarray)))
+CLASSES = several(Kind("a name, which is a text", lambda o: isinstance(o, str) and bool(o)), "a list of names", least=1,
+                  todo=NAMES.todo)
 RATE   = either(number(0), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
                                 is_number(o.stop) and o.stop > 0 and (o.start is None or is_number(o.start))),
                 several(number(0), "a rate for each parameter group", least=1))
@@ -22,13 +31,13 @@ MOMS   = several(FRACTION, "three momentums in [0, 1]", n=3)
 _CALLBACK = Kind("a callback", lambda o: isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback))
 CBS    = either(_CALLBACK, several(_CALLBACK, "a list of callbacks"))
 LOADERS = instance(DataLoaders, what="DataLoaders, as the task's `*_dls` makes them")
-_BUILDER = Kind("a builder", lambda o: callable(o) and not isinstance(o, nn.Module))
+_BUILDER = Kind("a builder", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, nn.Module))
 _METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
-                lambda o: callable(o) or hasattr(o, 'accumulate'))
+                lambda o: FUNCTION.ok(o) or isinstance(o, Metric), FUNCTION.todo)
 
 KINDS['dl'] = Kind("a DataLoader, or a list of Annotation",
                    lambda o: hasattr(o, 'dataset') or isinstance(o, (list, tuple, L, Annotation)))
-BLOCK = dict(splitter=FUNCTION, item_tfms=TFMS, batch_tfms=TFMS)
+BLOCK = dict(vocab=CLASSES, splitter=FUNCTION, item_tfms=TFMS, batch_tfms=TFMS)
 DLS   = dict(device=DEVICE)
 CHECK = choice('masks', True, False)
 # of fastai's own `Learner`
