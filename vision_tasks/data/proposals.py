@@ -135,7 +135,7 @@ def _read(file):
 def _write(file, bboxes):
     "All or nothing, so that two processes may write the same file, and one that is killed leaves none that is cut"
     try:
-        with replacing(file) as part, part.open('xb') as f: np.savez_compressed(f, bboxes=bboxes)
+        with replacing(file, tidy=False) as part, part.open('wb') as f: np.savez_compressed(f, bboxes=bboxes)
     except OSError as e:
         raise OSError(f"proposals cannot be kept in {file.parent} ({e}); "
                       "pass cache=<a folder that can be written> to `Proposals`") from e
