@@ -91,6 +91,15 @@ def _lock(fd, wait=False):
     except OSError: return False
     return True
 
+@contextmanager
+def _alone(folder):
+    "A while in which no other process is in this block for `folder`; whether the file system knows locks"
+    with _opened(folder) as fd:
+        alone = _lock(fd, wait=True)
+        try: yield alone
+        finally:   # not by `close` alone: a process that was forked meanwhile holds the lock, too
+            if alone: fcntl.flock(fd, fcntl.LOCK_UN)
+
 def _check_target(path):
     if path.is_dir(): raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if path.exists() and not os.access(path, os.W_OK): raise PermissionError(errno.EACCES, "it is read-only")
@@ -138,7 +147,7 @@ def writing_set(
     for o in folders:
         with _naming(o): o.mkdir(parents=True, exist_ok=True)
     with ExitStack() as after:
-        alone = fcntl is not None and _lock(after.enter_context(_opened(folders[0])), wait=True)
+        alone = fcntl is not None and after.enter_context(_alone(folders[0]))
         files = _Set(folders)
         try:
             if alone: files.remove_leftovers()
@@ -228,7 +237,7 @@ def check_complete(
 ):
     """Raise `AnnotationError` where a writer was interrupted while it replaced the files of one of `folders`. A writer
     that is still at work is waited for, up to a minute"""
-    for o in dict.fromkeys(map(Path, folders)):
+    for o in sorted({*map(Path, folders)}):
         if os.path.lexists(o/MARKER) and not _finishes(o):
             raise AnnotationError(f"a writer was interrupted in {o}, whose files may be of an old and a new set; write "
                                   f"the set again, or delete {o/MARKER} if you know that the files are good")
