@@ -106,8 +106,9 @@ def _check_last(fname, text, n):
     "Raise where a csv's last row, which has no line end, has fewer than `n` cells: the file was cut"
     reader = csv.reader(io.StringIO(text))
     *_,(line,row) = [(reader.line_num, row) for row in reader]
-    if len(row) < n: raise AnnotationError(f"{fname}, line {line}: {brief(row)} has {len(row)} of {n} cells and no line "
-                                           "end, so the file was cut; write it again, or complete or delete that row")
+    if len(row) < n: raise AnnotationError(f"{fname}, line {line}: {brief(row)} has {len(row)} of {n} cells and no "
+                                           "line end, so the file was cut; write it again, or complete or delete that "
+                                           "row")
 
 def _check_delim(cells, delim):
     "Raise where `delim` occurs in no cell, and another delimiter does"
