@@ -703,6 +703,7 @@ def _is_torch_file(file):
         begin = f.read(2)
         return zipfile.is_zipfile(f) if begin == b'PK' else begin[:1] == b'\x80'
 
+@checked(fname=FILE, cpu=FLAG)
 def load_learner(
     fname,                # file of `learn.export`
     cpu:bool=True,        # whether the learner goes to the CPU, or to the default device
@@ -718,6 +719,7 @@ def load_learner(
         if e.name != 'dls': raise
         raise ValueError(f"{fname} holds a {type(e.obj).__name__}, not a learner; learn.load(file) reads what "
                          "learn.save wrote, load_learner what learn.export wrote") from e
+
 IMAGES = str,os.PathLike,Annotation,bytes,bytearray,Image.Image,np.ndarray,Tensor   # what `annotate` takes
 
 def picture_of(o):
