@@ -57,7 +57,7 @@ def test_no_public_name_of_ours_hides_one_of_fastai():
     import vision_tasks.all as ours
     new = {k: getattr(ours, k) for k in vars(ours) if not k.startswith('_')}
     hidden = [k for k,v in new.items() if hasattr(theirs, k) and getattr(theirs, k) is not v]
-    assert not hidden
+    assert hidden == ['load_learner']   # fastai's, with an error that names a torn file
 
 def test_every_module_says_what_is_public():
     for p in FILES:

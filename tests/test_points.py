@@ -219,3 +219,11 @@ def test_folders_without_pictures_are_told(tmp_path):
     with pytest.raises(AnnotationError, match="gone: no such folder"): read_biwi(tmp_path/'gone')
     with pytest.raises(AnnotationError, match=r"no picture is called \*\*/\*_rgb.\*; name the folder that holds one"):
         read_biwi(tmp_path)
+
+def test_a_dlc_csv_that_is_cut_is_an_error_that_names_the_row_but_within_its_last_number(shapes, tmp_path):
+    anns,file = [Annotation(a.path, a.size, points=a.points[0]) for a in shapes if a.labels][:2],tmp_path/'a.csv'
+    write_dlc(anns, file, list('abcde'), path=shapes[0].path.parent)
+    text = file.read_bytes().decode()
+    for end in range(text.rindex(anns[1].path.name) + len(anns[1].path.name), text.rindex(','), 7):
+        file.write_bytes(text[:end].encode())
+        with pytest.raises(AnnotationError, match=r"a.csv, line 5: .*expected"): read_dlc(file, shapes[0].path.parent)

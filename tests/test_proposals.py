@@ -1,5 +1,5 @@
 "Selective search against its definition, worked pixel by pixel; and what is kept of it"
-import pickle, sys
+import io, pickle, sys, time, zipfile
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from multiprocessing import get_context
@@ -386,3 +386,19 @@ def test_a_picture_beside_which_nothing_can_be_kept_has_proposals_and_one_warnin
     with pytest.warns(UserWarning, match="cannot be kept in .*a file .*; pass cache=") as said:
         one,again = p(files[0]),p(files[0])
     assert len(said) == 1 and len(one) and np.array_equal(one, again)
+
+def test_a_file_that_would_inflate_to_gigabytes_is_broken_and_found_anew_at_once(files, tmp_path):
+    p = Proposals('grid', n=9, cache=tmp_path/'kept')
+    want = p(files[0])
+    file, = (tmp_path/'kept').iterdir()
+    for shape,mb in (((40_000_000, 4), 64), ((9, 4), 64), ((40_000_000, 4), 0), ((10, 4), 0), ((9, 5), 0)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=shape))
+        with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as z, z.open('bboxes.npy', 'w') as f:
+            f.write(header.getvalue())
+            for _ in range(mb): f.write(bytes(10**6))
+            f.write(bytes(100))
+        start = time.perf_counter()
+        with pytest.warns(UserWarning, match="is broken"): found = p(files[0])
+        assert np.array_equal(found, want) and time.perf_counter() - start < .2
+        assert np.array_equal(p(files[0]), want)

@@ -316,3 +316,16 @@ def test_boxes_of_another_form_than_said_are_refused_with_their_row(pics):
         read_df(df(9, 9, 5, 5), pics, **BOX)
     with pytest.raises(ValueError, match=r"bbox_format is one of \['xyxy', 'xywh', 'cxcywh'\], not 'ltwh'"):
         read_df(df(1, 1, 5, 5), pics, bbox_format='ltwh', **BOX)
+
+def test_a_csv_whose_last_row_is_cut_is_an_error_that_names_it(tmp_path, shapes):
+    name,file = shapes[0].path.name,tmp_path/'a.csv'
+    head,rows = 'fname,label,x1,y1,x2,y2\n',[f'{name},a,1,2,30,40\n', f'{name},b,3,4,50,60\n']
+    text,cols = head + ''.join(rows),['x1', 'y1', 'x2', 'y2']
+    def read(text):
+        file.write_text(text)
+        return read_df(file, shapes[0].path.parent, label_col='label', bbox_cols=cols)
+    assert len(read(text)) == len(read(text[:-1])) == 1   # the last line end may be missing
+    # within a row: fewer cells than the header has
+    for end in range(len(head + rows[0]) + 1, text.rindex(',')):
+        with pytest.raises(AnnotationError, match=r"a.csv, line 3: .* has [1-5] of 6 cells .*cut"):
+            read(text[:end])

@@ -17,7 +17,7 @@ from .data.check import check_relative
 from .data.image import read_image
 from .data.splits import AnnotationSplitter
 from .data.transforms import CropView, JointTransform, batch_geometry
-from .data.writing import check_outputs, replacing
+from .data.writing import check_outputs, writing_set
 from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, splitter_of,
                       task_dls, task_model)
 from .losses import PointLoss
@@ -265,7 +265,8 @@ def crop_instances(
 ) -> list[Annotation]: # one for each box that is left and not ignored, its file named after the image and the box;
                        # group = the image, so that a split keeps them together
     """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
-    too few marked points, or too small, are dropped, and one warning counts them"""
+    too few marked points, or too small, are dropped, and one warning counts them. All files are replaced together, or
+    none is; other files of the folder stay"""
     annotations = list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
@@ -276,10 +277,11 @@ def crop_instances(
     # all that can fail, before the first file
     check_outputs([c.path for _,some in crops for c,_ in some], [a.path for a,some in crops for _ in some],
                   todo="rename one, or crop into a folder for each folder of images")
-    for a,some in crops:
-        im = read_image(a.path) if some else None
-        for c,window in some:
-            with replacing(c.path) as part: im.crop(window).save(part, 'PNG')
+    with writing_set([c.path.parent for _,some in crops for c,_ in some]) as writing:
+        for a,some in crops:
+            im = read_image(a.path) if some else None
+            for c,window in some:
+                with writing(c.path) as part: im.crop(window).save(part, 'PNG')
     return [c for _,some in crops for c,_ in some]
 
 def _large_and_marked(crops, min_points, min_size):

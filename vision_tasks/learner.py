@@ -1,6 +1,6 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
-import os
+import os, pickle, zipfile
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
@@ -12,7 +12,7 @@ from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner, Metric, save_model
+from fastai.learner import Learner, Metric, load_learner as load_fastai_learner, save_model
 from fastai.optimizer import Adam
 from fastai.torch_core import (apply_init, find_bs, get_model, no_random, num_distrib, params, rank_distrib, to_detach,
                                to_device, trainable_params)
@@ -37,7 +37,8 @@ from .show import FixedOrder, show_predictions
 from .task_arguments import CBS, FASTAI, LOADERS, MOMS, RATE, check_ds_idx
 from .warning import warn
 
-__all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize']   # the rest is for the tasks
+# the rest is for the tasks
+__all__ = ['TaskLearner', 'EncoderHead', 'encoder_splitter', 'one_normalize', 'load_learner']
 
 # --- data
 
@@ -458,10 +459,8 @@ class TaskLearner(Learner):
         if rank_distrib(): return
         file,dls,opt = self.path/fname,self.dls,self.opt
         try:
-            with replacing(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
+            with _saving(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
                 Learner.export(self, part.resolve(), pickle_module, pickle_protocol)
-        # torch's word for a full disk
-        except RuntimeError as e: raise OSError(f"{file} cannot be written: {e}") from e
         finally: self.dls,self.opt = dls,opt
 
     def validate(self, ds_idx:int=1, dl=None, cbs=None):
@@ -668,19 +667,24 @@ class TaskLearner(Learner):
         try:
             if not isinstance(file, (str, Path)) or rank_distrib(): return Learner.save(self, file, **kwargs)
             file = join_path_file(file, self.path/self.model_dir, ext='.pth')
-            with replacing(file) as part: save_model(part, self.model, self.opt, **kwargs)
+            with _saving(file) as part: save_model(part, self.model, self.opt, **kwargs)
         finally: hook.remove()
         return file
 
     @checked(file=FILE)
     def load(self, file, device=None, **kwargs):
         """fastai's `load`, which also takes the path that `save` returns, and restores thresholds and temperature; a
-        file without these, as fastai writes it, leaves them as they are"""
-        file,found = Path(file) if isinstance(file, (str, os.PathLike)) else file,{}
+        file without these, as fastai writes it, leaves them as they are. Raises `ValueError` that names a file which is
+        cut, damaged or of another kind, and leaves the learner as it is"""
+        file,found,begun = Path(file) if isinstance(file, (str, os.PathLike)) else file,{},[]
         if isinstance(file, Path) and file.suffix == '.pth' and file.is_file(): file = file.resolve().with_suffix('')
-        note = lambda module, state, prefix, metadata, *_: found.update(metadata.get(DECISIONS_KEY, {}))
+        whole = join_path_file(file, self.path/self.model_dir, ext='.pth') if isinstance(file, Path) else file
+        def note(module, state, prefix, metadata, *_):
+            begun.append(True)   # the file has been read
+            found.update(metadata.get(DECISIONS_KEY, {}))
         hook = get_model(self.model).register_load_state_dict_pre_hook(note)
-        try: Learner.load(self, file, device=device, **kwargs)
+        try:
+            with _reading(whole, 'learn.save', lambda e: not begun): Learner.load(self, file, device=device, **kwargs)
         finally: hook.remove()
         for k,v in found.items():
             if hasattr(self.loss_func, k): setattr(self.loss_func, k, torch.tensor(v) if isinstance(v, list) else v)
@@ -691,6 +695,50 @@ class TaskLearner(Learner):
         res = {k: getattr(self.loss_func, k) for k in DECISIONS if hasattr(self.loss_func, k)}
         res = {k: v.tolist() if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for k,v in res.items()}
         return {k: v for k,v in res.items() if isinstance(v, (int, float, list))}
+
+@contextmanager
+def _saving(file):
+    "`replacing`, where torch's word for a full disk is an `OSError` that names `file`"
+    try:
+        with replacing(file) as part: yield part
+    except RuntimeError as e: raise OSError(f"{file} cannot be written: {e}") from e
+
+@contextmanager
+def _reading(file, by, damaged):
+    "A block that loads `file`; `ValueError` names it where torch's error `e` is one for which `damaged(e)`"
+    todo = f"it is cut, damaged or not written by {by}; use a copy, or train and save again"
+    if isinstance(file, (str, os.PathLike)) and os.path.isfile(file) and not _is_torch_file(file):
+        raise ValueError(f"{file} cannot be loaded: {todo}")
+    try: yield
+    except (OSError, MemoryError, torch.OutOfMemoryError): raise   # these have words of their own
+    except Exception as e:
+        if not damaged(e): raise
+        first = str(e).strip().partition('\n')[0] or type(e).__name__
+        if first.startswith('Weights only'): first = 'it holds objects other than tensors'   # torch advises to run them
+        raise ValueError(f"{file} cannot be loaded ({first:.160}): {todo}") from e
+
+def _is_torch_file(file):
+    "Whether `file` is a zip with its directory, which comes last, or a pickle as torch wrote it before 1.6"
+    with open(file, 'rb') as f:
+        begin = f.read(2)
+        return zipfile.is_zipfile(f) if begin == b'PK' else begin[:1] == b'\x80'
+
+@checked(fname=FILE, cpu=FLAG)
+def load_learner(
+    fname,                # file of `learn.export`
+    cpu:bool=True,        # whether the learner goes to the CPU, or to the default device
+    pickle_module=pickle, # what reads the pickle
+) -> Learner:
+    """fastai's `load_learner`: the learner without its data. A pickle can run any code: load only what you trust.
+    Raises `ValueError` that names a file which is cut, damaged or of another kind"""
+    # a class or module that does not exist here is not the file's fault
+    damaged = lambda e: not isinstance(e, (AttributeError, ImportError)) and 'deprecated in `fastai' not in str(e)
+    try:
+        with _reading(fname, 'learn.export', damaged): return load_fastai_learner(fname, cpu, pickle_module)
+    except AttributeError as e:
+        if e.name != 'dls': raise
+        raise ValueError(f"{fname} holds a {type(e.obj).__name__}, not a learner; learn.load(file) reads what "
+                         "learn.save wrote, load_learner what learn.export wrote") from e
 
 IMAGES = str,os.PathLike,Annotation,bytes,bytearray,Image.Image,np.ndarray,Tensor   # what `annotate` takes
 

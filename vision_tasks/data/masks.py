@@ -12,7 +12,7 @@ from ..arguments import brief, nearest
 from .annotation import SPLITS, Annotation, AnnotationError, unturned, wh
 from .image import check_single, lossy_format, upright
 from .reading import read_all, read_yaml, size_of
-from .writing import check_outputs, replacing
+from .writing import check_complete, check_outputs, writing_set
 from ..ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 
 __all__ = ['read_masks', 'read_instance_masks', 'write_masks', 'write_instance_masks', 'read_codes',
@@ -48,6 +48,7 @@ def read_masks(
     named = _values_of(codes)
     table = _mask_table(named, colors, void)
     pairs,seen = _pairs(images, masks, mask_of),set()
+    _check_complete(pairs)
     anns = read_all(lambda o: _read(*o, table, split, seen), pairs, on_error)
     if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
         first = brief(next(iter(named.values())))
@@ -82,7 +83,9 @@ def read_instance_masks(
     if void is None or not all(isinstance(v, Integral) for v in void):
         raise ValueError(f"void: expected whole numbers, () for none, got {brief(void)}")
     void = list(void)
-    return read_all(lambda o: _read_instances(*o, label, void, split), _pairs(images, masks, mask_of), on_error)
+    pairs = _pairs(images, masks, mask_of)
+    _check_complete(pairs)
+    return read_all(lambda o: _read_instances(*o, label, void, split), pairs, on_error)
 
 def read_codes(
     fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
@@ -145,6 +148,11 @@ def _pairs(images, masks, mask_of):
         # a list may be a choice of the pictures; a folder should hold them all
         elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
     return list(stems.values())
+
+def _check_complete(pairs):
+    "Raise where a writer of these images or masks was interrupted"
+    files = [f for pictures,masks,_ in pairs for o in (*pictures, *masks) for f in (o if isinstance(o, list) else [o])]
+    check_complete(*{f.parent for f in files})
 
 def _mask_files(m, folder):
     "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
@@ -361,14 +369,16 @@ def write_masks(
 
     With `values` the files are grey, without a palette, and with `colors` RGB; `read_masks(images, dest, codes,
     colors=values or colors, void=void)` reads them: `values=[0, 255]` are masks of two classes as many tools expect
-    them"""
+    them.
+
+    All files are replaced together, or none is; the masks of other images in `dest` stay, so that a set can be written
+    in parts"""
     dest,annotations,codes = Path(dest),list(annotations),_values_of(codes)
     pixels,rgb = _written_as(codes, values, colors, void)
     files = _targets(annotations, dest)
     for a in annotations:
         if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); drop it")
-    dest.mkdir(parents=True, exist_ok=True)
-    def write(a, file):
+    def write(a, file, writing):
         m = decode_class_mask(a.mask, a.size)
         bad = np.unique(m[(m < 0) | (m >= len(pixels)) | (pixels[m.clip(0, len(pixels) - 1)] < 0)])
         if VOID in bad and len(codes) <= VOID:
@@ -381,9 +391,9 @@ def write_masks(
         if rgb: im = Image.fromarray(np.stack([px >> 16, px >> 8 & 255, px & 255], 2).astype(np.uint8))
         else: im = Image.fromarray(px.astype(np.uint8 if pixels.max() < 256 else np.uint16))
         if im.mode == 'L' and values is None: im.putpalette(_voc_palette().tobytes())
-        with replacing(file) as part: im.save(part, 'PNG')
-        return file
-    with ThreadPoolExecutor() as ex: return list(ex.map(write, annotations, files))
+        with writing(file) as part: im.save(part, 'PNG')
+    _write_all(write, annotations, files, dest)
+    return files
 
 def write_instance_masks(
     annotations,     # list[Annotation] with boxes and a mask for each; one name throughout
@@ -394,7 +404,8 @@ def write_instance_masks(
     whose objects are 1, 2, ... in their order; of 16 bits where they are more than 255. A pixel has one object: masks
     that overlap are errors, and so are empty ones, objects to ignore, and names of several classes.
 
-    Read back, boxes are tight around the masks. Scores, points, `mask`, `group` and `split` have no place"""
+    Read back, boxes are tight around the masks. Scores, points, `mask`, `group` and `split` have no place. All files
+    are replaced together, or none is; the masks of other images in `dest` stay"""
     dest,annotations = Path(dest),list(annotations)
     files,names = _targets(annotations, dest),{}
     for a in annotations:
@@ -403,12 +414,16 @@ def write_instance_masks(
         (x,p),(y,q) = list(names.items())[:2]
         raise AnnotationError(f"id masks say nothing of classes, and there are {x!r} ({p}) and {y!r} ({q}); "
                               "write a folder for each (`select_objects`), or use `write_coco`")
-    dest.mkdir(parents=True, exist_ok=True)
-    def write(a, file):
+    def write(a, file, writing):
         im = Image.fromarray(_id_mask(a))
-        with replacing(file) as part: im.save(part, 'PNG')
-    with ThreadPoolExecutor() as ex: list(ex.map(write, annotations, files))
+        with writing(file) as part: im.save(part, 'PNG')
+    _write_all(write, annotations, files, dest)
     return files
+
+def _write_all(write, annotations, files, dest):
+    "`write` each of `files`, in threads: all or none"
+    with writing_set([dest]) as writing, ThreadPoolExecutor() as ex:
+        list(ex.map(lambda a, file: write(a, file, writing), annotations, files))
 
 def _id_mask(a):   # -> (h, w) ids, from 1; 0 = none
     def fail(what, todo): raise AnnotationError(f"{a.path}{what}; {todo}")

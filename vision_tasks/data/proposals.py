@@ -1,21 +1,23 @@
 "Proposals of picture files, found once and kept: boxes without labels, for nets that do not find their own"
 from __future__ import annotations
+from contextlib import suppress
 from hashlib import blake2b
 from inspect import signature
 from io import BytesIO
 import os
 from pathlib import Path
 import pickle
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 import zlib
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from fastcore.basics import defaults
 from fastcore.parallel import parallel
 from PIL import Image
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
 from .image import decode_image, open_image, to_rgb
-from .writing import replacing
+from .writing import remove_leftovers, replacing
 from ..warning import warn
 
 __all__ = ['Proposals']
@@ -26,7 +28,7 @@ def _random(image, n=2000, seed=0): return random_proposals(image.shape[1::-1], 
 def _grid(image, n=2000, aspects=(.5, 1, 2), levels=5): return grid_proposals(image.shape[1::-1], n, aspects, levels)
 
 METHODS = dict(selective_search=selective_search, random=_random, grid=_grid)
-BROKEN  = OSError, EOFError, ValueError, KeyError, NotImplementedError, BadZipFile, zlib.error   # of a bad .npz
+BROKEN  = OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error   # of a bad .npz
 
 class Proposals:
     """The proposals of a picture, found at the first call and read from then on. What is kept goes by the bytes of the
@@ -48,7 +50,7 @@ class Proposals:
         elif method in METHODS: self.method,name = METHODS[method],f'{method} {VERSION}'
         else: raise ValueError(f"method is one of {list(METHODS)} or a function, not {method!r}")
         if n < 1: raise ValueError(f"n is {n}; expected one box or more")
-        self.n,self.workers,self.kwargs,self.told = n,workers,kwargs,False
+        self.n,self.workers,self.kwargs,self.told,self.tidied = n,workers,kwargs,False,set()
         self.cache = None if cache is None else Path(cache)
         # with the defaults, so that it is one whether they are written out or not; a wrong name is a TypeError now
         bound = signature(self.method).bind(None, n=n, **kwargs)
@@ -70,6 +72,7 @@ class Proposals:
             except (pickle.PicklingError, AttributeError, TypeError) as e:
                 raise ValueError(f"the method {self.method!r} cannot go to other processes ({e}): write it as a `def` "
                                  "that stands in no other one, or pass workers=0") from e
+        for folder in {self._folder(o) for o in items}: self._tidy(folder)   # once, not in every process
         todo = parallel(self._keep, items, n_workers=workers, progress=progress)
         if broken := [b for _,b in todo if b]: self._warn(broken)
         return sum(new for new,_ in todo)
@@ -83,24 +86,36 @@ class Proposals:
         if isinstance(path, (str, Path)):
             data = Path(path).read_bytes()
             image = lambda: _decode(data, path)
-            file = self._file(self.cache or Path(path).parent/'.proposals', data)
+            file = self._file(self._folder(path), data)
         else:
             pixels = np.asarray(to_rgb(path) if isinstance(path, Image.Image) else path)
             image = lambda: pixels
             file = self.cache and self._file(self.cache, f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes())
         broken = None
         if file:
-            try: return _read(file),False,None
+            try: return _read(file, self.n),False,None
             except (FileNotFoundError, NotADirectoryError): pass
             except BROKEN: broken = file
         bboxes = self._find(image(), path)
         try:
-            if file: _write(file, bboxes)
+            if file:
+                self._tidy(file.parent)
+                _write(file, bboxes)
         except OSError as e:
             if must_keep: raise
             if not self.told: warn(f"{e}; until then they are found anew each time")
             self.told = True
         return bboxes,True,broken
+
+    def _folder(self, item):
+        path = item.path if isinstance(item, Annotation) else item
+        return self.cache or (Path(path).parent/'.proposals' if isinstance(path, (str, Path)) else None)
+
+    def _tidy(self, folder):
+        "Remove what killed processes left in `folder`, once"
+        if folder is None or folder in self.tidied: return
+        self.tidied.add(folder)
+        with suppress(OSError): remove_leftovers(folder)
 
     def _file(self, folder, data):
         return folder/f"{blake2b(self.key + blake2b(data).digest(), digest_size=16).hexdigest()}.npz"
@@ -126,16 +141,23 @@ def check_boxes(boxes, picture) -> np.ndarray:   # (k, 4) float32
 def _decode(data, path):   # -> (h, w, 3) uint8
     with open_image(BytesIO(data), path) as im: return np.asarray(decode_image(im, path))
 
-def _read(file):
+_READ_HEADER = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+
+def _read(file, n):   # -> (k, 4); k <= n
     # the bytes first: numpy leaves a broken file open
-    with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as z: b = z['bboxes']   # zip checks its sum
-    if b.ndim != 2 or b.shape[1] != 4 or b.dtype != np.float32: raise ValueError(f"{b.dtype} {b.shape}")
-    return b
+    data = BytesIO(file.read_bytes())
+    # size and header first: a small file may inflate to many gigabytes, or claim that it does
+    with ZipFile(data) as z:
+        if z.getinfo('bboxes.npy').file_size > 16*n + 1024: raise ValueError("more than n boxes")
+        with z.open('bboxes.npy') as f: shape,_,dtype = _READ_HEADER[read_magic(f)](f)
+    if len(shape) != 2 or shape[0] > n or shape[1] != 4 or dtype != np.float32: raise ValueError(f"{dtype} {shape}")
+    data.seek(0)
+    with np.load(data, allow_pickle=False) as z: return z['bboxes']   # zip checks its sum
 
 def _write(file, bboxes):
     "All or nothing, so that two processes may write the same file, and one that is killed leaves none that is cut"
     try:
-        with replacing(file) as part, part.open('xb') as f: np.savez_compressed(f, bboxes=bboxes)
+        with replacing(file, tidy=False) as part, part.open('wb') as f: np.savez_compressed(f, bboxes=bboxes)
     except OSError as e:
         raise OSError(f"proposals cannot be kept in {file.parent} ({e}); "
                       "pass cache=<a folder that can be written> to `Proposals`") from e

@@ -20,6 +20,7 @@ import numpy as np
 from ..arguments import brief
 from .annotation import UNREADABLE, Annotation, AnnotationError
 from .image import image_size
+from .writing import check_complete
 from ..warning import warn
 
 __all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files']
@@ -107,7 +108,7 @@ def read_all(
     entry=None,           # item -> what the file calls it, such as 'x.json, image 7'; None = the path of its image
 ) -> list[Annotation]:    # in the order of `items`
     """`read` each of `items`, in threads, for the files that it opens: the loop that all readers share. What appears
-    twice is treated as the top of this module says"""
+    twice is treated as the top of this module says; images in a folder whose writer was interrupted are an error"""
     if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
     items = list(items)
     def attempt(item):
@@ -117,6 +118,7 @@ def read_all(
             return e,None,0
         return *_repeats(a),_file_id(a.path)
     with ThreadPoolExecutor() as ex: found = list(ex.map(attempt, items))
+    check_complete(*{Path(a.path).parent for a,*_ in found if isinstance(a, Annotation) and a.path is not None})
     res,repeats = [o[0] for o in found],[o[1] for o in found]
     for idxs,e in _shared(found, items, entry):
         if on_error == 'raise': raise e

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from .annotation import Annotation
-from .writing import replacing
+from .writing import writing_set
 from ..ops.masks import decode_mask, mask_bbox
 
 __all__ = ['draw_shapes', 'SHAPES', 'SHAPE_CODES', 'SHAPE_POINTS', 'SHAPE_FLIP_PAIRS',
@@ -28,16 +28,18 @@ def draw_shapes(
     """Draw `n` pictures into `path`/images and their class masks into `path`/masks, and tell exactly what is on them.
 
     A picture holds one to `most` objects that neither touch nor leave it, as many as find room; one picture in eight
-    is empty, and at least one of four or more. The shapes take turns, so that few pictures show them all."""
+    is empty, and at least one of four or more. The shapes take turns, so that few pictures show them all. All files
+    are replaced together, or none is."""
     w,h = _wh(size)
     _check_n(n)
     if most < 1: raise ValueError(f"most: expected 1 object or more, got {most!r}")
     path,rng = Path(path),np.random.default_rng(seed)
-    for o in ('images', 'masks'): (path/o).mkdir(parents=True, exist_ok=True)
     empty = _some(rng, n, 1/8)
     kinds = cycle(rng.permuted(np.tile(SHAPES, (n, 1)), axis=1).ravel().tolist())
     counts = [0 if i in empty else rng.integers(1, most+1) for i in range(n)]
-    return [_draw(path, f'{i:04d}.png', _arrange(rng, w, h, k, kinds), rng, w, h) for i,k in enumerate(counts)]
+    with writing_set([path/'images', path/'masks']) as writing:
+        return [_draw(path, f'{i:04d}.png', _arrange(rng, w, h, k, kinds), rng, w, h, writing)
+                for i,k in enumerate(counts)]
 
 def _wh(size, least=16):
     try: w,h = map(index, (size, size) if np.ndim(size) == 0 else size)
@@ -93,7 +95,7 @@ def _arrange(rng, w, h, n, kinds):   # -> [(label, (m, 2) outline, (5, 2) points
 
 _HUES = dict(circle=.01, square=.6, star=.13, triangle=.36)   # red, blue, yellow, green: likely, not certain
 
-def _draw(path, name, objects, rng, w, h):   # -> Annotation
+def _draw(path, name, objects, rng, w, h, writing):   # -> Annotation
     polygons = [[o.ravel().tolist()] for _,o,_ in objects]
     masks = [decode_mask(p, (w, h)) for p in polygons]
     labels = [k for k,_,_ in objects]
@@ -103,15 +105,15 @@ def _draw(path, name, objects, rng, w, h):   # -> Annotation
     image += rng.normal(0, .012, image.shape)
     codes = Image.fromarray(codes)
     codes.putpalette(_palette())
-    _save(image, path/'images'/name)
-    with replacing(path/'masks'/name) as part: codes.save(part, 'PNG')
+    _save(image, path/'images'/name, writing)
+    with writing(path/'masks'/name) as part: codes.save(part, 'PNG')
     return Annotation(path/'images'/name, (w, h), labels, np.reshape([mask_bbox(m) for m in masks], (-1, 4)),
                       points=np.reshape([p for *_,p in objects], (-1, 5, 2)), visible=np.full((len(objects), 5), 2),
                       masks=polygons, mask=path/'masks'/name)
 
-def _save(image, file):         # (h, w, 3) in about [0, 1]
+def _save(image, file, writing):   # (h, w, 3) in about [0, 1]
     image = Image.fromarray((image*255).round().clip(0, 255).astype(np.uint8))
-    with replacing(file) as part: image.save(part, 'PNG')
+    with writing(file) as part: image.save(part, 'PNG')
 
 def _background(rng, w, h):     # -> (h, w, 3) in about [0, 1]
     "Dull clouds of one colour, with a breath of others"
@@ -160,20 +162,21 @@ def draw_figures(
     Left and right are the figure's own, and nothing but the side that we see tells them apart: three in four face us,
     with their left on the right of the picture, one in four shows its back. A bush hides one or two joints of every
     third figure, and limbs hide some: `visible` is 1 there. In one picture of eight a joint is not marked: 0, nan. Of
-    four pictures or more at least one shows a back, one a bush, one lacks a mark."""
+    four pictures or more at least one shows a back, one a bush, one lacks a mark. All files are replaced together, or
+    none is."""
     w,h = _wh(size, 32)
     _check_n(n)
     path,rng = Path(path)/'figures',np.random.default_rng(seed)
-    path.mkdir(parents=True, exist_ok=True)
     behind,bushes,unmarked = (_some(rng, n, share) for share in (1/4, 1/3, 1/8))
-    return [_draw_figure(path/f'{i:04d}.png', rng, w, h, *(i in o for o in (behind, bushes, unmarked)))
-            for i in range(n)]
+    with writing_set([path]) as writing:
+        return [_draw_figure(path/f'{i:04d}.png', rng, w, h, *(i in o for o in (behind, bushes, unmarked)), writing)
+                for i in range(n)]
 
-def _draw_figure(file, rng, w, h, behind, bush, unmarked):   # -> Annotation
+def _draw_figure(file, rng, w, h, behind, bush, unmarked, writing):   # -> Annotation
     pose = _pose(rng)*([-1, 1] if behind else [1, 1])
     points,unit = _set_down(rng, pose, w, h)
     image,visible = _paint(rng, points, unit, w, h, behind, bush)
-    _save(image, file)
+    _save(image, file, writing)
     if unmarked: j = rng.integers(len(points)); points[j],visible[j] = np.nan,0
     return Annotation(file, (w, h), points=points, visible=visible)
 

@@ -98,8 +98,17 @@ def _csv(fname):
     head = [o.strip() for o in next(o for o in csv.reader(io.StringIO(text)) if any(map(str.strip, o)))]
     twice = [o for o,n in Counter(head).items() if o and n > 1]
     if twice: raise AnnotationError(f"{fname}: {brief(twice[0])} is the name of two columns; rename one")
+    if not text.endswith('\n'): _check_last(fname, text, len(head))
     df.columns = [o.strip() for o in df.columns]
     return df.apply(lambda c: c.fillna('').str.strip())   # a row that is too short ends in nan
+
+def _check_last(fname, text, n):
+    "Raise where a csv's last row, which has no line end, has fewer than `n` cells: the file was cut"
+    reader = csv.reader(io.StringIO(text))
+    *_,(line,row) = [(reader.line_num, row) for row in reader]
+    if len(row) < n: raise AnnotationError(f"{fname}, line {line}: {brief(row)} has {len(row)} of {n} cells and no "
+                                           "line end, so the file was cut; write it again, or complete or delete that "
+                                           "row")
 
 def _check_delim(cells, delim):
     "Raise where `delim` occurs in no cell, and another delimiter does"

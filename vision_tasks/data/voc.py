@@ -11,7 +11,7 @@ from PIL import Image
 from ..arguments import brief
 from .annotation import Annotation, AnnotationError, unturned
 from .reading import find_files, read_all, read_lines, size_of
-from .writing import check_outputs, replacing
+from .writing import check_complete, check_outputs, writing_set
 from ..warning import warn
 
 __all__ = ['read_voc', 'write_voc']
@@ -40,6 +40,7 @@ def read_voc(
     ends"""
     path = Path(path)
     xmls,pics = path/annotations,path/images
+    check_complete(xmls, pics, path/'ImageSets'/'Main')
     for folder,arg in ((xmls, 'annotations'), (pics, 'images')):
         if not folder.is_dir():
             raise AnnotationError(f"{folder}: no such folder; name it with {arg}=, relative to {path}")
@@ -227,8 +228,12 @@ def write_voc(
     annotations, # list[Annotation] with boxes
     dest,        # folder, made if not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
 ):
-    """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points, scores and
-    `group` have no place in this format"""
+    """Write what `read_voc` reads: images are copied, boxes become 1-based and inclusive; masks, points, scores and
+    `group` have no place in this format.
+
+    The files of all images are replaced together, or none is. Files of other images in `dest` stay, so that a set can
+    be written in parts; each call writes anew the lists of the splits that it has. A list of an older set (train, val
+    or test) that is not written anew and has one of these images is an error"""
     dest,lists,annotations = Path(dest),{},list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
@@ -244,19 +249,33 @@ def write_voc(
                 raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or has a control "
                                       "character; this format cannot hold it: rename it")
     check_outputs([dest/'Annotations'/f'{a.path.stem}.xml' for a in annotations], [a.path for a in annotations])
-    for folder in ('JPEGImages', 'Annotations'): (dest/folder).mkdir(parents=True, exist_ok=True)
     for a in annotations:
-        target = dest/'JPEGImages'/a.path.name
-        if not (target.exists() and target.samefile(a.path)):
-            with replacing(target) as part: shutil.copyfile(a.path, part)
-        with replacing(dest/'Annotations'/f'{a.path.stem}.xml') as part:
-            ElementTree.ElementTree(_xml(a)).write(part, encoding='utf-8')
         if a.split is not None: lists.setdefault(a.split, []).append(a.path.stem)
+    _check_old_lists(dest, annotations, lists)
+    pics,xmls,sets = dest/'JPEGImages',dest/'Annotations',dest/'ImageSets'/'Main'
+    with writing_set([pics, xmls, *([sets] if lists else [])]) as writing:
+        for a in annotations:
+            target = pics/a.path.name
+            if not (target.exists() and target.samefile(a.path)):
+                with writing(target) as part: shutil.copyfile(a.path, part)
+            with writing(xmls/f'{a.path.stem}.xml') as part:
+                ElementTree.ElementTree(_xml(a)).write(part, encoding='utf-8')
+        for name,ours in _LISTS.items():
+            if ours not in lists: continue
+            # last, so that what they list is there
+            with writing(sets/f'{name}.txt') as part:
+                part.write_text('\n'.join(lists[ours]) + '\n', encoding='utf-8')
+
+def _check_old_lists(dest, annotations, lists):
+    "Raise where a list of an older set, which is not written again, has one of `annotations`"
+    splits,files = {a.path.stem: a.split for a in annotations},_lists(dest)
     for name,ours in _LISTS.items():
-        if ours not in lists: continue
-        # last, so that what they list is there
-        with replacing(dest/'ImageSets'/'Main'/f'{name}.txt') as part:
-            part.write_text('\n'.join(lists[ours]) + '\n', encoding='utf-8')
+        if ours in lists or name not in files: continue
+        for o,row in _names(files[name], splits):
+            if o not in splits: continue
+            raise AnnotationError(f"{files[name]} is of an older set: line {row} has {brief(o)}, whose split is "
+                                  f"{splits[o]} now, and no annotation has the split {ours}; delete that file, or "
+                                  "write into another folder; nothing was written")
 
 def _xml(a):
     root = Element('annotation')

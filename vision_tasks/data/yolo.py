@@ -9,7 +9,7 @@ from PIL import Image
 from ..arguments import brief, nearest
 from .annotation import SPLITS, Annotation, AnnotationError, vocab_of, wh
 from .reading import read_all, read_lines, read_yaml, size_of
-from .writing import check_outputs, replacing
+from .writing import check_complete, check_outputs, writing_set
 
 __all__ = ['read_yolo', 'write_yolo']
 
@@ -37,8 +37,10 @@ def read_yolo(
     `read_codes` reads the names alone"""
     if split not in (None, 'val', *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     file,data = _load(Path(path))
+    check_complete(file.parent)
     names = _names(file, data)
     items = _items(_pictures(file, data, 'valid' if split == 'val' else split), labels)
+    check_complete(*{o[3].parent for o in items})
     return _alike(read_all(lambda o: _read(*o, names), items, on_error, lambda o: f"{o[0]}{o[1]}"))
 
 # --- the data set as a whole: what is wrong here cannot be dropped
@@ -212,7 +214,10 @@ def write_yolo(
 ) -> Path:                # the data.yaml, which `read_yolo` takes
     """Write what `read_yolo` reads, with all digits of the boxes. Pictures stay where they are: images/<split>/ gets
     links to them, unless they are in dest/images already, and labels/<split>/ their txt files, where YOLO tools look.
-    The lists keep the order of the pictures; one without a split becomes train.
+    The lists keep the order of the images; one without a split becomes train.
+
+    All files are replaced together, or none is. What data.yaml does not lead to (the label files of other images, the
+    lists of other splits) stays, and is not read.
 
     The masks of an object become one polygon, the parts joined by lines without area (parts that overlap would leave a
     hole), and its extent the box. Scores end the rows, as YOLO tools write predictions; no training file has them.
@@ -228,20 +233,22 @@ def write_yolo(
         raise ValueError(f"vocab: expected names, each once, for a class has one id; got {brief(names, 120)}")
     targets = _targets(annotations, dest)
     texts = [''.join(f'{o}\n' for o in _rows(a, ids)) for a in annotations]   # all that can fail, before the first file
-    lists = {}
-    for a,target,text in zip(annotations, targets, texts):
-        _link(target, a.path)
-        file = _label_file(target, 'labels')
-        with replacing(file) as part: part.write_text(text, encoding='utf-8')
+    files,lists = [_label_file(o, 'labels') for o in targets],{}
+    for a,target in zip(annotations, targets):
         lists.setdefault(a.split or 'train', []).append(f'./{target.relative_to(dest).as_posix()}\n')
     lists = {k: lists[v] for k,v in _KEYS.items() if v in lists}
-    # last, so that what they list is there
-    for k,lines in lists.items():
-        with replacing(dest/f'{k}.txt') as part: part.write_text(''.join(lines), encoding='utf-8')
-    # no `path`: others look for a relative one elsewhere, but for none beside the yaml file
-    data = {**{k: f'{k}.txt' for k in lists}, 'names': dict(enumerate(names))}
-    with replacing(dest/'data.yaml') as part:
-        part.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    with writing_set([dest, *(o.parent for o in (*targets, *files))]) as writing:
+        for a,target,file,text in zip(annotations, targets, files, texts):
+            if not target.exists():
+                with writing(target) as part: _link(part, a.path, target)
+            with writing(file) as part: part.write_text(text, encoding='utf-8')
+        # last, so that what they list is there
+        for k,lines in lists.items():
+            with writing(dest/f'{k}.txt') as part: part.write_text(''.join(lines), encoding='utf-8')
+        # no `path`: others look for a relative one elsewhere, but for none beside the yaml file
+        data = {**{k: f'{k}.txt' for k in lists}, 'names': dict(enumerate(names))}
+        with writing(dest/'data.yaml') as part:
+            part.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding='utf-8')
     return dest/'data.yaml'
 
 def _targets(annotations, dest):
@@ -261,10 +268,8 @@ def _targets(annotations, dest):
     check_outputs([_label_file(o, 'labels') for o in res], [a.path for a in annotations])
     return res
 
-def _link(target, picture):
-    if target.exists(): return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try: target.symlink_to(picture.resolve())
+def _link(part, picture, target):
+    try: part.symlink_to(picture.resolve())
     except OSError as e:
         raise AnnotationError(f"{target}: no link to {picture} can be made here ({e}); copy the pictures to "
                               f"{target.parent}, and write annotations of those") from e
