@@ -8,7 +8,7 @@ from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
-from ..arguments import brief
+from ..arguments import PATH, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError, unturned
 from .reading import find_files, read_all, read_lines, size_of
 from .writing import check_outputs, replacing
@@ -18,6 +18,7 @@ __all__ = ['read_voc', 'write_voc']
 
 _LISTS = dict(train='train', val='valid', test='test')     # ImageSets/Main's names -> ours
 
+@checked(split=TEXT, images=PATH, annotations=PATH)   # a split is any list's name
 def read_voc(
     path,                          # folder of the data set
     split:str=None,                # a list of ImageSets/Main, such as 'trainval': only that; None (default): all, each
@@ -223,13 +224,14 @@ def _difficult(where, o):
     except ValueError: pass
     raise AnnotationError(f"{where}: difficult is {brief(text)}; expected 0 or 1, or true or false; fix the file")
 
+@checked()
 def write_voc(
     annotations, # list[Annotation] with boxes
     dest,        # folder, made if not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
 ):
     """Write what `read_voc` reads: pictures are copied, boxes become 1-based and inclusive; masks, points, scores and
     `group` have no place in this format"""
-    dest,lists,annotations = Path(dest),{},list(annotations)
+    dest,lists = Path(dest),{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if a.bboxes is None:
