@@ -53,7 +53,8 @@ class Annotation:
         try: a = np.array(getattr(self, name), dtype=dtype)
         except (TypeError, ValueError, OverflowError, RuntimeError) as e:   # the last: torch's
             self._fail(name, expected, f"{brief(getattr(self, name))} ({e})")
-        if a.size == 0 and len(shapes[0]) > 1 and a.ndim == 1: a = a.reshape([0 if n is None else n for n in shapes[0]])
+        if a.shape == (0,) and len(shapes[0]) > 1 and (None in shapes[0] or 0 in shapes[0]):
+            a = a.reshape([0 if n is None else n for n in shapes[0]])
         if not any(a.ndim == len(s) and all(n is None or n == m for n,m in zip(s, a.shape)) for s in shapes):
             self._fail(name, expected, f"an array of shape {a.shape}")
         return a

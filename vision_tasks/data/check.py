@@ -338,8 +338,9 @@ def drop_problems(
         problems = problems.set_index(_INDEX)
     gone,objects,left,dropped = set(),{},Counter(),Counter()
     for (i,obj),path,problem in zip(problems.index, problems.path, problems.problem):
-        if i == _ALL: left[problem] += 1; continue
-        if not is_whole(i) or not 0 <= i < len(annotations) or str(annotations[i].path) != str(path): raise ValueError(
+        if is_whole(i) and i == _ALL: left[problem] += 1; continue
+        fits = is_whole(i) and is_whole(obj) and 0 <= i < len(annotations) and str(annotations[i].path) == str(path)
+        if not fits or not _IMAGE <= obj < len(annotations[i].labels): raise ValueError(
             f"problems: row {(i, obj)} is of {path}, which is not the path of annotations[{i}]: they were found in "
             "another list; check this one")
         if problem == 'relative coordinates':

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
+import os
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -146,7 +147,8 @@ def _pairs(images, masks, mask_of):
             raise ValueError(f"masks: a list of {len(masks)} paths goes beside a list of as many pictures, without "
                              f"mask_of; there are {len(pictures)} pictures")
         return [([p], _mask_files(m, Path()), 'by masks=') for p,m in zip(pictures, masks)]
-    if mask_of is not None: return [([p], _mask_files(mask_of(p), Path(masks or '')), 'by mask_of=') for p in pictures]
+    if mask_of is not None:
+        return [([p], _mask_files(_called(mask_of, p), Path(masks or '')), 'by mask_of=') for p in pictures]
     if masks is None: raise ValueError("masks=None says not where the masks are; name the folder, or give mask_of=")
     stems = {}
     for p in pictures: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
@@ -156,10 +158,14 @@ def _pairs(images, masks, mask_of):
         elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
     return list(stems.values())
 
+def _called(mask_of, image):
+    try: return check("what mask_of returned", mask_of(image), either(fixed(None), PATH, PATHS))
+    except Exception as e: raise AnnotationError(f"{image}: mask_of failed: {type(e).__name__}: {e}") from e
+
 def _mask_files(m, folder):
     "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
     if m is None: return []
-    if not isinstance(m, (str, Path)): return [[folder/o for o in check("a mask", m, either(PATH, PATHS))]]
+    if not isinstance(m, (str, os.PathLike)): return [[folder/o for o in m]]
     return [_image_files(folder/m)] if (folder/m).is_dir() else [folder/m]
 
 def _image_files(folder):
@@ -287,7 +293,7 @@ def decode_class_mask(
     several images, `AnnotationError` where it has a lossy format or something else than indices"""
     file = mask.path if isinstance(mask, MaskFile) else mask
     if isinstance(mask, MaskFile): m = mask.table.decode(file)
-    elif isinstance(mask, (str, Path)): m = _values(file)
+    elif PATH.ok(mask): m = _values(file)
     else: file,m = 'array',np.asarray(mask)
     if m.ndim != 2 or m.dtype.kind not in 'bui':
         raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {brief(mask)}")

@@ -12,7 +12,8 @@ import numpy as np
 from fastcore.basics import defaults
 from fastcore.parallel import parallel
 from PIL import Image
-from ..arguments import COUNT, FLAG, FUNCTION, PATH, TEXT, Kind, checked, choice, either, instance, several, whole
+from ..arguments import (COUNT, FLAG, FUNCTION, PATH, TEXT, Kind, brief, checked, choice, either, instance, several,
+                         whole)
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
 from .image import decode_image, open_image, to_rgb
@@ -54,7 +55,10 @@ class Proposals:
         self.n,self.workers,self.kwargs,self.told = n,workers,kwargs,False
         self.cache = None if cache is None else Path(cache)
         # with the defaults, so that it is one whether they are written out or not; a wrong name is a TypeError now
-        bound = signature(self.method).bind(None, n=n, **kwargs)
+        try: parameters = signature(self.method)
+        except ValueError as e:
+            raise ValueError(f"method: expected a function of (image, n=...), got {brief(method)} ({e})") from e
+        bound = parameters.bind(None, n=n, **kwargs)
         bound.apply_defaults()
         self.key = f"{name} {sorted(bound.arguments.items(), key=lambda o: o[0])!r}".encode()
 

@@ -58,6 +58,8 @@ def read_df(
         if path == Path('.'): path = Path(df).parent
         df = _csv(df)
     blank = set(np.flatnonzero((df == '').all(axis=1))) if from_csv else ()   # what spreadsheets write below a table
+    if label_delim is not None and label_col is None:
+        raise ValueError("label_delim separates the labels of label_col, which is None; name the column")
     if not len(df): raise AnnotationError("the table has no rows")
     points = point_cols
     if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
