@@ -56,7 +56,7 @@ class Annotation:
         if a.shape == (0,) and len(shapes[0]) > 1 and (None in shapes[0] or 0 in shapes[0]):
             a = a.reshape([0 if n is None else n for n in shapes[0]])
         if not any(a.ndim == len(s) and all(n is None or n == m for n,m in zip(s, a.shape)) for s in shapes):
-            self._fail(name, expected, f"an array of shape {a.shape}")
+            self._fail(name, expected, f"an array of shape {a.shape}" if a.ndim else brief(getattr(self, name)))
         return a
 
     def _path(self):

@@ -16,7 +16,7 @@ __all__ = ['read_yolo', 'write_yolo']
 _KEYS = dict(train='train', val='valid', test='test')   # data.yaml's names -> ours
 _SLACK = .01   # so far outside 0..1 a number may lie, for tools round; pixels taken for fractions lie farther
 
-@checked(split=choice('val', *SPLITS), labels=PATH)
+@checked(split=choice(*SPLITS, 'val'), labels=PATH)
 def read_yolo(
     path,                 # data.yaml, or the folder that holds it, or one yaml file of another name
     split:str=None,       # 'train', 'valid' (or 'val') or 'test': only that; None = all, each picture with its own
