@@ -73,6 +73,7 @@ def _outcome(make, arg, value):
     f,kw = make()
     try: f(**{**kw, arg: value})
     except Exception as e:
+        if isinstance(e, OSError) and e.filename: return 'refused'   # Python's own, which names the file
         frame = traceback.extract_tb(e.__traceback__)[-1]
         ours = frame.filename.startswith(ROOT) and type(e).__module__ in ('builtins', 'vision_tasks.data.annotation')
         if ours and isinstance(e, (ValueError, OSError)) and 'raise' in (frame.line or ''): return 'refused'

@@ -221,7 +221,7 @@ def test_near_duplicates_across_the_split_are_found_where_they_are_asked_for(tmp
     copy = replace(anns[0], path=tmp_path/'copy.png', split='valid')
     both = 'image on both sides of the split'
     assert problems(anns + [copy], near_duplicates=0) == [('image twice', 24, -1), (both, 0, -1)]
-    with pytest.raises(ValueError, match="near_duplicates: expected a number of bits, 0 to 64, or None, got 65"):
+    with pytest.raises(ValueError, match="near_duplicates: expected a number of bits from 0 to 64, got 65"):
         check_annotations(anns, near_duplicates=65)
 
 def test_the_difference_hash_is_that_of_its_definition_and_far_apart_for_other_images(tmp_path):

@@ -169,7 +169,7 @@ def test_missing_files_folders_and_unknown_choices_are_told(coco):
     with pytest.raises(AnnotationError, match="gone: no such folder; images= is where"): read_coco(coco.file, 'gone')
     with pytest.raises(ValueError, match="split: expected one of .*'valid'.*, got 'val'"):
         coco.read(split='val', on_error='drop')
-    with pytest.raises(ValueError, match="on_error is 'raise' or 'drop', not 'skip'"): coco.read(on_error='skip')
+    with pytest.raises(ValueError, match="on_error: expected one of 'raise', 'drop'"): coco.read(on_error='skip')
 
 # --- writing
 

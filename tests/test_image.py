@@ -149,10 +149,10 @@ def test_the_range_that_is_set_holds_wherever_none_is_given(tmp_path, grey_range
     assert later.getextrema() == ((0, 255),)*3   # what held when it was opened
     with pytest.raises(OSError, match="mode F"): read_image(file)
 
-@pytest.mark.parametrize('bad', ['min', (1,), (5, 5), (3, 1), (0, np.inf), (0, np.nan), 255, ('a', 'b'), (0, 1, 2)])
+@pytest.mark.parametrize('bad', ['min', '12', (1,), (3, 1), (0, np.inf), (0, np.nan), 255, ('a', 'b'), (0, 1, 2)])
 def test_a_range_without_meaning_is_refused(bad):
     for f in (set_grey_range, lambda o: to_rgb(Image.new('I;16', (2, 2)), o)):
-        with pytest.raises(ValueError, match=r"grey_range is 'dtype', 'data' or two numbers \(lo, hi\)"): f(bad)
+        with pytest.raises(ValueError, match=r"grey_range: expected 'dtype', 'data' or two numbers \(lo, hi\)"): f(bad)
     assert to_rgb(Image.new('I;16', (2, 2))).getextrema() == ((0, 0),)*3
 
 def test_one_value_throughout_is_black_and_nan_is_refused():

@@ -143,7 +143,7 @@ def test_what_deeplabcut_cannot_hold_is_refused(shapes, tmp_path):
         (r"this annotation has \(\d, 5, 2\), one set a box; crop the objects, or `write_coco`", boxed, 'abcde'),
         ("5 points, but 3 names", a, 'abc'),
         ("does not lie in .*, which the paths are to start from", a, 'abcde')):
-        with pytest.raises(AnnotationError, match=message): write_dlc([o], tmp_path/'t.csv', names)
+        with pytest.raises(AnnotationError, match=message): write_dlc([o], tmp_path/'t.csv', list(names))
     assert not (tmp_path/'t.csv').exists()
 
 # --- BIWI

@@ -138,9 +138,9 @@ def test_a_tiny_picture_holds_what_fits(tmp_path):
     assert {0, 1} <= {len(a.labels) for a in anns} <= {0, 1, 2} and sum(not a.labels for a in anns) == 6
 
 @pytest.mark.parametrize('kw, message', [
-    (dict(n=0),            "n: expected 1 picture or more, got 0"),
-    (dict(n=-3),           "n: expected 1 picture or more, got -3"),
-    (dict(most=0),         "most: expected 1 object or more, got 0"),
+    (dict(n=0),            "n: expected a whole number of 1 or more, got 0"),
+    (dict(n=-3),           "n: expected a whole number of 1 or more, got -3"),
+    (dict(most=0),         "most: expected a whole number of 1 or more, got 0"),
     (dict(size=0),         "size: expected a whole number of pixels or two .*, each 16 or more, got 0"),
     (dict(size=15),        "each 16 or more, got 15"),
     (dict(size=(64, -64)), r"each 16 or more, got \(64, -64\)"),
@@ -299,7 +299,7 @@ def test_the_same_arguments_draw_the_same_figures_and_another_seed_others(tmp_pa
         np.testing.assert_array_equal(x.visible, y.visible)
 
 @pytest.mark.parametrize('kw, message', [
-    (dict(n=0),       "n: expected 1 picture or more, got 0"),
+    (dict(n=0),       "n: expected a whole number of 1 or more, got 0"),
     (dict(size=31),   "size: expected a whole number of pixels or two .*, each 32 or more, got 31"),
     (dict(size=(64, 16)), r"each 32 or more, got \(64, 16\)"),
     (dict(size='64'), "got '64'"),

@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'came', 'nearest', 'error',
            'is_whole', 'is_number', 'whole', 'number', 'choice', 'either', 'several', 'shaped', 'instance', 'fixed',
            'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE',
-           'AXES']
+           'AXES', 'PATHS', 'WIDTH_HEIGHT', 'COLUMN']
 
 # --- values in messages
 
@@ -42,7 +42,8 @@ def came(o):
     "What a message says that it got; the type where the value alone does not show it"
     if isinstance(o, (str, bytes, int, float, complex, bool, type(None), list, tuple, dict, set)): return brief(o)
     shape = getattr(o, 'shape', None)
-    if isinstance(shape, tuple): return f"{type(o).__name__} of shape {tuple(shape)} and type {o.dtype}"
+    if isinstance(shape, tuple) and hasattr(o, 'dtype'):
+        return f"{type(o).__name__} of shape {tuple(shape)} and type {o.dtype}"
     return f"{brief(o)} of type {type(o).__name__}"
 
 # --- kinds
@@ -114,9 +115,13 @@ def instance(*types, what:str) -> Kind:
 def either(*kinds:Kind) -> Kind:
     "What is of one of `kinds`; the first that fits converts"
     def convert(name, o):
+        inner = []
         for k in kinds:
             try: return k(name, o)
-            except ValueError: pass
+            except ValueError as e: inner.append(e)
+        # where it is a list with one bad value, the message is about that
+        for e in inner:
+            if str(e).startswith(f'{name}, '): raise e
         raise TypeError
     return Kind(', or '.join(k.expected for k in kinds), lambda o: True,
                 lambda o: next((t for k in kinds if (t := k.todo(o) if callable(k.todo) else k.todo)), ''), convert)
@@ -129,7 +134,10 @@ def several(
     todo='',      # as of `Kind`
 ) -> Kind:
     "A list of values of `kind`; whatever can be iterated becomes one, except texts, sets and tables"
-    def convert(name, o): return [kind(f'{name}, number {i}', v) for i,v in enumerate(_items(o))]
+    def convert(name, o):
+        items = list(_items(o))
+        if kind.convert is None and all(map(kind.ok, items)): return items   # fast where all is well
+        return [kind(f'{name}, number {i}', v) for i,v in enumerate(items)]
     return Kind(what, lambda o: (len(o) == n if n is not None else len(o) >= least), todo, convert)
 
 def shaped(
@@ -149,6 +157,7 @@ def _path(o): return isinstance(o, (str, os.PathLike)) and bool(os.fspath(o)) an
 FLAG     = Kind("True or False", lambda o: isinstance(o, (bool, np.bool_)))
 TEXT     = Kind("a text that is not empty", lambda o: isinstance(o, str) and bool(o.strip()))
 PATH     = Kind("a path, as text or `Path`", _path)
+PATHS    = several(PATH, "a list of paths")
 FUNCTION = Kind("a function", lambda o: callable(o) and not isinstance(o, type),
                 lambda o: f"write {o.__name__}()" if isinstance(o, type) else '')
 SEED     = whole(0, 2**32 - 1)
@@ -162,6 +171,9 @@ NAMES    = several(Kind("a name, which is a text", lambda o: isinstance(o, str) 
 SIZE     = Kind("pixels: a whole number of 1 or more, or (width, height)",
                 lambda o: all(is_whole(v) and 0 < v < 2**31 for v in ([o] if is_whole(o) else o)) and
                           (is_whole(o) or isinstance(o, (tuple, list)) and len(o) == 2))
+WIDTH_HEIGHT = several(whole(1), "(width, height), two whole numbers of pixels, 1 or more", n=2)
+COLUMN   = Kind("a column, by its name or its number from 0", lambda o: isinstance(o, str) or is_whole(o),
+                convert=lambda name, o: int(o) if is_whole(o) else o)
 AXES     = Kind("an Axes of matplotlib", lambda o: hasattr(o, 'add_patch') and hasattr(o, 'figure'))
 
 # what a name means wherever nothing else is said; `data.annotation` adds those of annotations

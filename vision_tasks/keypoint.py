@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
-from .arguments import FLAG, FRACTION, checked, checked_methods
+from .arguments import FLAG, FRACTION, checked, checked_methods, number, whole
 from .data.annotation import Annotation, AnnotationError
 from .data.blocks import (FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, object_bboxes,
                           point_pairs)
@@ -255,6 +255,7 @@ def _normalizer_error(a, by, vocab):
     try: normaliser_of(a, by, vocab)
     except AnnotationError as e: return e
 
+@checked(pad=number(0), min_points=whole(0), min_size=number(0))
 def crop_instances(
     annotations,     # list[Annotation] with boxes; points and polygons go along
     dest=None,       # folder of the crops; None = `crops` beside the first picture
@@ -267,7 +268,6 @@ def crop_instances(
     """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
     too few marked points, or too small, are dropped, and one warning counts them. All files are replaced together, or
     none is; other files of the folder stay"""
-    annotations = list(annotations)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
     check_relative(annotations, 'bboxes')

@@ -200,6 +200,7 @@ class LocalizationLearner(TaskLearner):
         raise ValueError("the class with the highest score is taken, so that there is no threshold to tune; "
                          "`annotate(items, thresh=...)` leaves out answers with a lower score")
 
+@checked()
 def largest_object(
     annotations,       # list[Annotation] with boxes
 ) -> list[Annotation]: # with one object each, or none where there is none; what is ignored is not taken

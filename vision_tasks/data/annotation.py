@@ -1,10 +1,11 @@
 "The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
 from __future__ import annotations
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..arguments import KINDS, brief, instance, several
+from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, several
 from .image import stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
@@ -28,18 +29,20 @@ class Annotation:
                                   # `MaskFile` where the file has other values; `decode_class_mask` reads them all
     ignore:np.ndarray = None      # (n,) bool: crowd or difficult, takes part neither in loss nor in penalties
     scores:np.ndarray = None      # (n,) or one per label, in [0, 1]; only on predictions
-    group:str = None              # what must not stand on both sides of a split: person, video, patient
+    group:str|int = None          # what must not stand on both sides of a split: person, video, patient
     split:str = None              # 'train', 'valid' or 'test' where the data set says so
 
     def __post_init__(self):
         put = lambda **kw: [object.__setattr__(self, k, v) for k,v in kw.items()]
-        put(path=None if self.path is None else Path(self.path), size=self._size(), labels=self._labels())
+        put(path=self._path(), size=self._size(), labels=self._labels())
         put(bboxes=self._bboxes())
         put(points=self._points())
         put(visible=self._visible(), masks=self._masks(), mask=self._mask())
         put(ignore=self._ignore(), scores=self._scores())
-        if self.split is not None and self.split not in SPLITS:
+        if not (self.split is None or isinstance(self.split, str) and self.split in SPLITS):
             self._fail('split', f"one of {SPLITS} or None", brief(self.split))
+        if not (self.group is None or isinstance(self.group, str) and self.group or is_whole(self.group)):
+            self._fail('group', "a text or a whole number, or None", brief(self.group))
 
     def _fail(self, name, expected, came, todo=''):
         todo = f"; {todo}" if todo else ''
@@ -48,11 +51,18 @@ class Annotation:
     def _array(self, name, dtype, *shapes, expected):
         "Field `name` as an array of `dtype` whose shape fits one of `shapes`, where None fits any length"
         try: a = np.array(getattr(self, name), dtype=dtype)
-        except (TypeError, ValueError) as e: self._fail(name, expected, f"{brief(getattr(self, name))} ({e})")
-        if a.size == 0 and len(shapes[0]) > 1 and a.ndim == 1: a = a.reshape([0 if n is None else n for n in shapes[0]])
+        except (TypeError, ValueError, OverflowError, RuntimeError) as e:   # the last: torch's
+            self._fail(name, expected, f"{brief(getattr(self, name))} ({e})")
+        if a.shape == (0,) and len(shapes[0]) > 1 and (None in shapes[0] or 0 in shapes[0]):
+            a = a.reshape([0 if n is None else n for n in shapes[0]])
         if not any(a.ndim == len(s) and all(n is None or n == m for n,m in zip(s, a.shape)) for s in shapes):
-            self._fail(name, expected, f"an array of shape {a.shape}")
+            self._fail(name, expected, f"an array of shape {a.shape}" if a.ndim else brief(getattr(self, name)))
         return a
+
+    def _path(self):
+        if self.path is None: return None
+        if PATH.ok(self.path): return Path(self.path)
+        raise AnnotationError(f"path: expected the path of an image file, or None, got {brief(self.path)}")
 
     def _size(self):
         try: w,h = self.size; w,h,ok = int(w),int(h),int(w) == w and int(h) == h and w > 0 and h > 0
@@ -63,7 +73,7 @@ class Annotation:
     def _labels(self):
         if isinstance(self.labels, str):
             self._fail('labels', "a list of names", brief(self.labels), f"write [{brief(self.labels)}]")
-        try: labels = list(self.labels)
+        try: labels = list(self.labels if not isinstance(self.labels, (bytes, Mapping, Set)) else None)
         except TypeError: self._fail('labels', "a list of names", brief(self.labels), "write [] where there are none")
         for i,o in enumerate(labels):
             if not isinstance(o, str):
@@ -108,11 +118,15 @@ class Annotation:
 
     def _masks(self):
         if self.masks is None: return None
+        if not isinstance(self.masks, Iterable) or isinstance(self.masks, (str, bytes, Mapping, Set)):
+            self._fail('masks', "a list of masks, one for each box", brief(self.masks))
         masks = list(self.masks)
         if self.bboxes is None: self._fail('masks', "bboxes beside them, one for each mask", "no bboxes")
         if len(masks) != len(self.bboxes):
             self._fail('masks', f"one mask for each of the {len(self.bboxes)} boxes", f"{len(masks)} masks")
         for i,m in enumerate(masks):
+            if not isinstance(m, (list, tuple, dict, np.ndarray)):
+                self._fail(f'masks, row {i}', "a list of polygons, an RLE or a bool array", brief(m))
             if isinstance(m, dict) and not {'size', 'counts'} <= m.keys():
                 self._fail(f'masks, row {i}', "an RLE with 'size' and 'counts'", f"a dict of {brief(list(m))}")
             if isinstance(m, dict) and not isinstance(m['size'], (list, tuple, np.ndarray)):
@@ -128,8 +142,8 @@ class Annotation:
         if self.mask is None: return None
         from .masks import MaskFile   # not above: masks.py builds on this module
         if isinstance(self.mask, MaskFile): return self.mask
-        if isinstance(self.mask, (str, Path)): return Path(self.mask)
-        m = np.asarray(self.mask)
+        if PATH.ok(self.mask): return Path(self.mask)
+        m = np.asarray(None if isinstance(self.mask, str) else self.mask)
         if m.shape != self.size[::-1]:
             self._fail('mask', f"(h, w) = {self.size[::-1]} class indices", f"an array of shape {m.shape}")
         if m.dtype.kind not in 'ub' and (m.dtype.kind != 'i' or m.min(initial=0) < 0):
@@ -167,20 +181,33 @@ ANNOTATIONS = several(ANNOTATION, "a list of Annotation, as the readers return i
                       "read the file first, with `read_coco`, `read_voc`, ..." if isinstance(o, (str, Path)) else '')
 KINDS.update(a=ANNOTATION, annotations=ANNOTATIONS, predictions=ANNOTATIONS)
 
+@checked()
 def vocab_of(annotations) -> list[str]:
     "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
     return sorted({o for a in annotations for o in a.labels})
 
+@checked()
 def select_objects(
     a:Annotation,     # with boxes
     keep,             # indices of objects, in the order in which they are wanted; or (n,) bool
 ) -> Annotation:
     "`a` with some of its objects: boxes, labels, points, masks, flags and scores of the others go"
-    idxs = np.arange(len(a.bboxes))[np.asarray(keep, dtype=None if len(keep) else int)]
+    idxs = _object_numbers(a, keep)
     some = {k: v if v is None else v[idxs] for k,v in
             ((k, getattr(a, k)) for k in ('bboxes', 'points', 'visible', 'ignore', 'scores'))}
     return replace(a, labels=[a.labels[i] for i in idxs], masks=None if a.masks is None else [a.masks[i] for i in idxs],
                    **some)
+
+def _object_numbers(a, keep):   # -> (k,) int, from 0
+    if a.bboxes is None:
+        raise AnnotationError(f"{a.path}: no boxes (`bboxes` is None), so that there are no objects to select from")
+    n = len(a.bboxes)
+    try: k = np.asarray(keep)
+    except (TypeError, ValueError, RuntimeError): k = np.array(None)
+    if k.shape == (0,): k = k.astype(int)
+    if k.dtype == bool and k.shape == (n,): return np.flatnonzero(k)
+    if k.dtype.kind in 'iu' and k.ndim == 1 and ((k >= -n) & (k < n)).all(): return np.arange(n)[k]
+    raise ValueError(f"keep: expected indices of objects below {n}, or ({n},) bool, got {brief(keep)} ({a.path})")
 
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
 UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
-from ..arguments import nearest
+from ..arguments import checked, instance, is_whole, nearest, whole
 from .annotation import SPLITS, UNREADABLE, AnnotationError, select_objects, unturned, wh
 from .image import grey_levels, image_size, read_image
 from .masks import decode_class_mask
@@ -19,6 +19,7 @@ __all__ = ['check_annotations', 'drop_problems']
 
 FEW = 16     # grey levels: a file of 16 bits that holds values of 12 bits has no more once it is read
 
+@checked(near_duplicates=whole(0, 64, "a number of bits"))
 def check_annotations(
     annotations,              # list[Annotation]
     vocab:list[str]=None,     # the names that may occur; for class masks the codes, in order. None: neither is checked
@@ -48,9 +49,6 @@ def check_annotations(
 
     Masks are judged by the vertices of their polygons and by their run lengths, and decoded only where these leave a
     doubt. Objects and annotations are counted from 0. `drop_problems` drops what can be dropped"""
-    if near_duplicates is not None and not 0 <= near_duplicates <= 64:
-        raise ValueError(f"near_duplicates: expected a number of bits, 0 to 64, or None, got {near_duplicates!r}")
-    annotations,vocab = list(annotations),None if vocab is None else list(vocab)
     with ThreadPoolExecutor() as ex:
         seen = list(ex.map(lambda a: _look(a, vocab, near_duplicates is not None), annotations))
     rows = [(i, o) for i,s in enumerate(seen) for o in s.found]
@@ -316,6 +314,7 @@ _DROPS_LABEL = ('unknown class', 'empty label')
 _DROPS_OBJECT = ('box without area', 'box below a pixel', 'unreadable mask', 'empty mask', 'mask outside box',
                  'object twice')
 
+@checked(problems=instance(pd.DataFrame, what="the DataFrame of check_annotations(annotations), or some of its rows"))
 def drop_problems(
     annotations,   # list[Annotation]
     problems,      # DataFrame of `check_annotations(annotations)`, or some of its rows
@@ -332,16 +331,16 @@ def drop_problems(
     Left are boxes and points outside, which the DataLoaders clip or take for not marked, few grey levels, classes
     without training images, and sides of the split that share an image or a group. Relative coordinates are an
     `AnnotationError`, since all objects would go"""
-    annotations = list(annotations)
-    if not {*_INDEX} <= {*problems.index.names}:
-        if not {*_INDEX} <= {*problems.columns}: raise ValueError(
+    if not {*_INDEX} <= {*problems.index.names} or not {'path', 'problem'} <= {*problems.columns}:
+        if not {*_INDEX, 'path', 'problem'} <= {*problems.columns}: raise ValueError(
             "problems: expected rows of check_annotations(annotations), whose index is (annotation, object); got the "
             f"index {list(problems.index.names)} and the columns {list(problems.columns)}")
         problems = problems.set_index(_INDEX)
     gone,objects,left,dropped = set(),{},Counter(),Counter()
     for (i,obj),path,problem in zip(problems.index, problems.path, problems.problem):
-        if i == _ALL: left[problem] += 1; continue
-        if not 0 <= i < len(annotations) or str(annotations[i].path) != str(path): raise ValueError(
+        if is_whole(i) and i == _ALL: left[problem] += 1; continue
+        fits = is_whole(i) and is_whole(obj) and 0 <= i < len(annotations) and str(annotations[i].path) == str(path)
+        if not fits or not _IMAGE <= obj < len(annotations[i].labels): raise ValueError(
             f"problems: row {(i, obj)} is of {path}, which is not the path of annotations[{i}]: they were found in "
             "another list; check this one")
         if problem == 'relative coordinates':

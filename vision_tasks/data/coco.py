@@ -5,14 +5,15 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from ..arguments import brief
-from .annotation import SPLITS, Annotation, AnnotationError, unturned, vocab_of, wh
+from ..arguments import NAMES, PATH, brief, checked, several, whole
+from .annotation import Annotation, AnnotationError, unturned, vocab_of, wh
 from .reading import read_all, read_json, size_of
 from .writing import check_once, replacing
 from ..ops.masks import encode_rle, rle_counts
 
 __all__ = ['read_coco', 'write_coco', 'coco_keypoints']
 
+@checked(images=PATH)
 def read_coco(
     fname,                # json file that holds images, annotations and categories
     images,               # folder of the pictures; the file names may go on through folders below it
@@ -26,7 +27,6 @@ def read_coco(
 
     A point whose v is 0 is nan. Categories of the same name are one class. An annotation's id only serves messages: it
     may be missing or stand twice. Annotations of a picture that is not listed count as a picture that cannot be read"""
-    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     fname,images = Path(fname),Path(images)
     data = _load(fname)
     if not images.is_dir():
@@ -42,6 +42,7 @@ def read_coco(
     items = [(k, pictures.get(k, []), objects.get(k, [])) for k in {**pictures, **objects}]
     return read_all(lambda o: _read(*o, f), items, on_error, lambda o: f"{fname}, image {brief(o[0])}")
 
+@checked()
 def coco_keypoints(
     fname, # json file
 ):         # ((k,) names, pairs of indices into them, from 0, that a line joins)
@@ -221,6 +222,9 @@ def _xyv(rows, k):
 
 # --- writing
 
+_LINES = several(several(whole(0), "two indices", n=2), "pairs of indices into point_names")
+
+@checked(images=PATH, point_names=NAMES, skeleton=_LINES)
 def write_coco(
     annotations,                # list[Annotation] with boxes; points, where there are any, are as many in all
     fname,                      # json file; its folder is made where it is not there
@@ -235,7 +239,7 @@ def write_coco(
     their place.
 
     `mask`, `group` and `split` have no place in this format"""
-    annotations,fname = list(annotations),Path(fname)
+    fname = Path(fname)
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if a.bboxes is None:
@@ -270,7 +274,7 @@ def _point_fields(annotations, names, skeleton):
     if names is None:
         if skeleton is not None: raise ValueError("a skeleton joins named points: give point_names= too")
         return {}
-    pairs = [(int(i), int(j)) for i,j in skeleton or []]
+    pairs = [tuple(o) for o in skeleton or []]
     if any(not 0 <= i < len(names) for o in pairs for i in o):
         raise ValueError(f"skeleton: expected pairs of indices from 0 to {len(names)-1}, got {pairs}")
     return dict(keypoints=list(names), skeleton=[[i+1, j+1] for i,j in pairs])

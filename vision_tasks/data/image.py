@@ -1,8 +1,10 @@
 "Image files as everybody sees them: upright (EXIF orientation applied) and RGB, whatever the file's mode"
 from __future__ import annotations
+from collections.abc import Mapping
 from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
+from ..arguments import PATH, WIDTH_HEIGHT, Kind, checked, either, instance
 from ..warning import warn
 
 # `image_size` and the rest are ours alone: fastai has one too
@@ -49,6 +51,10 @@ def upright(im:Image.Image) -> Image.Image:
 
 _grey_range = 'dtype'
 
+_PIL = instance(Image.Image, what="a PIL image")
+_GREY_RANGE = Kind("'dtype', 'data' or two numbers (lo, hi) with lo < hi", lambda o: _is_grey_range(o))
+
+@checked(grey_range=_GREY_RANGE)
 def set_grey_range(
     grey_range='dtype', # 'dtype': the whole range of 16 bits (12, where a TIFF says so) becomes 0..255;
                         # 'data': each image's own smallest value becomes 0, its largest 255;
@@ -65,12 +71,16 @@ def set_grey_range(
 def resolve_grey_range(grey_range):
     "`grey_range` as of `set_grey_range`, checked; what was set for `None`"
     if grey_range is None: return _grey_range
-    if isinstance(grey_range, str) and grey_range in ('dtype', 'data'): return grey_range
-    try: lo,hi = map(float, grey_range)
-    except (TypeError, ValueError): lo = hi = 0.
-    if np.isfinite([lo, hi]).all() and lo < hi: return lo,hi
-    raise ValueError(f"grey_range is 'dtype', 'data' or two numbers (lo, hi) with lo < hi, not {grey_range!r:.80}")
+    grey_range = _GREY_RANGE('grey_range', grey_range)
+    return grey_range if isinstance(grey_range, str) else tuple(map(float, grey_range))
 
+def _is_grey_range(o):
+    if isinstance(o, (str, bytes, Mapping)): return o in ('dtype', 'data')
+    try: lo,hi = map(float, o)
+    except (TypeError, ValueError, OverflowError): return False
+    return -np.inf < lo < hi < np.inf
+
+@checked(im=_PIL, grey_range=_GREY_RANGE)
 def to_rgb(
     im:Image.Image,
     grey_range=None, # as of `set_grey_range`; None (default): what was set there, 'dtype' at first
@@ -131,6 +141,7 @@ def _has_deep_colours(im):
 
 # --- files
 
+@checked(draft=WIDTH_HEIGHT, grey_range=_GREY_RANGE)
 def read_image(
     path,                         # image file
     draft:tuple[int,int]=None,    # (w, h) in pixels of the image as shown: a JPEG may be decoded smaller, but not below
@@ -141,6 +152,7 @@ def read_image(
     several images, and where its mode cannot become RGB (`to_rgb`)"""
     with open_image(path) as im: return decode_image(im, path, draft, grey_range)
 
+@checked(image=either(PATH, _PIL))
 def grey_levels(
     image,   # path of an image file, or a PIL image; not one of reduced size, whose averaged pixels have more levels
 ) -> int:    # 1 to 256

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
+import os
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..arguments import brief, nearest
-from .annotation import SPLITS, Annotation, AnnotationError, unturned, wh
+from ..arguments import (FUNCTION, PATH, PATHS, TEXT, WIDTH_HEIGHT, Kind, brief, check, checked, either, fixed,
+                         instance, is_whole, nearest, several, whole)
+from .annotation import Annotation, AnnotationError, unturned, wh
 from .image import check_single, lossy_format, upright
 from .reading import read_all, read_yaml, size_of
 from .writing import check_complete, check_outputs, writing_set
@@ -20,6 +22,19 @@ __all__ = ['read_masks', 'read_instance_masks', 'write_masks', 'write_instance_m
 
 VOID = 255   # the class index of what is not classified; no class has it
 
+_FOLDER  = Kind("a folder", PATH.ok)
+_IMAGES  = either(_FOLDER, PATHS)
+_MASKS   = either(_FOLDER, several(either(fixed(None), PATH, PATHS), "a list of paths, beside a list of images"),
+                  Kind("None, beside mask_of", lambda o: o is None))
+_CODES   = either(several(Kind("a name", lambda o: isinstance(o, str)), "a list of names"),
+                  instance(Mapping, what="{value: name}"), Kind("a yaml file of either", PATH.ok))
+_COLORS  = Kind("{value or (r, g, b): name or index}, or a list of values or colours in the order of codes",
+                lambda o: isinstance(o, (Mapping, list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
+_VOID    = Kind("a value, a colour (r, g, b), or a list of such, () for none",
+                lambda o: is_whole(o) or isinstance(o, (list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
+_NO_OBJECT = either(whole(None), several(whole(None), "whole numbers, () for none"))
+
+@checked(images=_IMAGES, masks=_MASKS, codes=_CODES, mask_of=FUNCTION, colors=_COLORS, void=_VOID)
 def read_masks(
     images,               # folder of the pictures, or a list of their paths
     masks,                # folder of the masks; or a list of their paths, beside a list of pictures
@@ -44,7 +59,6 @@ def read_masks(
 
     Files of 0 and 255 are ambiguous, for 255 is void unless said otherwise: `colors=[0, 255]` makes two classes of
     them. A trimap of 1, 2 and 3 = border: `codes={1: 'pet', 2: 'background'}, void=3`"""
-    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     named = _values_of(codes)
     table = _mask_table(named, colors, void)
     pairs,seen = _pairs(images, masks, mask_of),set()
@@ -57,6 +71,7 @@ def read_masks(
                               "0 and 255 are the two classes, void=255 where 255 is void indeed")
     return anns
 
+@checked(images=_IMAGES, masks=_MASKS, label=TEXT, mask_of=FUNCTION, void=_NO_OBJECT)
 def read_instance_masks(
     images,               # as of `read_masks`
     masks,                # as of `read_masks`; in a list of masks an element is also what `mask_of` may return
@@ -77,16 +92,12 @@ def read_instance_masks(
 
     Raises `AnnotationError` for masks of another size, in a lossy format (JPEG), or of several values where one object
     is expected"""
-    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
-    if not isinstance(label, str) or not label.strip(): raise ValueError(f"label: expected a name, got {brief(label)}")
-    void = [void] if isinstance(void, Integral) else void
-    if void is None or not all(isinstance(v, Integral) for v in void):
-        raise ValueError(f"void: expected whole numbers, () for none, got {brief(void)}")
-    void = list(void)
+    void = [void] if is_whole(void) else list(void)
     pairs = _pairs(images, masks, mask_of)
     _check_complete(pairs)
     return read_all(lambda o: _read_instances(*o, label, void, split), pairs, on_error)
 
+@checked()
 def read_codes(
     fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
 ) -> dict[int,str]:      # value in the mask files -> name of the class
@@ -139,7 +150,8 @@ def _pairs(images, masks, mask_of):
             raise ValueError(f"masks: a list of {len(masks)} paths goes beside a list of as many pictures, without "
                              f"mask_of; there are {len(pictures)} pictures")
         return [([p], _mask_files(m, Path()), 'by masks=') for p,m in zip(pictures, masks)]
-    if mask_of is not None: return [([p], _mask_files(mask_of(p), Path(masks or '')), 'by mask_of=') for p in pictures]
+    if mask_of is not None:
+        return [([p], _mask_files(_called(mask_of, p), Path(masks or '')), 'by mask_of=') for p in pictures]
     if masks is None: raise ValueError("masks=None says not where the masks are; name the folder, or give mask_of=")
     stems = {}
     for p in pictures: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
@@ -154,10 +166,14 @@ def _check_complete(pairs):
     files = [f for pictures,masks,_ in pairs for o in (*pictures, *masks) for f in (o if isinstance(o, list) else [o])]
     check_complete(*{f.parent for f in files})
 
+def _called(mask_of, image):
+    try: return check("what mask_of returned", mask_of(image), either(fixed(None), PATH, PATHS))
+    except Exception as e: raise AnnotationError(f"{image}: mask_of failed: {type(e).__name__}: {e}") from e
+
 def _mask_files(m, folder):
     "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
     if m is None: return []
-    if not isinstance(m, (str, Path)): return [[folder/o for o in m]]
+    if not isinstance(m, (str, os.PathLike)): return [[folder/o for o in m]]
     return [_image_files(folder/m)] if (folder/m).is_dir() else [folder/m]
 
 def _image_files(folder):
@@ -271,8 +287,12 @@ class MaskFile:
     "A mask's file that holds other values than class indices; `decode_class_mask` turns them into indices by `table`"
     path:Path
     table:MaskTable
+    def __post_init__(self):
+        check('path', self.path, PATH)
+        check('table', self.table, instance(MaskTable, what="what `read_masks` makes of codes and colors"))
     def __repr__(self): return f'MaskFile({self.path})'
 
+@checked(size=WIDTH_HEIGHT)
 def decode_class_mask(
     mask,                     # `Annotation.mask`: a path, a `MaskFile`, or (h, w) class indices
     size:tuple[int,int]=None, # (w, h) in pixels that the mask must have, the picture's; None = any
@@ -281,7 +301,7 @@ def decode_class_mask(
     several images, `AnnotationError` where it has a lossy format or something else than indices"""
     file = mask.path if isinstance(mask, MaskFile) else mask
     if isinstance(mask, MaskFile): m = mask.table.decode(file)
-    elif isinstance(mask, (str, Path)): m = _values(file)
+    elif PATH.ok(mask): m = _values(file)
     else: file,m = 'array',np.asarray(mask)
     if m.ndim != 2 or m.dtype.kind not in 'bui':
         raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {brief(mask)}")
@@ -354,6 +374,7 @@ def _index(o, names):
 
 # --- write
 
+@checked(codes=_CODES, values=_COLORS, colors=_COLORS, void=_VOID)
 def write_masks(
     annotations,     # list[Annotation] with `mask`
     dest,            # folder, made if not there; no image and no mask of `annotations` may be written over
@@ -373,7 +394,7 @@ def write_masks(
 
     All files are replaced together, or none is; the masks of other images in `dest` stay, so that a set can be written
     in parts"""
-    dest,annotations,codes = Path(dest),list(annotations),_values_of(codes)
+    dest,codes = Path(dest),_values_of(codes)
     pixels,rgb = _written_as(codes, values, colors, void)
     files = _targets(annotations, dest)
     for a in annotations:
@@ -395,6 +416,7 @@ def write_masks(
     _write_all(write, annotations, files, dest)
     return files
 
+@checked()
 def write_instance_masks(
     annotations,     # list[Annotation] with boxes and a mask for each; one name throughout
     dest,            # folder, made if not there; no picture of `annotations` may be written over, but pngs of the same
@@ -406,7 +428,7 @@ def write_instance_masks(
 
     Read back, boxes are tight around the masks. Scores, points, `mask`, `group` and `split` have no place. All files
     are replaced together, or none is; the masks of other images in `dest` stay"""
-    dest,annotations = Path(dest),list(annotations)
+    dest = Path(dest)
     files,names = _targets(annotations, dest),{}
     for a in annotations:
         for o in a.labels: names.setdefault(o, a.path)

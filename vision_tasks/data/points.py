@@ -4,7 +4,7 @@ import csv, io
 from functools import cache
 from pathlib import Path
 import numpy as np
-from ..arguments import brief
+from ..arguments import NAMES, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError
 from .reading import read_all, read_lines, read_text, size_of
 from .writing import check_once, replacing
@@ -13,6 +13,7 @@ __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
 
 # --- DeepLabCut: rows scorer, bodyparts, coords, then one row a picture
 
+@checked()
 def read_dlc(
     fname,                # CollectedData csv: the picture in one column, or its path in three; then x, y of the parts
     path=None,            # folder that the pictures' paths start from; None = the project, where the csv lies in its
@@ -31,12 +32,14 @@ def read_dlc(
     return read_all(lambda o: _read_row(fname, path/o[0], o[1], names), items.items(), on_error,
                     lambda o: f"{fname}, line {o[1][0][0]}")
 
+@checked()
 def dlc_points(
     fname,         # CollectedData csv
 ) -> list[str]:    # (k,) names of the points, in the order of `a.points`
     "The bodyparts of a DeepLabCut csv"
     return _table(Path(fname))[1]
 
+@checked(names=NAMES, scorer=TEXT)
 def write_dlc(
     annotations,               # list[Annotation] with points (k, 2)
     fname,                     # csv file; its folder is made where it is not there
@@ -46,12 +49,11 @@ def write_dlc(
 ):
     """Write what `read_dlc` reads; a point that is nan or whose `visible` is 0 becomes two empty cells. Labels, scores,
     group and split have no place in this format"""
-    fname,names = Path(fname),list(names)
+    fname = Path(fname)
     path = _project(fname) if path is None else Path(path)
     head = [['scorer',    *[scorer]*2*len(names)],
             ['bodyparts', *(o for o in names for _ in 'xy')],
             ['coords',    *['x', 'y']*len(names)]]
-    annotations = list(annotations)
     rows = [_row(i, a, names, path) for i,a in enumerate(annotations)]
     check_once(annotations)
     with replacing(fname) as part, part.open('w', newline='', encoding='utf-8') as f:
@@ -127,6 +129,7 @@ def _row(i, a, names, path):
 
 # --- BIWI: a folder a person, with rgb.cal and, for each picture, frame_00003_rgb.png and frame_00003_pose.txt
 
+@checked(images_glob=TEXT)
 def read_biwi(
     path,                         # folder that holds one a person, 01 to 24
     images_glob:str='**/*_rgb.*', # which pictures, below `path`
@@ -136,7 +139,10 @@ def read_biwi(
     outside the picture too"""
     path = Path(path)
     if not path.is_dir(): raise AnnotationError(f"{path}: no such folder")
-    pictures = sorted(path.glob(images_glob))
+    try: pictures = sorted(path.glob(images_glob))
+    except (NotImplementedError, ValueError) as e:
+        raise ValueError(f"images_glob: expected a pattern of paths below the folder, such as '**/*_rgb.*', got "
+                         f"{brief(images_glob)} ({e})") from None
     if not pictures:
         raise AnnotationError(f"{path}: no picture is called {images_glob}; name the folder that holds one a person, "
                               "or other pictures with images_glob=")

@@ -14,6 +14,8 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from fastcore.basics import defaults
 from fastcore.parallel import parallel
 from PIL import Image
+from ..arguments import (COUNT, FLAG, FUNCTION, PATH, TEXT, Kind, brief, checked, choice, either, instance, several,
+                         whole)
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
 from .image import decode_image, open_image, to_rgb
@@ -30,10 +32,14 @@ def _grid(image, n=2000, aspects=(.5, 1, 2), levels=5): return grid_proposals(im
 METHODS = dict(selective_search=selective_search, random=_random, grid=_grid)
 BROKEN  = OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error   # of a bad .npz
 
+_ITEM = either(PATH, instance(Annotation, Image.Image, what="an Annotation, a PIL image"),
+               Kind("pixels (h, w, 3) or (h, w)", lambda o: len(o.shape) in (2, 3) and min(o.shape) > 0))
+
 class Proposals:
     """The proposals of a picture, found at the first call and read from then on. What is kept goes by the bytes of the
     picture's file, the method and all of its parameters: where one of them changes, the boxes are found anew. A file
     that is renamed within its folder is still known. What was kept before a change stays until somebody deletes it"""
+    @checked(method=either(choice(*METHODS), FUNCTION), n=COUNT, cache=PATH, workers=whole(0, 1024), name=TEXT)
     def __init__(self,
         method='selective_search', # that, 'random', 'grid', or a function of (image (h, w, 3) uint8, n=..., **kwargs)
                                    # that gives (k, 4) boxes x1 y1 x2 y2 in pixels, the most promising first
@@ -47,16 +53,18 @@ class Proposals:
             if name is None: raise ValueError("a function as method needs a name, by which its boxes are kept; "
                                               "pass name='...', and another one when the function changes")
             self.method = method
-        elif method in METHODS: self.method,name = METHODS[method],f'{method} {VERSION}'
-        else: raise ValueError(f"method is one of {list(METHODS)} or a function, not {method!r}")
-        if n < 1: raise ValueError(f"n is {n}; expected one box or more")
+        else: self.method,name = METHODS[method],f'{method} {VERSION}'
         self.n,self.workers,self.kwargs,self.told,self.tidied = n,workers,kwargs,False,set()
         self.cache = None if cache is None else Path(cache)
         # with the defaults, so that it is one whether they are written out or not; a wrong name is a TypeError now
-        bound = signature(self.method).bind(None, n=n, **kwargs)
+        try: parameters = signature(self.method)
+        except ValueError as e:
+            raise ValueError(f"method: expected a function of (image, n=...), got {brief(method)} ({e})") from e
+        bound = parameters.bind(None, n=n, **kwargs)
         bound.apply_defaults()
         self.key = f"{name} {sorted(bound.arguments.items(), key=lambda o: o[0])!r}".encode()
 
+    @checked(item=_ITEM)
     def __call__(self, item) -> np.ndarray:   # (k, 4) float32 x1 y1 x2 y2, pixels of the picture as shown; k <= n
         """The proposals of `item`: a path, an `Annotation`, or a picture (PIL, array), which is kept only with `cache`.
         Where nothing can be kept, a warning says so, once"""
@@ -64,9 +72,10 @@ class Proposals:
         if broken: self._warn([broken])
         return bboxes
 
+    @checked(items=several(_ITEM, "a list of paths, or of Annotation"), progress=FLAG)
     def prepare(self, items, progress:bool=True) -> int:   # how many were found now, and not before
         "Find and keep the proposals of all `items`, paths or Annotations, in parallel processes"
-        items,workers = list(items),defaults.cpus if self.workers is None else self.workers
+        workers = defaults.cpus if self.workers is None else self.workers
         if workers:
             try: pickle.dumps(self.method)
             except (pickle.PicklingError, AttributeError, TypeError) as e:

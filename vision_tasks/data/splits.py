@@ -1,8 +1,8 @@
 "How annotations are split into train and valid, or into folds"
 from __future__ import annotations
 from collections import defaultdict
-from numbers import Integral, Real
 import numpy as np
+from ..arguments import checked, whole
 from .annotation import AnnotationError
 from ..warning import warn
 
@@ -27,11 +27,6 @@ def _check_enough(annotations, units):
                               "train and valid: at least two files or groups are needed; add images, or pass a "
                               "`splitter`")
 
-def _check_share(share):
-    if isinstance(share, Real) and not isinstance(share, bool) and 0 < share < 1: return
-    todo = f"; write {share/100:g} for {share:g} %" if isinstance(share, Real) and 1 < share < 100 else ''
-    raise ValueError(f"valid_pct: expected a share between 0 and 1, both excluded, got {share!r}{todo}")
-
 def _warn_far(what, sides, wanted, annotations, units):
     """One warning where a side misses the share of images that it should have by more than half of it, though not where
     that is less than an image; `sides` are the indices of each"""
@@ -52,13 +47,14 @@ class AnnotationSplitter:
     """The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random, so that valid has
     its share of the images as nearly as the groups allow. A warning says where the share is missed by more than half.
     'test' is on neither side"""
+    @checked()
     def __init__(self,
         valid_pct:float=.2,   # share of the images in valid, between 0 and 1, both excluded
         seed:int=42,          # the same seed gives the same split
     ):
-        _check_share(valid_pct)
         self.valid_pct,self.seed = valid_pct,seed
     def __repr__(self): return f"{type(self).__name__}(valid_pct={self.valid_pct}, seed={self.seed})"
+    @checked()
     def __call__(self, annotations):
         own = [a.split for a in annotations]
         if 'train' in own and 'valid' in own:
@@ -105,6 +101,7 @@ class StratifiedSplitter(AnnotationSplitter):
         side = _stratify(_unit_labels(annotations, units), shares, np.random.default_rng(self.seed), covered=1)
         return set(np.flatnonzero(side == 1).tolist())
 
+@checked(k=whole(2, what="a number of folds"))
 def stratified_folds(
     annotations, # list[Annotation]
     k:int=5,     # number of folds, 2 or more
@@ -113,9 +110,6 @@ def stratified_folds(
     """Folds with nearly equal numbers of images, of every label too (iterative stratification, Sechidis et al., 2011);
     a group is never divided, and no fold is empty. A warning says where a fold misses its share of the images by more
     than half. Raises `AnnotationError` where there are fewer files or groups than folds"""
-    if isinstance(k, bool) or not isinstance(k, Integral) or k < 2:
-        raise ValueError(f"k: expected 2 folds or more, got {k!r}")
-    annotations = list(annotations)
     units = _units(annotations)
     if len(units) < k:
         raise AnnotationError(f"{len(units)} files or groups cannot make {k} folds; ask for at most {len(units)}")

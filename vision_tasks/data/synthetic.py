@@ -6,6 +6,7 @@ from operator import index
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
+from ..arguments import COUNT, checked
 from .annotation import Annotation
 from .writing import writing_set
 from ..ops.masks import decode_mask, mask_bbox
@@ -18,6 +19,7 @@ SHAPE_CODES = ('background', *SHAPES)   # the names of the class masks' indices,
 SHAPE_POINTS = ('centre', 'left', 'right', 'top', 'bottom')
 SHAPE_FLIP_PAIRS = ((1, 2),)            # the points that change places in a mirrored picture
 
+@checked(n=COUNT, size=None, most=COUNT)
 def draw_shapes(
     path,                         # folder, made where it is missing; files of the same name are written over
     n:int=32,                     # pictures, 1 or more
@@ -31,8 +33,6 @@ def draw_shapes(
     is empty, and at least one of four or more. The shapes take turns, so that few pictures show them all. All files
     are replaced together, or none is."""
     w,h = _wh(size)
-    _check_n(n)
-    if most < 1: raise ValueError(f"most: expected 1 object or more, got {most!r}")
     path,rng = Path(path),np.random.default_rng(seed)
     empty = _some(rng, n, 1/8)
     kinds = cycle(rng.permuted(np.tile(SHAPES, (n, 1)), axis=1).ravel().tolist())
@@ -44,11 +44,8 @@ def draw_shapes(
 def _wh(size, least=16):
     try: w,h = map(index, (size, size) if np.ndim(size) == 0 else size)
     except (TypeError, ValueError): w = h = 0
-    if min(w, h) >= least: return w,h
+    if least <= min(w, h) and max(w, h) < 2**31: return w,h
     raise ValueError(f"size: expected a whole number of pixels or two (w, h), each {least} or more, got {size!r}")
-
-def _check_n(n):
-    if n < 1: raise ValueError(f"n: expected 1 picture or more, got {n!r}")
 
 def _some(rng, n, share):   # -> set of indices below n
     "That share of `n` pictures, and at least one of four or more"
@@ -151,6 +148,7 @@ FIGURE_SKELETON = (('head_top', 'neck'), ('left_hip', 'right_hip'),
                      ('neck', 'shoulder'), ('shoulder', 'elbow'), ('elbow', 'wrist'),
                      ('shoulder', 'hip'), ('hip', 'knee'), ('knee', 'ankle'))))
 
+@checked(n=COUNT, size=None)
 def draw_figures(
     path,                         # folder, made where it is missing; files of the same name are written over
     n:int=32,                     # pictures, 1 or more
@@ -165,7 +163,6 @@ def draw_figures(
     four pictures or more at least one shows a back, one a bush, one lacks a mark. All files are replaced together, or
     none is."""
     w,h = _wh(size, 32)
-    _check_n(n)
     path,rng = Path(path)/'figures',np.random.default_rng(seed)
     behind,bushes,unmarked = (_some(rng, n, share) for share in (1/4, 1/3, 1/8))
     with writing_set([path]) as writing:

@@ -7,13 +7,24 @@ import csv, io, posixpath, re, warnings
 from numbers import Number
 from pathlib import Path
 import numpy as np
-from ..arguments import brief, nearest
+from ..arguments import COLUMN, FLAG, PATH, Kind, brief, checked, choice, either, nearest, several
 from .annotation import SPLITS, Annotation, AnnotationError
 from .reading import read_all, read_text, size_of
 from ..warning import warn
 
 __all__ = ['read_df', 'write_df']
 
+_TABLE  = either(Kind("a DataFrame", lambda o: hasattr(o, 'iloc') and hasattr(o, 'columns')), PATH)
+_COLUMNS = several(COLUMN, "a list of columns", least=1)
+_POINTS = several(either(COLUMN, several(COLUMN, "(x, y) columns", n=2)), "a list of columns, or of (x, y) columns",
+                  least=1)
+_FORMAT = choice('xyxy', 'xywh', 'cxcywh')
+_DELIM  = Kind("a text that separates labels, or None where a cell is one label",
+               lambda o: isinstance(o, str) and bool(o))
+
+@checked(df=_TABLE, fn_col=COLUMN, label_col=either(COLUMN, _COLUMNS), label_delim=_DELIM, point_cols=_POINTS,
+         bbox_cols=several(COLUMN, "four columns", n=4), valid_col=COLUMN, group_col=COLUMN, bbox_format=_FORMAT,
+         relative=FLAG)
 def read_df(
     df,                   # DataFrame, or the path of a csv file
     path='.',             # folder that the file names are relative to; for a csv file '.' is the folder that it lies in
@@ -47,9 +58,8 @@ def read_df(
         if path == Path('.'): path = Path(df).parent
         df = _csv(df)
     blank = set(np.flatnonzero((df == '').all(axis=1))) if from_csv else ()   # what spreadsheets write below a table
-    if bbox_format not in _TO_XYXY:
-        raise ValueError(f"bbox_format is one of {list(_TO_XYXY)}, not {bbox_format!r}")
-    if label_delim == '': raise ValueError("label_delim='' separates nothing; None: a cell is one label")
+    if label_delim is not None and label_col is None:
+        raise ValueError("label_delim separates the labels of label_col, which is None; name the column")
     if not len(df): raise AnnotationError("the table has no rows")
     points = point_cols
     if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
@@ -57,8 +67,8 @@ def read_df(
     wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
               *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
     _check_columns(df, wanted)
-    if bbox_cols is not None and (len(bbox_cols) != 4 or one_hot):
-        raise ValueError("bbox_cols names four columns, and then each row has one label in one column label_col")
+    if bbox_cols is not None and one_hot:
+        raise ValueError("bbox_cols goes with one column label_col, for each row is a box with one label")
     if points is not None and len(points) % 2:
         raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
     col  = lambda c: None if c is None else df[_name(df, c)].tolist()
@@ -290,13 +300,13 @@ def _pixels(where, v, size, c):   # v: x, y, x, y, ... or x, y, width, height
                               "relative=False reads pixels")
     return v*np.tile(size, len(v)//2)
 
+@checked()
 def write_df(annotations, path=None):
     """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),
     then labels, or with boxes one row a box with label, x1, y1, x2, y2; points as x_0, y_0, x_1, ...; scores, or score
     of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one. Objects to
     ignore are an error; `visible`, `masks` and `mask` have no place in a table"""
     import pandas as pd
-    annotations = list(annotations)
     boxes = any(a.bboxes is not None for a in annotations)
     if boxes and any(a.bboxes is None for a in annotations):
         raise AnnotationError("some annotations have boxes and some have None; a table holds one kind: write two")
@@ -308,7 +318,10 @@ def write_df(annotations, path=None):
         if a.ignore is not None and a.ignore.any():
             raise AnnotationError(f"{a.path}: a table has no objects to ignore, and would make ordinary ones of them; "
                                   "leave them out (`select_objects`), or use `write_coco` or `write_voc`")
-        row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
+        try: row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
+        except ValueError:
+            raise AnnotationError(f"{a.path} does not lie in path={str(path)!r}, from which the file names start; "
+                                  "name a folder that holds all images") from None
         for o in a.labels:
             if o != o.strip() or not o or not boxes and ';' in o:
                 raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "

@@ -4,8 +4,8 @@ import json
 from math import isfinite
 from pathlib import Path
 import numpy as np
-from ..arguments import brief
-from .annotation import SPLITS, Annotation, AnnotationError, vocab_of
+from ..arguments import PATH, TEXT, brief, checked
+from .annotation import Annotation, AnnotationError, vocab_of
 from .coco import _folder, _name
 from .reading import read_all, read_json, size_of
 from .writing import check_once, replacing
@@ -13,6 +13,7 @@ from ..ops.masks import decode_mask, join_polygons, mask_polygons
 
 __all__ = ['read_via', 'write_via']
 
+@checked(images=PATH, label=TEXT)
 def read_via(
     fname,                # json file: a project, or exported annotations
     images,               # folder of the pictures; the file names may go on through folders below it
@@ -25,7 +26,6 @@ def read_via(
     ellipses, lines and points are errors. Where any picture has polygons, all have `masks`; that of a rect is [], which
     is empty. Numbers are pixels of the picture as shown; regions may reach outside. A name is the value of a text,
     dropdown or radio attribute (its id, not its description); attributes of files are not read"""
-    if split not in (None, *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     fname,images = Path(fname),Path(images)
     files = _load(fname)
     if not images.is_dir():
@@ -117,6 +117,7 @@ def _numbers(where, shape, key):
 
 # --- writing
 
+@checked(images=PATH, label=TEXT)
 def write_via(
     annotations,         # list[Annotation] with boxes
     fname,               # json file; its folder is made where it is not there
@@ -129,7 +130,7 @@ def write_via(
     An object without a mask is a rect. A mask is one polygon, whose extent becomes the box: parts are joined by lines
     without area, RLE and bool masks become outlines. What would not decode to the same pixels is an error: parts that
     overlap, and holes; so are objects to ignore, and points. Scores, `mask`, `group` and `split` have no place"""
-    annotations,fname,files = list(annotations),Path(fname),{}
+    fname,files = Path(fname),{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file, and VIA wants its bytes counted")

@@ -8,7 +8,7 @@ from defusedxml.ElementTree import parse
 from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
-from ..arguments import brief
+from ..arguments import PATH, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError, unturned
 from .reading import find_files, read_all, read_lines, size_of
 from .writing import check_complete, check_outputs, writing_set
@@ -18,6 +18,7 @@ __all__ = ['read_voc', 'write_voc']
 
 _LISTS = dict(train='train', val='valid', test='test')     # ImageSets/Main's names -> ours
 
+@checked(split=TEXT, images=PATH, annotations=PATH)   # a split is any list's name
 def read_voc(
     path,                          # folder of the data set
     split:str=None,                # a list of ImageSets/Main, such as 'trainval': only that; None (default): all, each
@@ -224,6 +225,7 @@ def _difficult(where, o):
     except ValueError: pass
     raise AnnotationError(f"{where}: difficult is {brief(text)}; expected 0 or 1, or true or false; fix the file")
 
+@checked()
 def write_voc(
     annotations, # list[Annotation] with boxes
     dest,        # folder, made if not there: JPEGImages, Annotations, and ImageSets/Main for those with a split
@@ -234,7 +236,7 @@ def write_voc(
     The files of all images are replaced together, or none is. Files of other images in `dest` stay, so that a set can
     be written in parts; each call writes anew the lists of the splits that it has. A list of an older set (train, val
     or test) that is not written anew and has one of these images is an error"""
-    dest,lists,annotations = Path(dest),{},list(annotations)
+    dest,lists = Path(dest),{}
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if a.bboxes is None:

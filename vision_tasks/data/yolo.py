@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..arguments import brief, nearest
+from ..arguments import PATH, brief, checked, choice, nearest
 from .annotation import SPLITS, Annotation, AnnotationError, vocab_of, wh
 from .reading import read_all, read_lines, read_yaml, size_of
 from .writing import check_complete, check_outputs, writing_set
@@ -16,6 +16,7 @@ __all__ = ['read_yolo', 'write_yolo']
 _KEYS = dict(train='train', val='valid', test='test')   # data.yaml's names -> ours
 _SLACK = .01   # so far outside 0..1 a number may lie, for tools round; pixels taken for fractions lie farther
 
+@checked(split=choice(*SPLITS, 'val'), labels=PATH)
 def read_yolo(
     path,                 # data.yaml, or the folder that holds it, or one yaml file of another name
     split:str=None,       # 'train', 'valid' (or 'val') or 'test': only that; None = all, each picture with its own
@@ -35,7 +36,6 @@ def read_yolo(
     Folders in data.yaml start from its `path`, or from where it lies; if that fails, without a leading ../ (Roboflow's
     exports). File names in a list start from the list's folder. Names are text as it stands; ids may leave numbers out.
     `read_codes` reads the names alone"""
-    if split not in (None, 'val', *SPLITS): raise ValueError(f"split: expected one of {SPLITS} or None, got {split!r}")
     file,data = _load(Path(path))
     check_complete(file.parent)
     names = _names(file, data)
@@ -207,6 +207,7 @@ def _row(where, text, names, size):
 
 # --- writing
 
+@checked()
 def write_yolo(
     annotations,          # list[Annotation] with boxes
     dest,                 # folder, made if not there: data.yaml, a list a split, labels/, and images/ with links
@@ -223,8 +224,8 @@ def write_yolo(
     hole), and its extent the box. Scores end the rows, as YOLO tools write predictions; no training file has them.
     Objects to ignore, points, RLE and bool masks are errors; `mask` and `group` have no place in this format"""
     import yaml
-    annotations,dest = list(annotations),Path(dest)
-    names = vocab_of(annotations) if vocab is None else list(vocab)
+    dest = Path(dest)
+    names = vocab_of(annotations) if vocab is None else vocab
     ids = {o: i for i,o in enumerate(names)}
     if len({a.scores is None for a in annotations if a.labels}) > 1:
         raise AnnotationError("some annotations have scores and some have None; a folder holds predictions or truth: "
