@@ -145,7 +145,9 @@ def test_boxes_and_points_survive_a_csv_and_pictures_without_objects_stay(shapes
     df = write_df(anns)
     df.to_csv(tmp_path/'t.csv', index=False)
     points = [c for c in df if c[:2] in ('x_', 'y_')]
-    back = read_df(tmp_path/'t.csv', label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'], point_cols=points)
+    # names are absolute, and lie in the folder that `path` names
+    back = read_df(tmp_path/'t.csv', shapes[0].path.parent, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'],
+                   point_cols=points)
     for a,b in zip(anns, back): same(a, b) if len(a.labels) else same(replace(a, points=None), replace(b, points=None))
 
 def test_predictions_have_their_scores_in_the_table(shapes):

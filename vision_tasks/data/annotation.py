@@ -3,9 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from PIL import Image
 from ..arguments import KINDS, brief, instance, several
-from .image import stored_size
+from .image import BROKEN, open_image, stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
 
@@ -183,7 +182,7 @@ def select_objects(
                    **some)
 
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
-UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+UNREADABLE = BROKEN
 
 def wh(size) -> str:
     "`size` as people write it: 640x480"
@@ -191,5 +190,5 @@ def wh(size) -> str:
 
 def unturned(path, size) -> str:
     "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
-    with Image.open(path) as im: stored = stored_size(im)
+    with open_image(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ..arguments import brief
 from .annotation import Annotation, AnnotationError
-from .reading import read_all, read_lines, read_text, size_of
+from .reading import inside_of, read_all, read_lines, read_text, size_of
 from .writing import check_once, replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
@@ -17,7 +17,9 @@ def read_dlc(
     fname,                # CollectedData csv: the picture in one column, or its path in three; then x, y of the parts
     path=None,            # folder that the pictures' paths start from; None = the project, where the csv lies in its
                           # labeled-data/session, else the folder of the csv
-    on_error:str='raise', # 'raise' at the first row that cannot be read, or 'drop' such pictures and count them
+    on_error:str='raise', # 'raise' at the first row that cannot be read, or 'drop' such images and count them
+    allow_outside:bool=False, # whether image files outside `path` are read too, to which rows (../, absolute) and links
+                          # may lead
 ) -> list[Annotation]:    # in the order of the rows; `points` (k, 2), nan where both cells are empty
     """Pictures with the points of one animal, whose names `dlc_points` gives. Paths written on Windows are turned.
     `group` is None: set it to `a.path.parent.name` where whole sessions are to be held out"""
@@ -28,7 +30,8 @@ def read_dlc(
     for line,row in rows:
         picture = '/'.join(o.strip().replace('\\', '/') for o in row[:n] if o.strip())
         items.setdefault(picture, []).append((line, row[n:]))
-    return read_all(lambda o: _read_row(fname, path/o[0], o[1], names), items.items(), on_error,
+    inside = inside_of(path, allow_outside)
+    return read_all(lambda o: _read_row(fname, path, o[0], o[1], names, inside), items.items(), on_error,
                     lambda o: f"{fname}, line {o[1][0][0]}")
 
 def dlc_points(
@@ -90,10 +93,11 @@ def _table(fname):
     if len(rows) == 3: raise AnnotationError(f"{fname} has no rows below its header")
     return n,names,rows[3:]
 
-def _read_row(fname, picture, rows, names):
-    where = f"{fname}, line {rows[0][0]}"
+def _read_row(fname, path, name, rows, names, inside):
+    where,picture = f"{fname}, line {rows[0][0]}",path/name
     if len(rows) > 1:
         raise AnnotationError(f"{where}: {picture} stands in line {rows[1][0]} too; one picture is one row")
+    inside(picture, f"{where}: ", name)
     cells = [o.strip() for o in rows[0][1]]
     if len(cells) != 2*len(names):
         raise AnnotationError(f"{where}: {len(cells)} cells after the picture, expected {2*len(names)}, x and y of "
@@ -130,7 +134,8 @@ def _row(i, a, names, path):
 def read_biwi(
     path,                         # folder that holds one a person, 01 to 24
     images_glob:str='**/*_rgb.*', # which pictures, below `path`
-    on_error:str='raise',         # 'raise' at the first picture that cannot be read, or 'drop' such and count them
+    on_error:str='raise',         # 'raise' at the first image that cannot be read, or 'drop' such and count them
+    allow_outside:bool=False,     # whether links that lead out of `path` are followed
 ) -> list[Annotation]:            # by person, then by frame; no labels, `points` (1, 2), `group` = the person's folder
     """Pictures with the centre of the head, projected by the person's own camera; it stays where the data put it,
     outside the picture too"""
@@ -140,12 +145,12 @@ def read_biwi(
     if not pictures:
         raise AnnotationError(f"{path}: no picture is called {images_glob}; name the folder that holds one a person, "
                               "or other pictures with images_glob=")
-    camera = cache(_camera)   # a person's pictures share one
-    return read_all(lambda p: _read_head(p, camera), pictures, on_error)
+    camera,inside = cache(_camera),inside_of(path, allow_outside)   # a person's images share one
+    return read_all(lambda p: _read_head(inside(p), camera, inside), pictures, on_error)
 
-def _read_head(picture, camera):
+def _read_head(picture, camera, inside):
     pose = picture.with_name(f"{picture.stem.rpartition('_')[0]}_pose.txt")
-    rows = _numbers(pose)
+    rows = _numbers(inside(pose))
     if [len(o) for o in rows] != [3]*4:
         raise AnnotationError(f"{pose}: rows of {brief([len(o) for o in rows])} numbers; expected three of the "
                               "rotation and one x y z, 3 numbers each; replace the file")
@@ -153,7 +158,7 @@ def _read_head(picture, camera):
     if not (np.isfinite(rows[3]).all() and z > 0):
         raise AnnotationError(f"{pose}: the head is at {rows[3]} mm; expected finite numbers with z > 0, before the "
                               "camera; replace the file, or drop the picture")
-    (fx,_,cx),(_,fy,cy),_ = camera(picture.parent/'rgb.cal')
+    (fx,_,cx),(_,fy,cy),_ = camera(inside(picture.parent/'rgb.cal'))
     return Annotation(picture, size_of(picture), points=[[x*fx/z + cx, y*fy/z + cy]], group=picture.parent.name)
 
 def _camera(file):   # -> 3 rows of 3 numbers

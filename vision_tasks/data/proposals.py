@@ -14,7 +14,7 @@ from fastcore.parallel import parallel
 from PIL import Image
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
-from .image import decode_image, open_image, to_rgb
+from .image import decode_image, open_image, read_bytes, to_rgb
 from .writing import replacing
 from ..warning import warn
 
@@ -81,7 +81,7 @@ class Proposals:
         path = item.path if isinstance(item, Annotation) else item
         if path is None: raise ValueError("an Annotation without a file has no pixels here; pass the picture itself")
         if isinstance(path, (str, Path)):
-            data = Path(path).read_bytes()
+            data = read_bytes(path)
             image = lambda: _decode(data, path)
             file = self._file(self.cache or Path(path).parent/'.proposals', data)
         else:
@@ -128,7 +128,7 @@ def _decode(data, path):   # -> (h, w, 3) uint8
 
 def _read(file):
     # the bytes first: numpy leaves a broken file open
-    with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as z: b = z['bboxes']   # zip checks its sum
+    with np.load(BytesIO(read_bytes(file)), allow_pickle=False) as z: b = z['bboxes']   # zip checks its sum
     if b.ndim != 2 or b.shape[1] != 4 or b.dtype != np.float32: raise ValueError(f"{b.dtype} {b.shape}")
     return b
 

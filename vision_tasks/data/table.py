@@ -3,13 +3,15 @@ from __future__ import annotations
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import contextmanager
 import csv, io, posixpath, re, warnings
+from functools import partial
 from numbers import Number
 from pathlib import Path
 import numpy as np
 from ..arguments import brief, nearest
 from .annotation import SPLITS, Annotation, AnnotationError
-from .reading import read_all, read_text, size_of
+from .reading import inside_of, read_all, read_text, size_of
 from ..warning import warn
 
 __all__ = ['read_df', 'write_df']
@@ -29,6 +31,8 @@ def read_df(
                           # count them
     bbox_format:str='xyxy', # 'xyxy': x1, y1, x2, y2, 0-based, right and bottom edge exclusive; 'xywh': x1, y1, width,
                           # height; 'cxcywh': centre, width, height
+    allow_outside:bool=False, # whether a csv file may name image files outside `path` (../, absolute, links); a
+                          # DataFrame, which is your own, always may
     relative:bool=False,  # whether boxes and points are fractions of the image's width and height, not pixels
 ) -> list[Annotation]:    # in the order of the rows, images with several boxes where they first occur
     """Annotations of a table. An empty label cell is an image without labels; with `bbox_cols`, a row without box and
@@ -43,6 +47,7 @@ def read_df(
     Raises `AnnotationError` with the row, `ValueError` for arguments that do not fit together"""
     import pandas as pd
     path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
+    naming = partial(_naming, df if from_csv else None)
     if from_csv:
         if path == Path('.'): path = Path(df).parent
         df = _csv(df)
@@ -50,36 +55,48 @@ def read_df(
     if bbox_format not in _TO_XYXY:
         raise ValueError(f"bbox_format is one of {list(_TO_XYXY)}, not {bbox_format!r}")
     if label_delim == '': raise ValueError("label_delim='' separates nothing; None: a cell is one label")
-    if not len(df): raise AnnotationError("the table has no rows")
-    points = point_cols
-    if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
-    one_hot = isinstance(label_col, (list, tuple))
-    wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
-              *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
-    _check_columns(df, wanted)
-    if bbox_cols is not None and (len(bbox_cols) != 4 or one_hot):
-        raise ValueError("bbox_cols names four columns, and then each row has one label in one column label_col")
-    if points is not None and len(points) % 2:
-        raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
-    col  = lambda c: None if c is None else df[_name(df, c)].tolist()
-    part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
-    cells = lambda cs: None if cs is None else _cells(part(cs))
-    if from_csv:
-        for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
-            df[c] = _as_numbers(df[c])
-    cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
-                hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
-                split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
-    if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
-    if label_delim is not None and not one_hot: _check_delim(cols['label'], label_delim)
-    rows = {}
-    for i,f in enumerate(cols['file']):
-        # ./a.png and a.png are one file
-        if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
-    if not rows: raise AnnotationError("the table has no rows")
-    anns = read_all(lambda o: _read(o[0], o[1], cols), rows.items(), on_error, lambda o: f"row {o[1][0]}")
+    with naming():
+        if not len(df): raise AnnotationError("the table has no rows")
+        points = point_cols
+        if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
+        one_hot = isinstance(label_col, (list, tuple))
+        wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
+                  *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
+        _check_columns(df, wanted)
+        if bbox_cols is not None and (len(bbox_cols) != 4 or one_hot):
+            raise ValueError("bbox_cols names four columns, and then each row has one label in one column label_col")
+        if points is not None and len(points) % 2:
+            raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
+        col  = lambda c: None if c is None else df[_name(df, c)].tolist()
+        part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
+        cells = lambda cs: None if cs is None else _cells(part(cs))
+        if from_csv:
+            for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
+                df[c] = _as_numbers(df[c])
+        cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
+                    hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
+                    split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
+        if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
+        if label_delim is not None and not one_hot: _check_delim(cols['label'], label_delim)
+        rows = {}
+        for i,f in enumerate(cols['file']):
+            # ./a.png and a.png are one file
+            if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
+        if not rows: raise AnnotationError("the table has no rows")
+        cols['inside'] = inside_of(path, allow_outside or not from_csv)
+    def read(o):
+        with naming(): return _read(o[0], o[1], cols)
+    anns = read_all(read, rows.items(), on_error, lambda o: f"row {o[1][0]}")
     if label_col is not None and not one_hot: _warn_of_names(anns)
     return anns
+
+@contextmanager
+def _naming(file):
+    "Errors that name the csv `file`; None: a DataFrame has no name"
+    try: yield
+    except AnnotationError as e:
+        if file is None or str(file) in str(e): raise
+        raise AnnotationError(f"{file}: {e}") from e
 
 def _csv(fname):
     "The csv file as text, cell by cell: '007' and 'None' are names"
@@ -190,7 +207,7 @@ def _read(name, idxs, c):
     if c['bbox'] is None and len(idxs) > 1:
         raise AnnotationError(f"{name} has two rows, {idxs[0]} and {idxs[1]}; one picture is one row, "
                               "unless bbox_cols says that a row is a box")
-    file = c['path']/name
+    file = c['inside'](c['path']/name, f"row {idxs[0]}: ", name)
     try: size = size_of(file)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0]}: {e}") from None
     kw = dict(split=_same(where, 'split', idxs, c['split'], _split),
