@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from ..arguments import brief
 from .annotation import SPLITS, Annotation, AnnotationError, unturned, vocab_of, wh
-from .reading import inside_of, read_all, read_json, size_of
+from .reading import inside_of, paused_gc, read_all, read_json, size_of
 from .writing import check_once, replacing
 from ..ops.masks import check_mask, encode_rle, rle_counts
 
 __all__ = ['read_coco', 'write_coco', 'coco_keypoints']
 
+@paused_gc()
 def read_coco(
     fname,                # json file that holds images, annotations and categories
     images,               # folder of the pictures; the file names may go on through folders below it
@@ -40,8 +41,10 @@ def read_coco(
               inside_of(images, allow_outside))
     pictures,objects = {},{}   # by the picture's id, so that no picture looks through all annotations
     for i,o in enumerate(data['images']): pictures.setdefault(_id(o, 'id', ('row', i)), []).append(o)
+    name = str(fname)
     for i,o in enumerate(data['annotations']):
-        where = f"{fname}, annotation {brief(o['id'])}" if 'id' in o else f"{fname}, annotation in row {i}"
+        key = o.get('id', i)   # a whole number nearly always: what there are millions of is not abbreviated
+        where = f"{name}, annotation {'' if 'id' in o else 'in row '}{key if type(key) is int else brief(key)}"
         objects.setdefault(_id(o, 'image_id'), []).append((where, o))
     items = [(k, pictures.get(k, []), objects.get(k, [])) for k in {**pictures, **objects}]
     return read_all(lambda o: _read(*o, f), items, on_error, lambda o: f"{fname}, image {brief(o[0])}")
@@ -204,10 +207,16 @@ def _mask(where, o, size):
     else: ok = isinstance(m, list) and all(isinstance(p, list) and len(p) >= 6 and len(p)%2 == 0 for p in m)
     if not ok: _fail(where, o, 'segmentation', "polygons [x1, y1, x2, y2, ...] of three or more points, "
                                                f"or an RLE with counts and size [h, w] = {hw}")
+    if isinstance(m, list) and all(map(_is_polygon, m)): return m
     try: check_mask(m, size)
     except ValueError as e:
         raise AnnotationError(f"{where}, segmentation: {e}, or drop the annotation before reading") from None
     return m
+
+def _is_polygon(p):
+    "Whether `check_mask` would accept the list `p`; False where in doubt. Ten times as fast as an array of each"
+    try: return all(map(isfinite, p)) and -1e6 < min(p) and max(p) < 1e6
+    except (TypeError, OverflowError): return False
 
 def _score(where, o):
     s = o.get('score')

@@ -17,10 +17,11 @@ for what appears twice.
   file has it, and one warning counts such objects; `check_annotations` lists them.
 - *A label that an image without boxes has twice* counts once, and one warning counts these"""
 from __future__ import annotations
-import codecs, json, os
+import codecs, gc, json, os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -29,7 +30,8 @@ from .annotation import UNREADABLE, Annotation, AnnotationError
 from .image import brief_text, image_size, read_bytes
 from ..warning import warn
 
-__all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files', 'inside_of']
+__all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files', 'inside_of',
+           'paused_gc']
 
 # --- text files
 
@@ -65,7 +67,8 @@ def read_json(file):
     "What a json file holds; `AnnotationError` where it cannot be read, or a key appears twice in one object"
     try: text = read_text(file)
     except FileNotFoundError: raise AnnotationError(f"{file}: no such json file") from None
-    try: return json.loads(text, object_pairs_hook=_table)
+    try:
+        with paused_gc(): return json.loads(text, object_pairs_hook=_table)
     except (ValueError, RecursionError) as e:
         raise AnnotationError(f"{file} is not readable json ({e}); fix the file") from e
 
@@ -89,6 +92,16 @@ def read_yaml(file):
     try: return yaml.load(read_text(file), Loader)
     except (yaml.YAMLError, RecursionError) as e:
         raise AnnotationError(f"{file} is not readable yaml ({e}); fix the file") from e
+
+@contextmanager
+def paused_gc():
+    """A block that makes millions of objects without Python's search for reference cycles, of which there are none: the
+    search looks at all objects again and again, and takes longer than the rest"""
+    was = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was: gc.enable()
 
 # --- files
 
@@ -142,7 +155,7 @@ def read_all(
             if on_error == 'raise': raise
             return e,None,0
         return *_repeats(a),_file_id(a.path)
-    with ThreadPoolExecutor() as ex: found = list(ex.map(attempt, items))
+    with paused_gc(), ThreadPoolExecutor() as ex: found = list(ex.map(attempt, items))
     res,repeats = [o[0] for o in found],[o[1] for o in found]
     for idxs,e in _shared(found, items, entry):
         if on_error == 'raise': raise e
