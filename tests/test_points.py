@@ -219,3 +219,14 @@ def test_folders_without_pictures_are_told(tmp_path):
     with pytest.raises(AnnotationError, match="gone: no such folder"): read_biwi(tmp_path/'gone')
     with pytest.raises(AnnotationError, match=r"no picture is called \*\*/\*_rgb.\*; name the folder that holds one"):
         read_biwi(tmp_path)
+
+@pytest.mark.parametrize('names', [['a', 'a'], ['', 'b'], ['a ', 'b'], [' a', 'b'], ['a', 3]])
+def test_names_of_points_that_would_not_be_read_back_are_refused(tmp_path, names):
+    Image.new('L', (4, 4)).save(tmp_path/'a.png')
+    a = Annotation(tmp_path/'a.png', (4, 4), points=[[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match='names: expected a '): write_dlc([a], tmp_path/'x.csv', names)
+
+@pytest.mark.parametrize('name', ['a\\b.png', ' a.png', 'a.png '])
+def test_a_path_that_would_not_be_read_back_is_refused(tmp_path, name):
+    with pytest.raises(AnnotationError, match='would not be read back'):
+        write_dlc([Annotation(tmp_path/name, (4, 4), points=[[1, 2]])], tmp_path/'x.csv', ['p'])

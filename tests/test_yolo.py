@@ -361,6 +361,12 @@ def test_links_of_earlier_versions_are_refused_until_they_are_written_again(shap
     for a,b in zip(linked, read_yolo(file), strict=True): same(a, b)
     assert all(a.path.is_file() for a in anns)
 
+def test_a_label_with_a_line_separator_that_yaml_loses_is_refused_and_other_odd_ones_survive(shapes, tmp_path):
+    a = Annotation(shapes[0].path, (64, 64), ['a\x85b'], [[0, 0, 5, 5]])
+    with pytest.raises(AnnotationError, match='U\\+0085.*rename it'): write_yolo([a], tmp_path)
+    odd = replace(a, labels=['a\u2028b\u2029c\u200bd\x7fe'])
+    assert read_yolo(write_yolo([odd], tmp_path))[0].labels == odd.labels
+
 # --- real data
 
 @pytest.mark.slow

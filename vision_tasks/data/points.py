@@ -50,6 +50,9 @@ def write_dlc(
     """Write what `read_dlc` reads; a point that is nan or whose `visible` is 0 becomes two empty cells. Labels, scores,
     group and split have no place in this format"""
     fname,names = Path(fname),list(names)
+    bad = [o for o in names if not isinstance(o, str) or o != o.strip() or not o or names.count(o) > 1]
+    if bad: raise ValueError(f"names: expected a name for each point, each once, without blanks at its ends, got "
+                             f"{brief(bad[0])}; the csv could not be read back: rename it")
     path = _project(fname) if path is None else Path(path)
     head = [['scorer',    *[scorer]*2*len(names)],
             ['bodyparts', *(o for o in names for _ in 'xy')],
@@ -126,6 +129,9 @@ def _row(i, a, names, path):
     except ValueError:
         raise AnnotationError(f"{a.path} does not lie in {path}, which the paths are to start from; "
                               "name a folder that holds all pictures with path=") from None
+    if '\\' in name or any(o != o.strip() for o in name.split('/')):
+        raise AnnotationError(f"{a.path}: a backslash, or a blank at the end of a name, would not be read back; "
+                              "rename the file")
     marked = ~np.isnan(a.points[:,0]) & (True if a.visible is None else a.visible > 0)
     return [name, *(repr(v) if ok else '' for p,ok in zip(a.points.tolist(), marked) for v in p)]
 

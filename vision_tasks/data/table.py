@@ -147,6 +147,10 @@ def _as_numbers(col):
 
 def _cells(df):
     "An array, whose rows are found at once, those of a DataFrame not; of numbers where all cells are"
+    for c in df.columns:
+        if df[c].dtype == bool or df[c].dtype == object and any(isinstance(o, (bool, np.bool_)) for o in df[c]):
+            raise AnnotationError(f"column {brief(c)} holds True or False; expected pixels of boxes or points; name "
+                                  "another column, or fix the cell")
     try: return df.to_numpy(dtype=np.float64)
     except (TypeError, ValueError): return df.to_numpy(dtype=object)
 
@@ -302,7 +306,11 @@ def write_df(annotations, path=None):
     """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),
     then labels, or with boxes one row a box with label, x1, y1, x2, y2; points as x_0, y_0, x_1, ...; scores, or score
     of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one. Objects to
-    ignore are an error; `visible`, `masks` and `mask` have no place in a table"""
+    ignore are an error; `visible`, `masks` and `mask` have no place in a table.
+
+    So are labels and groups that begin with = + - or @ and are no numbers, which a spreadsheet that opens the csv file
+    would run as formulas, and those that `read_df` would read as something else ('[1]' as a list). A file name that
+    begins so gets ./ in front, which `read_df` takes away"""
     import pandas as pd
     annotations = list(annotations)
     boxes = any(a.bboxes is not None for a in annotations)
@@ -317,6 +325,12 @@ def write_df(annotations, path=None):
             raise AnnotationError(f"{a.path}: a table has no objects to ignore, and would make ordinary ones of them; "
                                   "leave them out (`select_objects`), or use `write_coco` or `write_voc`")
         row = dict(fname=str(a.path if path is None else a.path.relative_to(path)))
+        if row['fname'] != row['fname'].strip():
+            raise AnnotationError(f"{a.path}: the file name begins or ends blank, and would not be read back; "
+                                  "rename it")
+        if row['fname'][0] in _FORMULA: row['fname'] = f"./{row['fname']}"
+        for what,o in [*(('label', o) for o in a.labels), *([] if a.group is None else [('group', a.group)])]:
+            _check_cell(a, what, o)
         for o in a.labels:
             if o != o.strip() or not o or not boxes and ';' in o:
                 raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "
@@ -340,5 +354,21 @@ def write_df(annotations, path=None):
         df['split'] = df.split == 'valid'
         df = df.rename(columns=dict(split='is_valid'))
     return df.drop(columns=[k for k in ('split', 'group') if k in df and df[k].isna().all()])
+
+_FORMULA = '=+-@'   # OWASP, CSV injection; tab and carriage return are blanks, which no name may begin with
+
+def _check_cell(a, what, o):
+    "Raise where the text `o` in a cell of a csv file would be run by a spreadsheet, or not be read back"
+    if o[:1] in _FORMULA and o[:1] and not re.fullmatch(r'[+-]?\d+(\.\d*)?', o):
+        raise AnnotationError(f"{a.path}: {what} {brief(o)} begins with {o[0]!r}: a spreadsheet would run it as a "
+                              "formula; rename it, or use `write_coco`")
+    if what == 'group' and (not isinstance(o, str) or o != o.strip() or not o):
+        raise AnnotationError(f"{a.path}: group {brief(o)} is no text, empty, or begins or ends blank; rename it")
+    if what == 'label' and o.strip():
+        try: same = _names(o, '', None) == [o.strip()]
+        except AnnotationError: same = False
+        if not same:
+            raise AnnotationError(f"{a.path}: label {brief(o)} would be read back as a list; rename it, or use "
+                                  "`write_coco`")
 
 def _flat(points): return {f'{c}_{i}': v for i,p in enumerate(points.tolist()) for c,v in zip('xy', p)}

@@ -146,7 +146,9 @@ def write_via(
     for a in annotations:
         name,n = _name(a.path, folder),a.path.stat().st_size
         regions = [dict(shape_attributes=o, region_attributes={label: name}) for name,o in zip(a.labels, _shapes(a))]
-        files[f'{name}{n}'] = dict(filename=name, size=n, regions=regions, file_attributes={})
+        key = f'{name}{n}'
+        while key in files: key += '_'   # `1` of 1070 bytes and `110` of 70 would share one
+        files[key] = dict(filename=name, size=n, regions=regions, file_attributes={})
     names = dict(type='dropdown', description='', options={o: '' for o in vocab_of(annotations)}, default_options={})
     data = dict(_via_settings=dict(ui={}, core=dict(default_filepath=f'{folder.as_posix()}/'),
                                    project=dict(name=fname.stem)),

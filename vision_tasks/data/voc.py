@@ -244,6 +244,8 @@ def write_voc(
             raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); "
                                   "an empty (0, 4) array says that there are no objects")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file; nothing was written")
+        if a.path.name.startswith('.'):
+            raise AnnotationError(f"{a.path}: its name begins with a dot, and readers skip such files; rename the file")
         if any(o != o.strip() or any(c < ' ' for c in o) for o in (a.path.name, a.path.stem)):
             raise AnnotationError(f"{a.path}: its name begins or ends blank, or has a control character; neither the "
                                   "xml nor a list can hold it: rename the file")

@@ -243,6 +243,9 @@ def write_yolo(
                               "write two")
     if len(ids) < len(names) or not all(o.strip() for o in vocab or []):
         raise ValueError(f"vocab: expected names, each once, for a class has one id; got {brief(names, 120)}")
+    torn = [o for o in names if '\x85' in o]   # yaml makes a blank of it
+    if torn: raise AnnotationError(f"label {brief(torn[0])} has a line separator (U+0085), which yaml does not keep; "
+                                   "rename it")
     targets = _targets(annotations, dest)
     texts = [''.join(f'{o}\n' for o in _rows(a, ids)) for a in annotations]   # all that can fail, before the first file
     lists = {}
