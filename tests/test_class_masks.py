@@ -310,7 +310,7 @@ def test_what_cannot_be_paired_or_read_raises_or_is_dropped_and_counted(folder, 
 
 def test_missing_files_of_lists_are_told(folder):
     folder.put('a', random_mask([0, 1]))
-    with pytest.raises(AnnotationError, match="b.jpg: no such image file; mend the name"):
+    with pytest.raises(AnnotationError, match="b.jpg: no such image file; fix the name"):
         read_masks([folder.images/'b.jpg'], [folder.masks/'a.png'], CODES)
     with pytest.raises(AnnotationError, match=r"masks/b.png.* \(mask of .*a.jpg\)"):
         folder.read(mask_of=lambda p: 'b.png')

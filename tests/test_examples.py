@@ -2,6 +2,7 @@
 import ast, os, runpy, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
@@ -84,7 +85,9 @@ def test_train_detection_reads_boxes_of_every_format_by_its_suffix(data, shapes,
     if data == '.': write_voc(plain, tmp_path)
     elif data == 'auto.json': images = write_coco(plain, tmp_path/data)
     elif data == 'data.yaml': write_yolo(plain, tmp_path)
-    else: write_df(plain).to_csv(tmp_path/data, index=False)
+    else:   # the names of a csv lie below it
+        plain = [replace(a, path=Path(copy(a.path, tmp_path))) for a in plain]
+        write_df(plain, tmp_path).to_csv(tmp_path/data, index=False)
     read = runpy.run_path(ROOT/'examples'/'train_detection.py')['read']
     got = sorted(read(tmp_path/data, images), key=lambda a: a.path.name)
     assert [a.path.name for a in got] == [a.path.name for a in shapes]

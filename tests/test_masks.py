@@ -215,7 +215,7 @@ def test_mask_bbox_is_tight_with_exclusive_far_edges_and_zero_for_an_empty_mask(
     ([['a', 'b']],                          r"polygon 0: expected three or more points .* got \['a', 'b'\]"),
     ([[1, 1, 5, float('nan'), 5, 5]],       r"polygon 0: expected finite pixels below a million, got .*nan"),
     ([[1, 1, 1e12, 1, 5, 5]],               r"polygon 0: expected finite pixels below a million"),
-    (np.zeros((7, 10), bool),               r"expected \(h, w\) = \(10, 7\) as the picture's, got \(7, 10\)"),
+    (np.zeros((7, 10), bool),               r"expected \(h, w\) = \(10, 7\) as the image's, got \(7, 10\)"),
     (np.zeros((10, 7), np.uint8),           r"expected a list of polygons, an RLE dict or an \(h, w\) bool array, "
                                             "got .*type uint8; .*mask > 0"),
     ('mask.png',                            r"expected a list of polygons, .* got 'mask.png'"),

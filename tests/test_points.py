@@ -227,3 +227,14 @@ def test_a_dlc_csv_that_is_cut_is_an_error_that_names_the_row_but_within_its_las
     for end in range(text.rindex(anns[1].path.name) + len(anns[1].path.name), text.rindex(','), 7):
         file.write_bytes(text[:end].encode())
         with pytest.raises(AnnotationError, match=r"a.csv, line 5: .*expected"): read_dlc(file, shapes[0].path.parent)
+
+@pytest.mark.parametrize('names', [['a', 'a'], ['', 'b'], ['a ', 'b'], [' a', 'b'], ['a', 3]])
+def test_names_of_points_that_would_not_be_read_back_are_refused(tmp_path, names):
+    Image.new('L', (4, 4)).save(tmp_path/'a.png')
+    a = Annotation(tmp_path/'a.png', (4, 4), points=[[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match='names: expected a '): write_dlc([a], tmp_path/'x.csv', names)
+
+@pytest.mark.parametrize('name', ['a\\b.png', ' a.png', 'a.png '])
+def test_a_path_that_would_not_be_read_back_is_refused(tmp_path, name):
+    with pytest.raises(AnnotationError, match='would not be read back'):
+        write_dlc([Annotation(tmp_path/name, (4, 4), points=[[1, 2]])], tmp_path/'x.csv', ['p'])

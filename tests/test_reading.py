@@ -1,4 +1,4 @@
-import json, time, warnings
+import gc, json, time, warnings
 import pytest
 from PIL import Image
 from vision_tasks.arguments import brief
@@ -11,6 +11,16 @@ from vision_tasks.data.table import read_df
 from vision_tasks.data.via import read_via
 from vision_tasks.data.voc import read_voc
 from vision_tasks.data.yolo import read_yolo
+
+def test_the_search_for_cycles_is_paused_while_files_are_read_and_goes_on_after_errors(tmp_path):
+    seen = []
+    def read(o):
+        seen.append(gc.isenabled())
+        raise AnnotationError('no')
+    with pytest.raises(AnnotationError): read_all(read, [1])
+    (tmp_path/'a.json').write_text('{')
+    with pytest.raises(AnnotationError): read_json(tmp_path/'a.json')
+    assert seen == [False] and gc.isenabled()
 
 def test_readers_drop_and_count_or_raise():
     def read(i):

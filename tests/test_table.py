@@ -145,7 +145,9 @@ def test_boxes_and_points_survive_a_csv_and_pictures_without_objects_stay(shapes
     df = write_df(anns)
     df.to_csv(tmp_path/'t.csv', index=False)
     points = [c for c in df if c[:2] in ('x_', 'y_')]
-    back = read_df(tmp_path/'t.csv', label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'], point_cols=points)
+    # names are absolute, and lie in the folder that `path` names
+    back = read_df(tmp_path/'t.csv', shapes[0].path.parent, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'],
+                   point_cols=points)
     for a,b in zip(anns, back): same(a, b) if len(a.labels) else same(replace(a, points=None), replace(b, points=None))
 
 def test_predictions_have_their_scores_in_the_table(shapes):
@@ -329,3 +331,35 @@ def test_a_csv_whose_last_row_is_cut_is_an_error_that_names_it(tmp_path, shapes)
     for end in range(len(head + rows[0]) + 1, text.rindex(',')):
         with pytest.raises(AnnotationError, match=r"a.csv, line 3: .* has [1-5] of 6 cells .*cut"):
             read(text[:end])
+
+# --- what a spreadsheet would run
+
+@pytest.mark.parametrize('bad', ['=cmd|"/C calc"!A0', '+cmd', '-cmd', '@SUM(1)', '=1+1', '[1]', '(1)', "['a']",
+                                 "{'a'}", '[1, 2]'])
+def test_a_label_that_would_be_run_or_read_as_a_list_is_refused(shapes, bad):
+    for a in (Annotation(shapes[0].path, (64, 64), [bad]), Annotation(shapes[0].path, (64, 64), [bad], [[0, 0, 5, 5]])):
+        with pytest.raises(AnnotationError, match='0000.png: label .*rename it'): write_df([a])
+
+def test_a_group_that_would_be_run_is_refused_and_numbers_with_a_sign_are_not(shapes, tmp_path):
+    a = Annotation(shapes[0].path, (64, 64), ['-1', '+2.5'], group='-3')
+    for group in ('=x', '@x', ' x', ''):
+        with pytest.raises(AnnotationError, match='group'): write_df([replace(a, group=group)])
+    write_df([a]).to_csv(tmp_path/'t.csv', index=False)
+    back, = read_df(tmp_path/'t.csv', shapes[0].path.parent, label_col='labels', label_delim=' ', group_col='group')
+    assert back.labels == a.labels and back.group == '-3'
+
+@pytest.mark.parametrize('name', ['=a.png', '-a.png', '+a.png', '@a.png'])
+def test_a_file_name_that_would_be_run_is_read_back_equal_and_begins_otherwise_in_the_csv(tmp_path, name):
+    Image.new('L', (4, 4)).save(tmp_path/name)
+    df = write_df([Annotation(tmp_path/name, (4, 4), ['x'])], tmp_path)
+    df.to_csv(tmp_path/'t.csv', index=False)
+    assert df.fname.tolist() == [f'./{name}']
+    for o in (df, tmp_path/'t.csv'): assert read_df(o, tmp_path, label_col='labels')[0].path == tmp_path/name
+
+def test_true_and_false_are_no_pixels(shapes):
+    kw = dict(label_col='l', bbox_cols=list('abcd'))
+    for cell in (True, np.False_):
+        df = pd.DataFrame(dict(f=[shapes[0].path]*2, l=['x', 'y'], a=[0, 1], b=[0, cell], c=[5, 6], d=[5, 6]))
+        with pytest.raises(AnnotationError, match="column 'b' holds True or False"): read_df(df, **kw)
+        with pytest.raises(AnnotationError, match="column 'b' holds True or False"):
+            read_df(df.astype(dict(b=bool)), **kw)

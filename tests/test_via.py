@@ -195,3 +195,13 @@ def test_annotations_without_a_file_or_boxes_and_pictures_twice_are_refused(via)
                         ([a, a], "a.png appears twice, in annotations 0 and 1; put its objects")):
         with pytest.raises(AnnotationError, match=message): write_via(bad, via.file)
     with pytest.raises(AnnotationError, match="does not lie in images="): write_via([a], via.file, via.pics/'sub')
+
+def test_two_images_whose_name_and_size_make_one_key_are_both_written(tmp_path):
+    for name,n in (('1', 1070), ('110', 70)):
+        Image.new('L', (1, 1)).save(tmp_path/name, 'BMP')
+        data = (tmp_path/name).read_bytes()
+        (tmp_path/name).write_bytes(data[:n] + bytes(max(0, n - len(data))))
+    anns = [Annotation(tmp_path/o, (1, 1), ['x'], [[0, 0, 1, 1]]) for o in ('1', '110')]
+    assert (tmp_path/'1').stat().st_size == 1070 and (tmp_path/'110').stat().st_size == 70
+    write_via(anns, tmp_path/'x.json')
+    assert [a.path.name for a in read_via(tmp_path/'x.json', tmp_path)] == ['1', '110']

@@ -229,3 +229,9 @@ def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
     with pytest.raises(AnnotationError, match="its name begins or ends blank"):
         write_voc([Annotation(tmp_path/'a .png', (4, 4), bboxes=[])], tmp_path/'n')
     assert not (tmp_path/'n').exists()
+
+def test_a_hidden_image_that_read_voc_would_skip_is_not_written(tmp_path):
+    Image.new('L', (4, 4)).save(tmp_path/'.x.png')
+    with pytest.raises(AnnotationError, match='.x.png: its name begins with a dot'):
+        write_voc([Annotation(tmp_path/'.x.png', (4, 4), [], [])], tmp_path/'out')
+    assert not (tmp_path/'out').exists()

@@ -245,7 +245,9 @@ def test_writing_and_reading_give_the_same_boxes_back_and_pictures_stay(shapes, 
     expected = sorted(anns, key=lambda a: ('train', 'valid', 'test').index(a.split or 'train'))
     for a,b in zip(expected, back, strict=True): same(a, b); assert b.masks is b.scores is None
     assert sum(not a.labels for a in back) > 1 and (np.concatenate([a.bboxes for a in anns]) < 0).any()
-    assert all(b.path.is_symlink() for b in back) and before == {o: o.stat().st_mtime_ns for o in before}
+    # the same files, without a link that would lead out of the folder
+    assert all(b.path.samefile(a.path) and not b.path.is_symlink() for a,b in zip(expected, back))
+    assert before == {o: o.stat().st_mtime_ns for o in before}
     # what was read can be written to the same place, and to another
     texts = lambda d: {p.relative_to(d): p.read_bytes() for p in d.rglob('*') if p.suffix in ('.txt', '.yaml')}
     first = texts(tmp_path/'new')
@@ -337,14 +339,33 @@ def test_what_yolo_cannot_hold_is_refused_before_anything_is_written(shapes, tmp
     assert not to.exists()
     Image.new('RGB', (4, 4)).save(tmp_path/a.path.name)
     write_yolo([replace(a, path=tmp_path/a.path.name, size=(4, 4), labels=[], bboxes=[])], to)
-    with pytest.raises(AnnotationError, match="is there, and another picture; choose another folder"):
+    with pytest.raises(AnnotationError, match="exists, and is another image; choose another folder"):
         write_yolo([a], to)
 
-def test_where_no_link_can_be_made_it_is_told(shapes, tmp_path, monkeypatch):
-    def refuse(*args, **kw): raise OSError("privilege not held")
-    monkeypatch.setattr(Path, 'symlink_to', refuse)
-    with pytest.raises(AnnotationError, match="no link to .* can be made here .privilege not held.; copy the pictures"):
-        write_yolo(boxes(shapes), tmp_path)
+def test_where_no_link_can_be_made_images_are_copied_and_can_be_written_again(shapes, tmp_path, monkeypatch):
+    def refuse(*args, **kw): raise OSError("another disk")
+    monkeypatch.setattr(os, 'link', refuse)
+    anns = list(boxes(shapes[:3]))
+    for _ in range(2): back = read_yolo(write_yolo(anns, tmp_path))
+    assert len(back) == 3 and not any(a.path.samefile(b.path) for a in anns for b in back)
+    assert sorted(b.path.read_bytes() for b in back) == sorted(a.path.read_bytes() for a in anns)
+
+def test_links_of_earlier_versions_are_refused_until_they_are_written_again(shapes, tmp_path):
+    anns = list(boxes(shapes[:3]))
+    file = write_yolo(anns, tmp_path)
+    for o in (tmp_path/'images').rglob('*.png'):
+        o.unlink(); o.symlink_to(next(a.path for a in anns if a.path.name == o.name))
+    with pytest.raises(AnnotationError, match="0000.png is a link to .*, outside the folder"): read_yolo(file)
+    linked = read_yolo(file, allow_outside=True)
+    write_yolo(linked, tmp_path)
+    for a,b in zip(linked, read_yolo(file), strict=True): same(a, b)
+    assert all(a.path.is_file() for a in anns)
+
+def test_a_label_with_a_line_separator_that_yaml_loses_is_refused_and_other_odd_ones_survive(shapes, tmp_path):
+    a = Annotation(shapes[0].path, (64, 64), ['a\x85b'], [[0, 0, 5, 5]])
+    with pytest.raises(AnnotationError, match='U\\+0085.*rename it'): write_yolo([a], tmp_path)
+    odd = replace(a, labels=['a\u2028b\u2029c\u200bd\x7fe'])
+    assert read_yolo(write_yolo([odd], tmp_path))[0].labels == odd.labels
 
 # --- real data
 

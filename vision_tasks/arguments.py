@@ -179,6 +179,7 @@ AXES     = Kind("an Axes of matplotlib", lambda o: hasattr(o, 'add_patch') and h
 # what a name means wherever nothing else is said; `data.annotation` adds those of annotations
 KINDS = dict(
     vocab=NAMES, seed=SEED, bs=COUNT, num_workers=whole(0), valid_pct=SHARE, n_out=COUNT, n_in=COUNT,
+    allow_outside=FLAG,
     on_error=choice('raise', 'drop'), split=choice('train', 'valid', 'test'), size=SIZE, ax=AXES,
     path=PATH, fname=PATH, dest=PATH, per_class=FLAG, iou=FRACTION, beta=POSITIVE, ps=number(0, 1),
     min_score=FRACTION, max_dets=COUNT, width=POSITIVE, ncols=whole(1, 1000), n_bins=whole(1, 10**6),

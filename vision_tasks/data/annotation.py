@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from PIL import Image
 from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, several
-from .image import stored_size
+from .image import BROKEN, open_image, stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
 
@@ -210,7 +209,7 @@ def _object_numbers(a, keep):   # -> (k,) int, from 0
     raise ValueError(f"keep: expected indices of objects below {n}, or ({n},) bool, got {brief(keep)} ({a.path})")
 
 # what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
-UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+UNREADABLE = BROKEN
 
 def wh(size) -> str:
     "`size` as people write it: 640x480"
@@ -218,5 +217,5 @@ def wh(size) -> str:
 
 def unturned(path, size) -> str:
     "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
-    with Image.open(path) as im: stored = stored_size(im)
+    with open_image(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''

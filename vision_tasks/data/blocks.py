@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno, io, os
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ except ImportError: decode_jpeg = None     # torchvision means to give its decod
 from ..arguments import brief, came, nearest
 from .annotation import Annotation, AnnotationError, select_objects, unturned, wh
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
-                    resolve_grey_range, shown_size)
+                    read_bytes, resolve_grey_range, shown_size)
 from .masks import decode_class_mask
 from .proposals import check_boxes
 from ..ops.masks import decode_mask, rle_columns, rle_counts
@@ -37,7 +36,7 @@ __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 
 
 def _bytes_of(path):
     "What the file at `path` holds. Raises `OSError` that says what to do"
-    try: return path.read_bytes()
+    try: return read_bytes(path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such image file; fix the path", str(path)) from None
 
@@ -54,7 +53,7 @@ class FileImage(PILImage):
         Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
         are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
         if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
-        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(Path(o)), str(o), grey_range)
+        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(o), str(o), grey_range)
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
         if isinstance(o, (np.ndarray, Tensor)): o = _image_of_array(o)
         if not isinstance(o, Image.Image):
@@ -483,7 +482,7 @@ class ObjectMasks:
         try:
             res = [np.asarray(p, np.float64).reshape(-1, 2) for p in m]
             if all(len(p) > 2 and np.isfinite(p).all() for p in res): return res
-        except (TypeError, ValueError): pass
+        except (TypeError, ValueError, OverflowError): pass
         self.decode(i)   # which says what is wrong
     def decode(self, i) -> np.ndarray:   # (h, w) bool
         "The mask of object `i`; an error names the file"

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from ..arguments import checked, instance, is_whole, nearest, whole
 from .annotation import SPLITS, UNREADABLE, AnnotationError, select_objects, unturned, wh
-from .image import grey_levels, image_size, read_image
+from .image import grey_levels, image_size, read_bytes, read_image
 from .masks import decode_class_mask
 from ..ops.masks import decode_mask, mask_extent
 from ..warning import warn
@@ -92,7 +92,7 @@ def _file_problems(a, hashed=False):   # -> [Problem], key, hash
     if a.path is None: return [],None,None
     key,code,found = a.path,None,[]
     try:
-        key = blake2b(a.path.read_bytes()).digest()
+        key = blake2b(read_bytes(a.path)).digest()
         # a JPEG's stream is read to its end at any scale, and fastest at the smallest; the hash wants 9 x 8 pixels
         im = read_image(a.path, draft=(72, 64) if hashed else (1, 1))
         size = image_size(a.path)
@@ -141,7 +141,7 @@ def _is_sound(polygons, size, box):
     """Whether the vertices of `polygons` tell that they can be read, that some pixel is inside, and that half of their
     extent is in `box`; False where they leave a doubt"""
     try: parts = [np.asarray(p, np.float64).reshape(-1, 2) for p in polygons]
-    except (TypeError, ValueError): return False
+    except (TypeError, ValueError, OverflowError): return False
     if not parts or min(map(len, parts)) < 3: return False
     p = parts[0] if len(parts) == 1 else np.concatenate(parts)
     (x1,y1),(x2,y2) = p.min(0).tolist(),p.max(0).tolist()

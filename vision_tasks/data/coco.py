@@ -1,26 +1,30 @@
 "COCO json: one file of pictures with boxes, masks and keypoints (Lin et al., 2014, arXiv:1405.0312)"
 from __future__ import annotations
 import json, os
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..arguments import NAMES, PATH, brief, checked, several, whole
 from .annotation import Annotation, AnnotationError, unturned, vocab_of, wh
-from .reading import read_all, read_json, size_of
+from .reading import inside_of, paused_gc, read_all, read_json, size_of
 from .writing import check_once, replacing
-from ..ops.masks import encode_rle, rle_counts
+from ..ops.masks import check_mask, encode_rle, rle_counts
 
 __all__ = ['read_coco', 'write_coco', 'coco_keypoints']
 
 @checked(images=PATH)
+@paused_gc()
 def read_coco(
     fname,                # json file that holds images, annotations and categories
     images,               # folder of the pictures; the file names may go on through folders below it
     split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
-    on_error:str='raise', # 'raise' at the first picture that cannot be read, or 'drop' such pictures and count them
-) -> list[Annotation]:    # in the order of the file's images, pictures without objects included
-    """Pictures with boxes; objects with iscrowd have `ignore` set, boxes may reach outside. `masks` (polygons or RLE as
+    on_error:str='raise', # 'raise' at the first image that cannot be read, or 'drop' such images and count them
+    allow_outside:bool=False, # whether image files outside `images` are read too, to which file names (../, absolute)
+                          # and links may lead
+) -> list[Annotation]:    # in the order of the file's images, images without objects included
+    """Images with boxes; objects with iscrowd have `ignore` set, boxes may reach outside. `masks` (polygons or RLE as
     the file has them), `points` and `scores` are None where no object of the file has such. Where some have, an object
     without a segmentation has the mask [], which is empty, one without keypoints has points that are not marked, and
     one without a score is an error.
@@ -33,11 +37,14 @@ def read_coco(
         raise AnnotationError(f"{images}: no such folder; images= is where the file names in {fname} start")
     if not data['images']: raise AnnotationError(f"{fname} lists no pictures: 'images' is empty")
     has = lambda k: any(o.get(k) not in (None, []) for o in data['annotations'])
-    f = _File(fname, images, split, _categories(fname, data), _n_points(fname, data), has('segmentation'), has('score'))
+    f = _File(fname, images, split, _categories(fname, data), _n_points(fname, data), has('segmentation'), has('score'),
+              inside_of(images, allow_outside))
     pictures,objects = {},{}   # by the picture's id, so that no picture looks through all annotations
     for i,o in enumerate(data['images']): pictures.setdefault(_id(o, 'id', ('row', i)), []).append(o)
+    name = str(fname)
     for i,o in enumerate(data['annotations']):
-        where = f"{fname}, annotation {brief(o['id'])}" if 'id' in o else f"{fname}, annotation in row {i}"
+        key = o.get('id', i)   # a whole number nearly always: what there are millions of is not abbreviated
+        where = f"{name}, annotation {'' if 'id' in o else 'in row '}{key if type(key) is int else brief(key)}"
         objects.setdefault(_id(o, 'image_id'), []).append((where, o))
     items = [(k, pictures.get(k, []), objects.get(k, [])) for k in {**pictures, **objects}]
     return read_all(lambda o: _read(*o, f), items, on_error, lambda o: f"{fname}, image {brief(o[0])}")
@@ -65,6 +72,7 @@ class _File(NamedTuple):
     n_points:int  # per object; 0 = no object has any
     masks:bool    # whether any object has one
     scores:bool
+    inside:Callable   # as of `inside_of`
 
 # --- the file as a whole: what is wrong here cannot be dropped
 
@@ -147,7 +155,8 @@ def _picture(key, pictures, f):
                               f"{brief(pictures[1].get('file_name'), 200)}; give each its own, in its annotations too")
     if not isinstance(name, str) or not name:
         raise AnnotationError(f"{where}: file_name is {brief(name)}; expected the picture's, below {f.images}; mend it")
-    return f.images/name,_size(where, f.images/name, pictures[0])
+    path = f.inside(f.images/name, f"{where}: file_name ", name)
+    return path,_size(where, path, pictures[0])
 
 def _size(where, path, picture):
     "(w, h) of the picture as shown, where the json says the same"
@@ -199,7 +208,16 @@ def _mask(where, o, size):
     else: ok = isinstance(m, list) and all(isinstance(p, list) and len(p) >= 6 and len(p)%2 == 0 for p in m)
     if not ok: _fail(where, o, 'segmentation', "polygons [x1, y1, x2, y2, ...] of three or more points, "
                                                f"or an RLE with counts and size [h, w] = {hw}")
+    if isinstance(m, list) and all(map(_is_polygon, m)): return m
+    try: check_mask(m, size)
+    except ValueError as e:
+        raise AnnotationError(f"{where}, segmentation: {e}, or drop the annotation before reading") from None
     return m
+
+def _is_polygon(p):
+    "Whether `check_mask` would accept the list `p`; False where in doubt. Ten times as fast as an array of each"
+    try: return all(map(isfinite, p)) and -1e6 < min(p) and max(p) < 1e6
+    except (TypeError, OverflowError): return False
 
 def _score(where, o):
     s = o.get('score')
@@ -316,7 +334,9 @@ def coco_shape(mask):
         runs,counts = rle_counts(mask),mask['counts']
         if not isinstance(counts, str): counts = counts.decode('ascii') if isinstance(counts, bytes) else runs.tolist()
         return dict(size=[int(o) for o in mask['size']], counts=counts),int(runs[1::2].sum())
-    polygons = [np.asarray(p, dtype=np.float64).ravel() for p in mask]
+    try: polygons = [np.asarray(p, dtype=np.float64).ravel() for p in mask]
+    except (TypeError, OverflowError) as e:
+        raise ValueError(f"expected polygons of numbers ({e}), got {brief(mask)}") from e
     return [p.tolist() for p in polygons],sum(_area(p) for p in polygons)
 
 def _area(p):   # (2*m,) x y x y ... -> pixels inside, by the shoelace formula

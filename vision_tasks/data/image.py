@@ -2,24 +2,26 @@
 from __future__ import annotations
 from collections.abc import Mapping
 from io import BytesIO
+import os, stat, struct, zlib
+from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
-from ..arguments import PATH, WIDTH_HEIGHT, Kind, checked, either, instance
+from ..arguments import PATH, WIDTH_HEIGHT, Kind, brief, checked, either, instance
 from ..warning import warn
 
 # `image_size` and the rest are ours alone: fastai has one too
 __all__ = ['read_image', 'to_rgb', 'grey_levels', 'set_grey_range']
 
 _ORIENTATION = 0x0112     # the EXIF tag
-_WIDTH,_HEIGHT,_BITS,_KIND = 256,257,258,254   # TIFF's tags
+_WIDTH,_HEIGHT,_BITS,_KIND,_PHOTOMETRIC = 256,257,258,254,262   # TIFF's tags
 _TURNED = {5, 6, 7, 8}    # its values that exchange width and height
 
 def image_size(path) -> tuple[int,int]:
     """(w, h) in pixels of the image file at `path` as shown, EXIF orientation applied; only its header is read. Raises
-    `OSError` where the file is missing, no image, or holds several"""
-    with Image.open(path) as im:
-        check_single(im, path)
-        return shown_size(im)
+    `OSError` that names the file where it is missing, no image, or holds several"""
+    with open_image(path) as im:
+        try: return shown_size(im)
+        except BROKEN as e: raise unreadable(path, e) from e
 
 def shown_size(im) -> tuple[int,int]:
     "(w, h) of the open file `im` once it is upright"
@@ -35,7 +37,7 @@ def orientation(im) -> int:
     """EXIF orientation, 1..8, of the open file `im`; 1 = stored as shown, also where the file does not say or its EXIF
     data are broken"""
     try: return im.getexif().get(_ORIENTATION, 1)
-    except _BROKEN: return 1
+    except BROKEN: return 1
 
 def upright(im:Image.Image) -> Image.Image:
     "The open file `im`, loaded, its EXIF orientation applied; `im` itself where there is nothing to do"
@@ -95,6 +97,8 @@ def to_rgb(
 
 def _to_8_bits(im, grey_range):   # mode I, I;16* or F -> mode L
     v = np.asarray(im)
+    # Pillow turns WhiteIsZero round for 8 bits only
+    if im.mode.startswith('I;16') and getattr(im, 'tag_v2', {}).get(_PHOTOMETRIC) == 0: v = _largest(im) - v
     if grey_range == 'dtype':
         top = _largest(im)
         if top is None:
@@ -164,16 +168,27 @@ def grey_levels(
 
 def open_image(file, name=None) -> Image.Image:
     "Pillow's lazy image of `file`, a path or a binary file; an error names `name`, or the path"
+    name = name or file
+    if isinstance(file, (str, os.PathLike)): check_regular(file)
     try: im = Image.open(file)
     except FileNotFoundError: raise
-    except _BROKEN as e: raise _unreadable(name or file, e) from e
-    check_single(im, name or file)
-    _has_deep_colours(im)
+    except BROKEN as e: raise unreadable(name, e) from e
+    try:
+        check_single(im, name)
+        _has_deep_colours(im)
+    except OSError:
+        im.close()
+        raise
+    most = Image.MAX_IMAGE_PIXELS
+    if most and im.width*im.height > most:   # Pillow's own warning does not name the file
+        warn(f"{name} has {im.width*im.height} pixels, more than Image.MAX_IMAGE_PIXELS = {most}; raise that number if "
+             "you trust the file", Image.DecompressionBombWarning)
     return im
 
 def check_single(im, name):
     "Raise `OSError` that names the pages where the opened image `im` is one of several in its file"
-    n,what = _n_images(im),'pages' if im.format == 'TIFF' else 'frames'
+    try: n,what = _n_images(im),'pages' if im.format == 'TIFF' else 'frames'
+    except BROKEN as e: raise unreadable(name, e) from e
     if n > 1: raise OSError(f"{name} holds {n} images ({what} 0 to {n - 1}), and one was expected; save those that "
                             "count as files of their own, or pass one opened: im.seek(i); im.copy()")
 
@@ -195,7 +210,7 @@ def decode_image(im, name, draft=None, grey_range=None) -> Image.Image:
         if draft is not None and im.format == 'JPEG':
             im.draft('RGB', draft[::-1] if shown_size(im) != im.size else draft)
         return decode_rgb(im, grey_range)
-    except _BROKEN as e: raise _unreadable(name, e) from e
+    except BROKEN as e: raise unreadable(name, e) from e
 
 def bytes_of_jpeg(im) -> bytes|None:
     "The file behind an opened JPEG that is as it was opened: neither loaded nor made smaller. `None` for all others"
@@ -230,8 +245,34 @@ def _webp_chunks(data, i):
         if name == 'ANMF': yield from _webp_chunks(data[:i+8+n], i + 8 + 16)
         i += 8 + n + n%2
 
-_BROKEN = OSError, SyntaxError, ValueError   # Pillow raises SyntaxError for a broken PNG chunk
+# what Pillow's plugins raise for broken files: whatever their arithmetic on a wrong number gives. The warning is an
+# error where the user makes it one
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
+          EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-def _unreadable(name, e):
-    return OSError(f"{name} cannot be read as an image ({e}); replace the file, or drop it "
-                   "(`check_annotations` lists all such files)")
+def unreadable(name, e, todo=", or drop it (`check_annotations` lists all such files)") -> OSError:
+    "The error for an image file `name` at which Pillow raised `e`; its `why` is the reason alone"
+    why = getattr(e, 'why', None) or brief_text(e) or type(e).__name__
+    res = OSError(f"{name} cannot be read as an image ({why}); replace the file{todo}")
+    res.why = why
+    return res
+
+def brief_text(e, n:int=200) -> str:
+    "What an error says, cut to `n` characters: some quote the whole file"
+    s = str(e)
+    return s if len(s) <= n else f'{s[:n-3]}...'
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+          stat.S_IFDIR: "a folder"}
+
+def check_regular(path):
+    "Raise `OSError` that names `path` where it is a pipe, socket, device or folder: reading some of them never ends"
+    try: mode = os.stat(path).st_mode
+    except ValueError as e: raise OSError(f"{brief(str(path), 200)} cannot be a file's name ({e})") from e   # a NUL
+    if stat.S_ISREG(mode): return
+    raise OSError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file; name a file")
+
+def read_bytes(path) -> bytes:
+    "The bytes of a regular file. Raises `OSError` that names it"
+    check_regular(path)
+    return Path(path).read_bytes()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from numbers import Integral
 import os
 from pathlib import Path
+import re
 import numpy as np
 from PIL import Image
 from ..arguments import (FUNCTION, PATH, PATHS, TEXT, WIDTH_HEIGHT, Kind, brief, check, checked, either, fixed,
                          instance, is_whole, nearest, several, whole)
 from .annotation import Annotation, AnnotationError, unturned, wh
-from .image import check_single, lossy_format, upright
-from .reading import read_all, read_yaml, size_of
+from .image import BROKEN, lossy_format, open_image, unreadable, upright
+from .reading import inside_of, read_all, read_yaml, size_of
 from .writing import check_complete, check_outputs, writing_set
 from ..ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 
@@ -47,8 +48,10 @@ def read_masks(
     void=None,            # value(s) that become 255, or colour(s) where `colors` has such; () = none; None = the value
                           # 255, unless it is a class, and no colour
     split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
-    on_error:str='raise', # 'raise' `AnnotationError` at the first picture that cannot be read, or 'drop' such pictures
-                          # and count them
+    on_error:str='raise', # 'raise' `AnnotationError` at the first image that cannot be read, or 'drop' such images and
+                          # count them
+    allow_outside:bool=False, # whether links in the folders that lead out of them are followed; paths that you pass may
+                          # lie anywhere
 ) -> list[Annotation]:    # in the order of the list, or of the files' names
     """Pictures with class masks. Every mask is read once, in threads: sizes must agree, and a value or colour without a
     class is an error that counts its pixels; so is a mask without a picture where `images` is a folder. `mask` is the
@@ -63,7 +66,8 @@ def read_masks(
     table = _mask_table(named, colors, void)
     pairs,seen = _pairs(images, masks, mask_of),set()
     _check_complete(pairs)
-    anns = read_all(lambda o: _read(*o, table, split, seen), pairs, on_error)
+    inside = _insides(images, masks, mask_of, allow_outside)
+    anns = read_all(lambda o: _read(*o, table, split, seen, inside), pairs, on_error)
     if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
         first = brief(next(iter(named.values())))
         raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold nothing but {first} "
@@ -81,6 +85,7 @@ def read_instance_masks(
     void=(),              # value(s) that are no object, beside 0: 255 is the borders in PASCAL VOC's SegmentationObject
     split:str=None,       # as of `read_masks`
     on_error:str='raise', # as of `read_masks`
+    allow_outside:bool=False, # as of `read_masks`
 ) -> list[Annotation]:    # as of `read_masks`
     """Images with the objects of their id masks: a value of the file is the id of one object, in however many pieces;
     ids may have gaps, and 0 is none. The objects are in the order of their ids, with tight boxes and RLE masks. An
@@ -93,9 +98,10 @@ def read_instance_masks(
     Raises `AnnotationError` for masks of another size, in a lossy format (JPEG), or of several values where one object
     is expected"""
     void = [void] if is_whole(void) else list(void)
-    pairs = _pairs(images, masks, mask_of)
+    pairs,inside = _pairs(images, masks, mask_of),_insides(images, masks, mask_of, allow_outside)
     _check_complete(pairs)
-    return read_all(lambda o: _read_instances(*o, label, void, split), pairs, on_error)
+    read = lambda o: _read_instances(*o, label, void, split, inside, allow_outside)
+    return read_all(read, pairs, on_error)
 
 @checked()
 def read_codes(
@@ -119,6 +125,8 @@ def read_codes(
         raise AnnotationError(f"{fname}: expected whole numbers as values, got {brief(list(codes))}; "
                               "fix the file") from None
     if len(codes) < len(found[0]): raise AnnotationError(f"{fname}: a value appears twice (01 is 1); fix the file")
+    far = [v for v in codes if abs(v) >= 2**31]
+    if far: raise AnnotationError(f"{fname}: expected values below 2**31, got {brief(far[0])}; fix the file")
     try: return _values_of(codes)
     except ValueError as e: raise AnnotationError(f"{fname}: {e}") from None
 
@@ -174,7 +182,19 @@ def _mask_files(m, folder):
     "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
     if m is None: return []
     if not isinstance(m, (str, os.PathLike)): return [[folder/o for o in m]]
-    return [_image_files(folder/m)] if (folder/m).is_dir() else [folder/m]
+    return [_Listed(folder/m)] if (folder/m).is_dir() else [folder/m]
+
+class _Listed(list):
+    "The image files of a folder"
+    def __init__(self, folder):
+        super().__init__(_image_files(folder))
+        self.folder = folder
+
+def _insides(images, masks, mask_of, allow_outside):
+    "The checks of images and of masks, as of `inside_of`, for those that a folder lists; other paths are the user's"
+    is_folder = lambda o: isinstance(o, (str, os.PathLike))
+    return (inside_of(images, allow_outside or not is_folder(images)),
+            inside_of(masks, allow_outside or mask_of is not None or not is_folder(masks)))
 
 def _image_files(folder):
     return sorted(p for p in Path(folder).iterdir()   # ._x.png is what macOS leaves beside x.png
@@ -189,25 +209,26 @@ def _files(o, arg):
     if files: return files
     raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
 
-def _read(pictures, masks, paired, table, split, seen):
+def _read(pictures, masks, paired, table, split, seen, inside):
     picture,file = _pair(pictures, masks, paired)
     if isinstance(file, list):
         raise AnnotationError(f"{picture} has a list or folder of masks {paired}; a class mask is one file, and "
                               "`read_instance_masks` reads a file for each object")
-    file,size = MaskFile(file, table),size_of(picture)
+    file,size = MaskFile(inside[1](file), table),size_of(inside[0](picture))
     m = _fitting(decode_class_mask, file, file.path, picture, size)
     seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
     return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
 
-def _read_instances(pictures, masks, paired, label, void, split):
+def _read_instances(pictures, masks, paired, label, void, split, inside, allow_outside):
     picture,file = _pair(pictures, masks, paired)
-    size = size_of(picture)
+    size = size_of(inside[0](picture))
     if isinstance(file, list):
+        if isinstance(file, _Listed): file = [*map(inside_of(file.folder, allow_outside), file)]
         twice = [o for o in file if file.count(o) > 1]
         if twice: raise AnnotationError(f"{picture}: mask {twice[0]} appears twice {paired}; list each object once")
         objects = [_one_object(_ids(o, picture, size, void), o, picture) for o in file]
         rles,bboxes = [encode_rle(m) for m in objects],np.reshape([mask_bbox(m) for m in objects], (-1, 4))
-    else: _,rles,bboxes = encode_instances(_ids(file, picture, size, void))
+    else: _,rles,bboxes = encode_instances(_ids(inside[1](file), picture, size, void))
     return Annotation(picture, size, [label]*len(rles), bboxes, masks=rles, split=split)
 
 def _ids(file, picture, size, void):   # -> (h, w), 0 where there is no object
@@ -309,22 +330,30 @@ def decode_class_mask(
         raise AnnotationError(f"mask {file}: expected the picture's size, {wh(size)}, got {wh(m.shape[::-1])}")
     return m if m.dtype == np.uint8 else m.astype(np.uint8 if m.dtype == bool else np.int32)
 
-_SPREAD = {'L;2': 85, 'L;4': 17}   # what Pillow multiplies the values of a grey png of 2 or 4 bits by, to fill 0..255
+def _stretch(im):
+    """(largest value of the file, what Pillow makes of it) for the opened grey image `im` whose values Pillow
+    multiplies so that they fill the range: PNG and TIFF of 2 and 4 bits, PGM of another maximum; None for others. It is
+    gone once the pixels are loaded"""
+    if not im.tile: return None
+    kind,args = im.tile[0][0],im.tile[0][3]
+    if im.format == 'PPM': return (args[1], 255 if im.mode == 'L' else 65535) if kind.startswith('ppm') else None
+    raw = args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else None
+    bits = re.match('L;([24])', raw) if isinstance(raw, str) else None
+    return (2**int(bits[1]) - 1, 255) if bits else None
+
 _COLOURS = '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'   # the modes that become RGBA without loss
 
 def _values(path, colours=False, todo="say in colors={(r, g, b): name} which colour is what"):
     "The values of a mask's file, or its colours as numbers; (h, w) uint8, uint16 or int32"
     try:
-        with Image.open(path) as im:
-            check_single(im, path)
+        with open_image(path) as im:
             lossy = lossy_format(im)
-            packing = im.tile[0][3] if im.format == 'PNG' and im.tile else None   # gone once the pixels are loaded
+            stretch = _stretch(im)
             im = upright(im)
             if colours and im.mode in _COLOURS: im = im.convert('RGBA')
             v,mode = np.array(im),im.mode   # `asarray` gives one that cannot be written to, which torch does not like
     except FileNotFoundError: raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise OSError(f"mask {path} cannot be read as an image ({e}); replace the file") from e
+    except BROKEN as e: raise unreadable(f"mask {path}", e, todo='') from e
     if lossy is not None:
         raise AnnotationError(f"mask {path} is a {lossy}, which blurs classes and the ids of objects into others; save "
                               "masks as png from the start, or restore their values and save that as png")
@@ -333,7 +362,9 @@ def _values(path, colours=False, todo="say in colors={(r, g, b): name} which col
         raise AnnotationError(f"mask {path} is of mode {mode}, in which there are no colours of 8 bits; "
                               "write values, not colours, into colors, or convert the file to RGB")
     if mode == '1': return v.astype(np.uint8)
-    if mode == 'L' and packing in _SPREAD: return v//np.uint8(_SPREAD[packing])
+    if mode in ('L', 'I') and stretch is not None:
+        most,white = stretch
+        return ((v.astype(np.int64)*(2*most) + white)//(2*white)).astype(v.dtype)   # Pillow rounded; this rounds back
     if mode in ('L', 'P', 'I') or mode.startswith('I;16'): return v
     raise AnnotationError(f"mask {path} holds colours (mode {mode}), not one whole number a pixel; {todo}")
 
@@ -478,7 +509,7 @@ def _written_as(codes, values, colors, void):
         return _written(codes),False
     table = _mask_table(codes, given, void)
     if table.colours != rgb: raise ValueError(f"{'colors' if rgb else 'values'}: expected "
-                                              f"{'colours (r, g, b)' if rgb else 'whole numbers'}, got {given!r:.80}")
+                                              f"{'colours (r, g, b)' if rgb else 'whole numbers'}, got {brief(given)}")
     if not rgb and not (0 <= table.values.min() and table.values.max() < 65536):
         raise ValueError(f"values: expected whole numbers from 0 to 65535, got {table.values.tolist()}")
     res = np.full(max(len(codes), VOID + 1), -1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ..arguments import NAMES, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError
-from .reading import read_all, read_lines, read_text, size_of
+from .reading import inside_of, read_all, read_lines, read_text, size_of
 from .writing import check_once, replacing
 
 __all__ = ['read_dlc', 'write_dlc', 'dlc_points', 'read_biwi']
@@ -18,7 +18,9 @@ def read_dlc(
     fname,                # CollectedData csv: the picture in one column, or its path in three; then x, y of the parts
     path=None,            # folder that the pictures' paths start from; None = the project, where the csv lies in its
                           # labeled-data/session, else the folder of the csv
-    on_error:str='raise', # 'raise' at the first row that cannot be read, or 'drop' such pictures and count them
+    on_error:str='raise', # 'raise' at the first row that cannot be read, or 'drop' such images and count them
+    allow_outside:bool=False, # whether image files outside `path` are read too, to which rows (../, absolute) and links
+                          # may lead
 ) -> list[Annotation]:    # in the order of the rows; `points` (k, 2), nan where both cells are empty
     """Pictures with the points of one animal, whose names `dlc_points` gives. Paths written on Windows are turned.
     `group` is None: set it to `a.path.parent.name` where whole sessions are to be held out"""
@@ -29,7 +31,8 @@ def read_dlc(
     for line,row in rows:
         picture = '/'.join(o.strip().replace('\\', '/') for o in row[:n] if o.strip())
         items.setdefault(picture, []).append((line, row[n:]))
-    return read_all(lambda o: _read_row(fname, path/o[0], o[1], names), items.items(), on_error,
+    inside = inside_of(path, allow_outside)
+    return read_all(lambda o: _read_row(fname, path, o[0], o[1], names, inside), items.items(), on_error,
                     lambda o: f"{fname}, line {o[1][0][0]}")
 
 @checked()
@@ -50,6 +53,9 @@ def write_dlc(
     """Write what `read_dlc` reads; a point that is nan or whose `visible` is 0 becomes two empty cells. Labels, scores,
     group and split have no place in this format"""
     fname = Path(fname)
+    bad = [o for o in names if o != o.strip() or names.count(o) > 1]
+    if bad: raise ValueError(f"names: expected a name for each point, each once, without blanks at its ends, got "
+                             f"{brief(bad[0])}; the csv could not be read back: rename it")
     path = _project(fname) if path is None else Path(path)
     head = [['scorer',    *[scorer]*2*len(names)],
             ['bodyparts', *(o for o in names for _ in 'xy')],
@@ -92,10 +98,11 @@ def _table(fname):
     if len(rows) == 3: raise AnnotationError(f"{fname} has no rows below its header")
     return n,names,rows[3:]
 
-def _read_row(fname, picture, rows, names):
-    where = f"{fname}, line {rows[0][0]}"
+def _read_row(fname, path, name, rows, names, inside):
+    where,picture = f"{fname}, line {rows[0][0]}",path/name
     if len(rows) > 1:
         raise AnnotationError(f"{where}: {picture} stands in line {rows[1][0]} too; one picture is one row")
+    inside(picture, f"{where}: ", name)
     cells = [o.strip() for o in rows[0][1]]
     if len(cells) != 2*len(names):
         raise AnnotationError(f"{where}: {len(cells)} cells after the picture, expected {2*len(names)}, x and y of "
@@ -124,6 +131,9 @@ def _row(i, a, names, path):
     except ValueError:
         raise AnnotationError(f"{a.path} does not lie in {path}, which the paths are to start from; "
                               "name a folder that holds all pictures with path=") from None
+    if '\\' in name or any(o != o.strip() for o in name.split('/')):
+        raise AnnotationError(f"{a.path}: a backslash, or a blank at the end of a name, would not be read back; "
+                              "rename the file")
     marked = ~np.isnan(a.points[:,0]) & (True if a.visible is None else a.visible > 0)
     return [name, *(repr(v) if ok else '' for p,ok in zip(a.points.tolist(), marked) for v in p)]
 
@@ -133,7 +143,8 @@ def _row(i, a, names, path):
 def read_biwi(
     path,                         # folder that holds one a person, 01 to 24
     images_glob:str='**/*_rgb.*', # which pictures, below `path`
-    on_error:str='raise',         # 'raise' at the first picture that cannot be read, or 'drop' such and count them
+    on_error:str='raise',         # 'raise' at the first image that cannot be read, or 'drop' such and count them
+    allow_outside:bool=False,     # whether links that lead out of `path` are followed
 ) -> list[Annotation]:            # by person, then by frame; no labels, `points` (1, 2), `group` = the person's folder
     """Pictures with the centre of the head, projected by the person's own camera; it stays where the data put it,
     outside the picture too"""
@@ -146,12 +157,12 @@ def read_biwi(
     if not pictures:
         raise AnnotationError(f"{path}: no picture is called {images_glob}; name the folder that holds one a person, "
                               "or other pictures with images_glob=")
-    camera = cache(_camera)   # a person's pictures share one
-    return read_all(lambda p: _read_head(p, camera), pictures, on_error)
+    camera,inside = cache(_camera),inside_of(path, allow_outside)   # a person's images share one
+    return read_all(lambda p: _read_head(inside(p), camera, inside), pictures, on_error)
 
-def _read_head(picture, camera):
+def _read_head(picture, camera, inside):
     pose = picture.with_name(f"{picture.stem.rpartition('_')[0]}_pose.txt")
-    rows = _numbers(pose)
+    rows = _numbers(inside(pose))
     if [len(o) for o in rows] != [3]*4:
         raise AnnotationError(f"{pose}: rows of {brief([len(o) for o in rows])} numbers; expected three of the "
                               "rotation and one x y z, 3 numbers each; replace the file")
@@ -159,7 +170,7 @@ def _read_head(picture, camera):
     if not (np.isfinite(rows[3]).all() and z > 0):
         raise AnnotationError(f"{pose}: the head is at {rows[3]} mm; expected finite numbers with z > 0, before the "
                               "camera; replace the file, or drop the picture")
-    (fx,_,cx),(_,fy,cy),_ = camera(picture.parent/'rgb.cal')
+    (fx,_,cx),(_,fy,cy),_ = camera(inside(picture.parent/'rgb.cal'))
     return Annotation(picture, size_of(picture), points=[[x*fx/z + cx, y*fy/z + cy]], group=picture.parent.name)
 
 def _camera(file):   # -> 3 rows of 3 numbers

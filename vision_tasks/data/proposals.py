@@ -18,7 +18,7 @@ from ..arguments import (COUNT, FLAG, FUNCTION, PATH, TEXT, Kind, brief, checked
                          whole)
 from ..ops.proposals import grid_proposals, random_proposals, selective_search
 from .annotation import Annotation
-from .image import decode_image, open_image, to_rgb
+from .image import decode_image, open_image, read_bytes, to_rgb
 from .writing import remove_leftovers, replacing
 from ..warning import warn
 
@@ -93,7 +93,7 @@ class Proposals:
         path = item.path if isinstance(item, Annotation) else item
         if path is None: raise ValueError("an Annotation without a file has no pixels here; pass the picture itself")
         if isinstance(path, (str, Path)):
-            data = Path(path).read_bytes()
+            data = read_bytes(path)
             image = lambda: _decode(data, path)
             file = self._file(self._folder(path), data)
         else:
@@ -154,7 +154,7 @@ _READ_HEADER = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
 
 def _read(file, n):   # -> (k, 4); k <= n
     # the bytes first: numpy leaves a broken file open
-    data = BytesIO(file.read_bytes())
+    data = BytesIO(read_bytes(file))
     # size and header first: a small file may inflate to many gigabytes, or claim that it does
     with ZipFile(data) as z:
         if z.getinfo('bboxes.npy').file_size > 16*n + 1024: raise ValueError("more than n boxes")

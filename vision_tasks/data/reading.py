@@ -4,6 +4,12 @@ for what appears twice.
 - *Text.* Lists, tables, yaml, json and label files are UTF-8, or what their byte order mark says (UTF-8, UTF-16 or
   UTF-32), with the line ends of any system. Blanks at the end of a line and blank lines mean nothing. Text in another
   encoding is an error that names the line, and so is a key of json or yaml that appears twice in one table.
+- *Files lie in the folder that was named.* What a user passes as an argument is trusted (`path`, `images=`, lists of
+  paths, a DataFrame, what `mask_of` returns); what a file says is not. A name in a file, or a link in a folder, that
+  leads out of the folder that the user named (by `../`, an absolute path, or a link to elsewhere) is an
+  error that names the file, the name and the folder, and `on_error='drop'` drops the image; `allow_outside=True` reads
+  it. Where the path leads decides, not how it is written: an absolute path into the folder is fine, and so is a folder
+  that is itself a link.
 - *An image has one entry.* Two entries (ids, rows, lines, xml files, names) that lead to the same file, through links
   and `..` too, are an error that names both; `on_error='drop'` drops the image with all its entries and counts them.
   Copies of a file are two images here (`check_annotations` compares bytes).
@@ -11,19 +17,22 @@ for what appears twice.
   file has it, and one warning counts such objects; `check_annotations` lists them.
 - *A label that an image without boxes has twice* counts once, and one warning counts these"""
 from __future__ import annotations
-import codecs, json, os
+import codecs, gc, json, os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from ..arguments import brief
 from .annotation import UNREADABLE, Annotation, AnnotationError
-from .image import image_size
+from .image import brief_text, image_size, read_bytes
 from .writing import check_complete
 from ..warning import warn
 
-__all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files']
+__all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read_all', 'find_files', 'inside_of',
+           'paused_gc']
 
 # --- text files
 
@@ -35,9 +44,9 @@ def read_text(
     file, # text file: UTF-8, or as its byte order mark says
 ) -> str: # without the mark, with '\n' at the end of lines
     "The text of `file`. Raises `FileNotFoundError`, and `AnnotationError` that names the line that cannot be read"
-    try: data = Path(file).read_bytes()
+    try: data = read_bytes(file)
     except FileNotFoundError: raise
-    except (OSError, ValueError) as e: raise AnnotationError(f"{file} cannot be read as text ({e})") from e
+    except OSError as e: raise AnnotationError(f"{file} cannot be read as text ({e})") from e
     mark,encoding = next((o for o in _MARKS if data.startswith(o[0])), (b'', 'utf-8'))
     data = data[len(mark):]
     try: text = data.decode(encoding)
@@ -59,7 +68,8 @@ def read_json(file):
     "What a json file holds; `AnnotationError` where it cannot be read, or a key appears twice in one object"
     try: text = read_text(file)
     except FileNotFoundError: raise AnnotationError(f"{file}: no such json file") from None
-    try: return json.loads(text, object_pairs_hook=_table)
+    try:
+        with paused_gc(): return json.loads(text, object_pairs_hook=_table)
     except (ValueError, RecursionError) as e:
         raise AnnotationError(f"{file} is not readable json ({e}); fix the file") from e
 
@@ -84,20 +94,49 @@ def read_yaml(file):
     except (yaml.YAMLError, RecursionError) as e:
         raise AnnotationError(f"{file} is not readable yaml ({e}); fix the file") from e
 
+@contextmanager
+def paused_gc():
+    """A block that makes millions of objects without Python's search for reference cycles, of which there are none: the
+    search looks at all objects again and again, and takes longer than the rest"""
+    was = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was: gc.enable()
+
 # --- files
 
 def size_of(path) -> tuple[int,int]:
     "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
     try: return image_size(path)
-    except FileNotFoundError: why,todo = "no such image file", "mend the name or the folder"
-    except UNREADABLE as e:  why,todo = f"cannot be read as an image ({e})", "replace the file"
-    raise AnnotationError(f"{path}: {why}; {todo}, or drop the picture before reading")
+    except FileNotFoundError: why,todo = "no such image file", "fix the name or the folder"
+    except UNREADABLE as e:
+        why,todo = f"cannot be read as an image ({getattr(e, 'why', brief_text(e))})", "replace the file"
+    raise AnnotationError(f"{path}: {why}; {todo}, or drop the image before reading")
 
 def find_files(folder, suffixes) -> list[Path]:
     """The files in and below `folder` with one of `suffixes` (lower case; the files' own may have any case), sorted.
     What begins with a dot is skipped, be it a file or a folder: systems and editors leave such"""
     return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in suffixes and p.is_file() and
                   not any(o.startswith('.') for o in p.relative_to(folder).parts))
+
+def inside_of(
+    folder,                   # the folder that the user named
+    allow_outside:bool=False, # whether files elsewhere are read too
+) -> Callable:                # (path, where='', name=None) -> path; for the message, `where` says what names it,
+                              # such as 'x.json, image 7: ', and `name` how
+    "A check that paths lead into `folder`, links followed: a function that raises `AnnotationError` where one does not"
+    if allow_outside: return lambda path, where='', name=None: path
+    base = os.path.normcase(os.path.realpath(folder))
+    def check(path, where='', name=None):
+        try: real = os.path.realpath(path)
+        except ValueError: return path   # a NUL: no file has such a name, and whoever opens it says so
+        if os.path.normcase(real) == base or os.path.normcase(real).startswith(os.path.join(base, '')): return path
+        link = f" is a link to {brief(real, 200)}" if name is None else f" leads to {brief(real, 200)}"
+        raise AnnotationError(f"{where}{path if name is None else brief(name, 200)}{link}, outside the folder "
+                              f"{folder}; copy the file there, name a folder that holds both, or pass "
+                              "allow_outside=True if you trust the data set")
+    return check
 
 # --- the loop
 
@@ -117,7 +156,7 @@ def read_all(
             if on_error == 'raise': raise
             return e,None,0
         return *_repeats(a),_file_id(a.path)
-    with ThreadPoolExecutor() as ex: found = list(ex.map(attempt, items))
+    with paused_gc(), ThreadPoolExecutor() as ex: found = list(ex.map(attempt, items))
     check_complete(*{Path(a.path).parent for a,*_ in found if isinstance(a, Annotation) and a.path is not None})
     res,repeats = [o[0] for o in found],[o[1] for o in found]
     for idxs,e in _shared(found, items, entry):

@@ -3,13 +3,15 @@ from __future__ import annotations
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import contextmanager
 import csv, io, posixpath, re, warnings
+from functools import partial
 from numbers import Number
 from pathlib import Path
 import numpy as np
 from ..arguments import COLUMN, FLAG, PATH, Kind, brief, checked, choice, either, nearest, several
 from .annotation import SPLITS, Annotation, AnnotationError
-from .reading import read_all, read_text, size_of
+from .reading import inside_of, read_all, read_text, size_of
 from ..warning import warn
 
 __all__ = ['read_df', 'write_df']
@@ -40,6 +42,8 @@ def read_df(
                           # count them
     bbox_format:str='xyxy', # 'xyxy': x1, y1, x2, y2, 0-based, right and bottom edge exclusive; 'xywh': x1, y1, width,
                           # height; 'cxcywh': centre, width, height
+    allow_outside:bool=False, # whether a csv file may name image files outside `path` (../, absolute, links); a
+                          # DataFrame, which is your own, always may
     relative:bool=False,  # whether boxes and points are fractions of the image's width and height, not pixels
 ) -> list[Annotation]:    # in the order of the rows, images with several boxes where they first occur
     """Annotations of a table. An empty label cell is an image without labels; with `bbox_cols`, a row without box and
@@ -54,42 +58,55 @@ def read_df(
     Raises `AnnotationError` with the row, `ValueError` for arguments that do not fit together"""
     import pandas as pd
     path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
+    naming = partial(_naming, df if from_csv else None)
     if from_csv:
         if path == Path('.'): path = Path(df).parent
         df = _csv(df)
     blank = set(np.flatnonzero((df == '').all(axis=1))) if from_csv else ()   # what spreadsheets write below a table
     if label_delim is not None and label_col is None:
         raise ValueError("label_delim separates the labels of label_col, which is None; name the column")
-    if not len(df): raise AnnotationError("the table has no rows")
-    points = point_cols
-    if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
-    one_hot = isinstance(label_col, (list, tuple))
-    wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
-              *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
-    _check_columns(df, wanted)
-    if bbox_cols is not None and one_hot:
-        raise ValueError("bbox_cols goes with one column label_col, for each row is a box with one label")
-    if points is not None and len(points) % 2:
-        raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
-    col  = lambda c: None if c is None else df[_name(df, c)].tolist()
-    part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
-    cells = lambda cs: None if cs is None else _cells(part(cs))
-    if from_csv:
-        for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
-            df[c] = _as_numbers(df[c])
-    cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
-                hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
-                split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
-    if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
-    if label_delim is not None and not one_hot: _check_delim(cols['label'], label_delim)
-    rows = {}
-    for i,f in enumerate(cols['file']):
-        # ./a.png and a.png are one file
-        if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
-    if not rows: raise AnnotationError("the table has no rows")
-    anns = read_all(lambda o: _read(o[0], o[1], cols), rows.items(), on_error, lambda o: f"row {o[1][0]}")
+    with naming():
+        if not len(df): raise AnnotationError("the table has no rows")
+        points = point_cols
+        if points is not None: points = [c for o in points for c in (o if isinstance(o, (tuple, list)) else [o])]
+        one_hot = isinstance(label_col, (list, tuple))
+        wanted = [fn_col, *(label_col if one_hot else [] if label_col is None else [label_col]), *(bbox_cols or []),
+                  *(points or []), *(o for o in (valid_col, group_col) if o is not None)]
+        _check_columns(df, wanted)
+        if bbox_cols is not None and one_hot:
+            raise ValueError("bbox_cols goes with one column label_col, for each row is a box with one label")
+        if points is not None and len(points) % 2:
+            raise ValueError(f"point_cols names {len(points)} columns, but points come as pairs x, y")
+        col  = lambda c: None if c is None else df[_name(df, c)].tolist()
+        part = lambda cs: None if cs is None else df[[_name(df, c) for c in cs]]
+        cells = lambda cs: None if cs is None else _cells(part(cs))
+        if from_csv:
+            for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
+                df[c] = _as_numbers(df[c])
+        cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
+                    hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
+                    split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
+        if bbox_cols is not None: cols['no_bbox'] = part(bbox_cols).isna().all(axis=1).tolist()
+        if label_delim is not None and not one_hot: _check_delim(cols['label'], label_delim)
+        rows = {}
+        for i,f in enumerate(cols['file']):
+            # ./a.png and a.png are one file
+            if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
+        if not rows: raise AnnotationError("the table has no rows")
+        cols['inside'] = inside_of(path, allow_outside or not from_csv)
+    def read(o):
+        with naming(): return _read(o[0], o[1], cols)
+    anns = read_all(read, rows.items(), on_error, lambda o: f"row {o[1][0]}")
     if label_col is not None and not one_hot: _warn_of_names(anns)
     return anns
+
+@contextmanager
+def _naming(file):
+    "Errors that name the csv `file`; None: a DataFrame has no name"
+    try: yield
+    except AnnotationError as e:
+        if file is None or str(file) in str(e): raise
+        raise AnnotationError(f"{file}: {e}") from e
 
 def _csv(fname):
     "The csv file as text, cell by cell: '007' and 'None' are names"
@@ -149,6 +166,10 @@ def _as_numbers(col):
 
 def _cells(df):
     "An array, whose rows are found at once, those of a DataFrame not; of numbers where all cells are"
+    for c in df.columns:
+        if df[c].dtype == bool or df[c].dtype == object and any(isinstance(o, (bool, np.bool_)) for o in df[c]):
+            raise AnnotationError(f"column {brief(c)} holds True or False; expected pixels of boxes or points; name "
+                                  "another column, or fix the cell")
     try: return df.to_numpy(dtype=np.float64)
     except (TypeError, ValueError): return df.to_numpy(dtype=object)
 
@@ -209,7 +230,7 @@ def _read(name, idxs, c):
     if c['bbox'] is None and len(idxs) > 1:
         raise AnnotationError(f"{name} has two rows, {idxs[0]} and {idxs[1]}; one picture is one row, "
                               "unless bbox_cols says that a row is a box")
-    file = c['path']/name
+    file = c['inside'](c['path']/name, f"row {idxs[0]}: ", name)
     try: size = size_of(file)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0]}: {e}") from None
     kw = dict(split=_same(where, 'split', idxs, c['split'], _split),
@@ -305,7 +326,11 @@ def write_df(annotations, path=None):
     """A DataFrame that `read_df` reads back, but for scores: columns fname (relative to `path` where that is given),
     then labels, or with boxes one row a box with label, x1, y1, x2, y2; points as x_0, y_0, x_1, ...; scores, or score
     of each box; is_valid or split; group. Labels are joined by a blank, or by ';' where a name has one. Objects to
-    ignore are an error; `visible`, `masks` and `mask` have no place in a table"""
+    ignore are an error; `visible`, `masks` and `mask` have no place in a table.
+
+    So are labels and groups that begin with = + - or @ and are no numbers, which a spreadsheet that opens the csv file
+    would run as formulas, and those that `read_df` would read as something else ('[1]' as a list). A file name that
+    begins so gets ./ in front, which `read_df` takes away"""
     import pandas as pd
     boxes = any(a.bboxes is not None for a in annotations)
     if boxes and any(a.bboxes is None for a in annotations):
@@ -322,6 +347,12 @@ def write_df(annotations, path=None):
         except ValueError:
             raise AnnotationError(f"{a.path} does not lie in path={str(path)!r}, from which the file names start; "
                                   "name a folder that holds all images") from None
+        if row['fname'] != row['fname'].strip():
+            raise AnnotationError(f"{a.path}: the file name begins or ends blank, and would not be read back; "
+                                  "rename it")
+        if row['fname'][0] in _FORMULA: row['fname'] = f"./{row['fname']}"
+        for what,o in [*(('label', o) for o in a.labels), *([] if a.group is None else [('group', a.group)])]:
+            _check_cell(a, what, o)
         for o in a.labels:
             if o != o.strip() or not o or not boxes and ';' in o:
                 raise AnnotationError(f"{a.path}: label {o!r} is empty, begins or ends blank, or holds the "
@@ -345,5 +376,21 @@ def write_df(annotations, path=None):
         df['split'] = df.split == 'valid'
         df = df.rename(columns=dict(split='is_valid'))
     return df.drop(columns=[k for k in ('split', 'group') if k in df and df[k].isna().all()])
+
+_FORMULA = '=+-@'   # OWASP, CSV injection; tab and carriage return are blanks, which no name may begin with
+
+def _check_cell(a, what, o):
+    "Raise where the text `o` in a cell of a csv file would be run by a spreadsheet, or not be read back"
+    if o[:1] in _FORMULA and o[:1] and not re.fullmatch(r'[+-]?\d+(\.\d*)?', o):
+        raise AnnotationError(f"{a.path}: {what} {brief(o)} begins with {o[0]!r}: a spreadsheet would run it as a "
+                              "formula; rename it, or use `write_coco`")
+    if what == 'group' and (not isinstance(o, str) or o != o.strip() or not o):
+        raise AnnotationError(f"{a.path}: group {brief(o)} is no text, empty, or begins or ends blank; rename it")
+    if what == 'label' and o.strip():
+        try: same = _names(o, '', None) == [o.strip()]
+        except AnnotationError: same = False
+        if not same:
+            raise AnnotationError(f"{a.path}: label {brief(o)} would be read back as a list; rename it, or use "
+                                  "`write_coco`")
 
 def _flat(points): return {f'{c}_{i}': v for i,p in enumerate(points.tolist()) for c,v in zip('xy', p)}

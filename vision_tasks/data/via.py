@@ -7,9 +7,9 @@ import numpy as np
 from ..arguments import PATH, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError, vocab_of
 from .coco import _folder, _name
-from .reading import read_all, read_json, size_of
+from .reading import inside_of, read_all, read_json, size_of
 from .writing import check_once, replacing
-from ..ops.masks import decode_mask, join_polygons, mask_polygons
+from ..ops.masks import check_mask, decode_mask, join_polygons, mask_polygons
 
 __all__ = ['read_via', 'write_via']
 
@@ -20,7 +20,9 @@ def read_via(
     label:str=None,       # the region attribute that holds the name of an object; None = the only one there is. Where
                           # no region of the file has attributes: the name of all objects
     split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
-    on_error:str='raise', # 'raise' at the first picture that cannot be read, or 'drop' such pictures and count them
+    on_error:str='raise', # 'raise' at the first image that cannot be read, or 'drop' such images and count them
+    allow_outside:bool=False, # whether image files outside `images` are read too, to which file names (../, absolute)
+                          # and links may lead
 ) -> list[Annotation]:    # in the order of the file, pictures without objects included
     """Pictures with the regions that are a polygon, whose extent is the box, or a rect, which is a box. Circles,
     ellipses, lines and points are errors. Where any picture has polygons, all have `masks`; that of a rect is [], which
@@ -33,7 +35,9 @@ def read_via(
     names,items = _names(fname, files, label),{}
     for key,o in files.items(): items.setdefault(o['filename'], []).append((f"{fname}, file {brief(key, 200)}", o))
     polygons = any(_shape(r).get('name') == 'polygon' for o in files.values() for r in _regions(o))
-    return read_all(lambda o: _read(o, images, names, polygons, split), items.values(), on_error, lambda o: o[0][0])
+    inside = inside_of(images, allow_outside)
+    read = lambda o: _read(o, images, names, polygons, split, inside)
+    return read_all(read, items.values(), on_error, lambda o: o[0][0])
 
 # --- the file as a whole: what is wrong here cannot be dropped
 
@@ -72,16 +76,17 @@ def _names(fname, files, label):   # -> region -> name, None where there is none
 
 # --- one picture
 
-def _read(entries, images, names, polygons, split):
+def _read(entries, images, names, polygons, split, inside):
     (where,o),*more = entries
     if more:
         name = brief(o['filename'], 200)
         raise AnnotationError(f"{where}: {len(entries)} entries have the filename {name}; keep one")
-    try: size = size_of(images/o['filename'])
+    path = inside(images/o['filename'], f"{where}: filename ", o['filename'])
+    try: size = size_of(path)
     except AnnotationError as e: raise AnnotationError(f"{where}: {e}") from None
     regions = [(f"{where}, region {i}", r) for i,r in enumerate(_regions(o))]
     bboxes,masks = zip(*(_object(*o) for o in regions)) if regions else ([], [])
-    return Annotation(images/o['filename'], size, [_label(*o, names) for o in regions],
+    return Annotation(path, size, [_label(*o, names) for o in regions],
                       np.array(bboxes, dtype=np.float32).reshape(-1, 4), masks=masks if polygons else None, split=split)
 
 def _fail(where, came, expected):
@@ -101,7 +106,10 @@ def _object(where, r):   # -> x1 y1 x2 y2, polygons
         xs,ys = (_numbers(where, shape, f'all_points_{o}') for o in 'xy')
         if len(xs) != len(ys) or len(xs) < 3:
             _fail(where, f"{len(xs)} x and {len(ys)} y", "as many of both, for three or more points")
-        return (min(xs), min(ys), max(xs), max(ys)),[[o for xy in zip(xs, ys) for o in xy]]
+        polygon = [o for xy in zip(xs, ys) for o in xy]
+        try: check_mask([polygon], (1, 1))   # of any size: polygons may reach outside
+        except ValueError as e: raise AnnotationError(f"{where}: {e}, or drop the region before reading") from None
+        return (min(xs), min(ys), max(xs), max(ys)),[polygon]
     if kind == 'rect':
         x,y,w,h = _numbers(where, dict(rect=[shape.get(o) for o in ('x', 'y', 'width', 'height')]), 'rect')
         if w >= 0 and h >= 0: return (x, y, x+w, y+h),[]
@@ -139,7 +147,9 @@ def write_via(
     for a in annotations:
         name,n = _name(a.path, folder),a.path.stat().st_size
         regions = [dict(shape_attributes=o, region_attributes={label: name}) for name,o in zip(a.labels, _shapes(a))]
-        files[f'{name}{n}'] = dict(filename=name, size=n, regions=regions, file_attributes={})
+        key = f'{name}{n}'
+        while key in files: key += '_'   # `1` of 1070 bytes and `110` of 70 would share one
+        files[key] = dict(filename=name, size=n, regions=regions, file_attributes={})
     names = dict(type='dropdown', description='', options={o: '' for o in vocab_of(annotations)}, default_options={})
     data = dict(_via_settings=dict(ui={}, core=dict(default_filepath=f'{folder.as_posix()}/'),
                                    project=dict(name=fname.stem)),

@@ -4,13 +4,14 @@ import re, shutil
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement, indent
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import fromstring
 from defusedxml.common import DefusedXmlException
 import numpy as np
 from PIL import Image
 from ..arguments import PATH, TEXT, brief, checked
 from .annotation import Annotation, AnnotationError, unturned
-from .reading import find_files, read_all, read_lines, size_of
+from .image import brief_text, read_bytes
+from .reading import find_files, inside_of, read_all, read_lines, size_of
 from .writing import check_complete, check_outputs, writing_set
 from ..warning import warn
 
@@ -27,6 +28,8 @@ def read_voc(
     annotations:str='Annotations', # folder of the xml files, below `path`; folders in it are read too
     on_error:str='raise',          # 'raise' `AnnotationError` at the first file that cannot be read, or 'drop' such
                                    # images and count them
+    allow_outside:bool=False,      # whether files outside these folders are read too, to which <filename> (../,
+                                   # absolute) and links may lead
 ) -> list[Annotation]:             # in the order of the list, or of the files' names; images without objects included
     """Images with boxes; objects marked difficult have `ignore` set. Boxes outside the image stay as they are. Where
     the xml files lie beside the images, write `images='.', annotations='.'`.
@@ -48,9 +51,10 @@ def read_voc(
     files = _xml_files(xmls)
     if not files:
         raise AnnotationError(f"{xmls} holds no xml file; name the folder of the annotations with annotations=")
+    inside = inside_of(xmls, allow_outside)
     items = _all(path, files) if split is None else _listed(path, split, files, xmls)
-    pics = _Images(pics)
-    anns = read_all(lambda o: _read(*o, pics), items, on_error, lambda o: str(o[1]))
+    pics = _Images(pics, allow_outside)
+    anns = read_all(lambda o: _read(o[0], inside(o[1]), o[2], pics), items, on_error, lambda o: str(o[1]))
     if split is None: pics.warn_of_unused(files)
     return anns
 
@@ -64,7 +68,8 @@ def _xml_files(xmls):   # -> {path below `xmls`, without suffix: file}
 
 class _Images:
     "The image files below a folder, by what an xml file may call them"
-    def __init__(self, folder):
+    def __init__(self, folder, allow_outside):
+        self.inside = inside_of(folder, allow_outside)
         self.folder,self.used,self.beside,self.anywhere = folder,set(),{},{}
         self.files = find_files(folder, Image.registered_extensions())
         for o in self.files:
@@ -74,7 +79,9 @@ class _Images:
     def _place(self, file): return file.parent.relative_to(self.folder).as_posix()
 
     def find(self, file, place, name):   # `place`: folder of the xml `file` below those of the annotations
-        found = self._named(place, name) or self._stemmed(file, place, name)
+        found = self._named(place, name)
+        if found: self.inside(found, f"{file}: <filename> ", name)
+        else: found = self.inside(self._stemmed(file, place, name))
         self.used.add(found)
         return found
 
@@ -168,9 +175,10 @@ def _name(o, xmls):
     return stem if stem in xmls and f'.{suffix.lower()}' in {'.xml', *Image.registered_extensions()} else o
 
 def _read(name, file, split, pics):
-    try: root = parse(file).getroot()
-    except (ElementTree.ParseError, DefusedXmlException, ValueError) as e:
-        raise AnnotationError(f"{file} is not readable xml ({e or type(e).__name__}); mend the file") from e
+    try: root = fromstring(read_bytes(file))
+    # LookupError: an encoding that nobody knows, or one that is none, such as zlib
+    except (ElementTree.ParseError, DefusedXmlException, OSError, ValueError, LookupError, TypeError) as e:
+        raise AnnotationError(f"{file} is not readable xml ({brief_text(e) or type(e).__name__}); fix the file") from e
     picture = pics.find(file, Path(name).parent.as_posix(), (root.findtext('filename') or '').strip())
     size = _size(file, root, picture)
     objects = [_object(file, i, o) for i,o in enumerate(root.findall('object'), 1)]
@@ -243,6 +251,8 @@ def write_voc(
             raise AnnotationError(f"{a.path}: VOC holds boxes, and this annotation has none (`bboxes` is None); "
                                   "an empty (0, 4) array says that there are no objects")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file; nothing was written")
+        if a.path.name.startswith('.'):
+            raise AnnotationError(f"{a.path}: its name begins with a dot, and readers skip such files; rename the file")
         if any(o != o.strip() or any(c < ' ' for c in o) for o in (a.path.name, a.path.stem)):
             raise AnnotationError(f"{a.path}: its name begins or ends blank, or has a control character; neither the "
                                   "xml nor a list can hold it: rename the file")

@@ -190,7 +190,7 @@ class _Set:
         for o in marked: o.unlink()
 
     def flush(self, part):
-        if part.is_symlink(): return
+        if part.stat().st_nlink > 1: return   # a link to a file that is on the disk already
         target = self.staged[part]
         with _naming(target, part):
             _flush(part)

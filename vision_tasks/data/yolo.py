@@ -1,6 +1,6 @@
 "YOLO: a data.yaml, and for each picture a txt file with a row an object, as Ultralytics documents the format"
 from __future__ import annotations
-import os
+import filecmp, os, shutil
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from ..arguments import PATH, brief, checked, choice, nearest
 from .annotation import SPLITS, Annotation, AnnotationError, vocab_of, wh
-from .reading import read_all, read_lines, read_yaml, size_of
+from .reading import inside_of, read_all, read_lines, read_yaml, size_of
 from .writing import check_complete, check_outputs, writing_set
 
 __all__ = ['read_yolo', 'write_yolo']
@@ -22,8 +22,10 @@ def read_yolo(
     split:str=None,       # 'train', 'valid' (or 'val') or 'test': only that; None = all, each picture with its own
     labels:str='labels',  # stands for the last folder `images` of a picture's path in the path of its txt file, and may
                           # be absolute; where the path has no folder `images`, the txt file lies beside the picture
-    on_error:str='raise', # 'raise' `AnnotationError` at the first picture that cannot be read, or 'drop' such pictures
-                          # and count them
+    on_error:str='raise', # 'raise' `AnnotationError` at the first image that cannot be read, or 'drop' such images and
+                          # count them
+    allow_outside:bool=False, # whether files outside the folder of data.yaml are read too, to which its `path`, its
+                          # folders and lists (../, absolute) and links may lead
 ) -> list[Annotation]:    # split by split, in the order of the lists, or of the files' names
     """Images with boxes. A row is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose extent is the
     box; all in fractions of the picture as shown, which may lie 1% outside and then stay as they are. A picture whose
@@ -38,10 +40,16 @@ def read_yolo(
     `read_codes` reads the names alone"""
     file,data = _load(Path(path))
     check_complete(file.parent)
-    names = _names(file, data)
-    items = _items(_pictures(file, data, 'valid' if split == 'val' else split), labels)
+    names,inside = _names(file, data),inside_of(file.parent, allow_outside)
+    items = _items(_pictures(file, data, 'valid' if split == 'val' else split, inside), labels)
     check_complete(*{o[3].parent for o in items})
-    return _alike(read_all(lambda o: _read(*o, names), items, on_error, lambda o: f"{o[0]}{o[1]}"))
+    # a folder of labels elsewhere is the user's word
+    other = Path(labels).is_absolute() or '..' in Path(labels).parts
+    def read(o):
+        where,picture,split,txt = o
+        inside(picture, where)
+        return _read(where, picture, split, (inside_of(txt.parent, allow_outside) if other else inside)(txt), names)
+    return _alike(read_all(read, items, on_error, lambda o: f"{o[0]}{o[1]}"))
 
 # --- the data set as a whole: what is wrong here cannot be dropped
 
@@ -81,7 +89,7 @@ def _names(file, data):   # -> {class id: name}
                               "names; fix one of the two")
     return names
 
-def _pictures(file, data, split):
+def _pictures(file, data, split, inside):
     "[(list and line, or '', picture, split)]"
     chosen = {k: v for k,v in _KEYS.items() if data.get(k) and split in (None, v)}
     if not chosen:
@@ -95,12 +103,15 @@ def _pictures(file, data, split):
     if not root.is_dir():
         raise AnnotationError(f"{file}: path is {brief(data['path'], 200)}, and {root} is no folder; remove it where "
                               "the images' folders start from the yaml file")
-    return [(*o, v) for k,v in chosen.items() for part in parts[k] for o in _part(file, k, root, part)]
+    inside(root, f"{file}: path ", data.get('path', ''))
+    return [(*o, v) for k,v in chosen.items() for part in parts[k] for o in _part(file, k, root, part, inside)]
 
-def _part(file, key, root, part):
-    "[(list and line, or '', picture)] of a folder or a txt file"
+def _part(file, key, root, part, inside):
+    "[(list and line, or '', image)] of a folder or a txt file"
     place = root/part
-    if not place.exists() and part.startswith('../'): place = root/part[3:]
+    if part.startswith('../') and not (place.exists() and _is_inside(inside, place)) and (root/part[3:]).exists():
+        place = root/part[3:]
+    if place.exists(): inside(place, f"{file}: {key} ", part)
     if place.is_dir():
         kinds = Image.registered_extensions()
         found = [('', p) for p in sorted(place.rglob('*')) if p.suffix.lower() in kinds and p.name[0] != '.']
@@ -127,6 +138,11 @@ def _items(pictures, labels):
         raise AnnotationError(f"no {split} picture has a txt file of objects; {files[0]} would be the first; "
                               "name their folder with labels=, or read another split with split=")
     return items + _orphans(items, found)
+
+def _is_inside(inside, place):
+    try: inside(place)
+    except AnnotationError: return False
+    return True
 
 class _LabelFiles:
     "Finds label files whose suffix is written otherwise, as in b.TXT; every folder is listed once"
@@ -213,8 +229,9 @@ def write_yolo(
     dest,                 # folder, made if not there: data.yaml, a list a split, labels/, and images/ with links
     vocab:list[str]=None, # all names in the order of their class ids, from 0; None = those that occur, sorted
 ) -> Path:                # the data.yaml, which `read_yolo` takes
-    """Write what `read_yolo` reads, with all digits of the boxes. Pictures stay where they are: images/<split>/ gets
-    links to them, unless they are in dest/images already, and labels/<split>/ their txt files, where YOLO tools look.
+    """Write what `read_yolo` reads, with all digits of the boxes. Images stay where they are: images/<split>/ gets hard
+    links to them, which take no space, or copies where `dest` is on another disk, unless they are in dest/images
+    already; labels/<split>/ gets their txt files, where YOLO tools look.
     The lists keep the order of the images; one without a split becomes train.
 
     All files are replaced together, or none is. What data.yaml does not lead to (the label files of other images, the
@@ -232,6 +249,9 @@ def write_yolo(
                               "write two")
     if len(ids) < len(names) or not all(o.strip() for o in vocab or []):
         raise ValueError(f"vocab: expected names, each once, for a class has one id; got {brief(names, 120)}")
+    torn = [o for o in names if '\x85' in o]   # yaml makes a blank of it
+    if torn: raise AnnotationError(f"label {brief(torn[0])} has a line separator (U+0085), which yaml does not keep; "
+                                   "rename it")
     targets = _targets(annotations, dest)
     texts = [''.join(f'{o}\n' for o in _rows(a, ids)) for a in annotations]   # all that can fail, before the first file
     files,lists = [_label_file(o, 'labels') for o in targets],{}
@@ -240,8 +260,9 @@ def write_yolo(
     lists = {k: lists[v] for k,v in _KEYS.items() if v in lists}
     with writing_set([dest, *(o.parent for o in (*targets, *files))]) as writing:
         for a,target,file,text in zip(annotations, targets, files, texts):
+            if target.is_symlink(): target.unlink()   # other tools write such, which `read_yolo` does not follow
             if not target.exists():
-                with writing(target) as part: _link(part, a.path, target)
+                with writing(target) as part: _link(part, a.path)
             with writing(file) as part: part.write_text(text, encoding='utf-8')
         # last, so that what they list is there
         for k,lines in lists.items():
@@ -263,17 +284,17 @@ def _targets(annotations, dest):
                                   "rows are fractions of the file; scale the boxes, or bring back their picture")
         inside = here.is_relative_to(root)
         target = dest/'images'/(here.relative_to(root) if inside else Path(a.split or 'train', a.path.name))
-        if os.path.lexists(target) and not (target.exists() and target.samefile(a.path)):
-            raise AnnotationError(f"{a.path}: {target} is there, and another picture; choose another folder")
+        if os.path.lexists(target) and not (target.is_file() and (target.samefile(a.path) or
+                                                                  filecmp.cmp(target, a.path, shallow=False))):
+            raise AnnotationError(f"{a.path}: {target} exists, and is another image; choose another folder")
         res.append(target)
     check_outputs([_label_file(o, 'labels') for o in res], [a.path for a in annotations])
     return res
 
-def _link(part, picture, target):
-    try: part.symlink_to(picture.resolve())
-    except OSError as e:
-        raise AnnotationError(f"{target}: no link to {picture} can be made here ({e}); copy the pictures to "
-                              f"{target.parent}, and write annotations of those") from e
+def _link(part, picture):
+    "`part` becomes a hard link to `picture`, or a copy where it is on another disk, or one that has no links"
+    try: os.link(picture.resolve(), part)
+    except OSError: shutil.copyfile(picture, part)
 
 def _rows(a, ids):
     "The text of each object"
@@ -302,7 +323,9 @@ def _polygon(a, i):   # -> x1 y1 x2 y2 ..., fractions; [] for an object without
         raise AnnotationError(f"{a.path}, masks, row {i}: YOLO holds polygons, not run lengths or arrays; "
                               "ask `annotate` for masks='polygons', take `mask_polygons`, use `write_coco`, or "
                               "set masks=None to write boxes")
-    parts = [np.asarray(p, dtype=np.float64).reshape(-1).tolist() for p in m]
+    try: parts = [np.asarray(p, dtype=np.float64).reshape(-1).tolist() for p in m]
+    except (TypeError, ValueError, OverflowError) as e:
+        raise AnnotationError(f"{a.path}, masks, row {i}: expected polygons of numbers ({e}), got {brief(m)}") from e
     for p in parts:
         if len(p) < 6 or len(p)%2 or not all(map(isfinite, p)):
             raise AnnotationError(f"{a.path}, masks, row {i}: expected polygons of three or more points, "

@@ -1,27 +1,50 @@
 "Instance masks as data sets keep them: polygons and run lengths (RLE) as COCO's maskApi reads them, or bool arrays"
 from __future__ import annotations
 import numpy as np
+from ..arguments import brief, is_whole
 
 __all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox',
-           'mask_extent']
+           'mask_extent', 'check_mask']
 
 def decode_mask(
     mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
                          # or an RLE as of `rle_counts`; or (h, w) bool
-    size:tuple[int,int], # (w, h) in pixels of the picture
+    size:tuple[int,int], # (w, h) in pixels of the image
 ) -> np.ndarray:         # (h, w) bool; the array itself where `mask` is one
     "The pixels of one object, to the pixel as COCO has them; polygons are united, and no polygon is an empty mask"
-    w,h = size
+    w,h = _image_size(size)
     if isinstance(mask, dict): return _runs_to_mask(rle_counts(mask), _rle_size(mask, (h, w)))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
         if mask.shape == (h, w): return mask
-        raise ValueError(f"mask: expected (h, w) = {(h, w)} as the picture's, got {mask.shape}")
+        raise ValueError(f"mask: expected (h, w) = {(h, w)} as the image's, got {mask.shape}")
     if not isinstance(mask, (list, tuple)):
         raise ValueError(f"mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got {_what(mask)}; "
                          "write [polygon] for one polygon, mask > 0 for an array of numbers")
     out = np.zeros((h, w), bool)
     for i,p in enumerate(mask): out |= _fill(_polygon(p, i), w, h)
     return out
+
+def check_mask(
+    mask,                # as of `decode_mask`
+    size:tuple[int,int], # (w, h) in pixels of the image
+):
+    "Raise `ValueError` where `decode_mask` would, without decoding"
+    w,h = _image_size(size)
+    if isinstance(mask, dict):
+        _rle_size(mask, (h, w))
+        rle_counts(mask)
+    elif isinstance(mask, (list, tuple)):
+        for i,p in enumerate(mask): _polygon(p, i)
+    else: decode_mask(mask, size)   # an array: nothing to decode
+
+_MOST = 2**32   # COCO's maskApi counts pixels in 32 bits; also what keeps sizes from taking all memory, or wrapping
+
+def _image_size(size):   # -> w, h
+    try: (w,h),ok = size,True
+    except (TypeError, ValueError): ok = False
+    if ok and is_whole(w) and is_whole(h) and w >= 0 and h >= 0 and int(w)*int(h) < _MOST: return int(w),int(h)
+    raise ValueError("size: expected (w, h) of the image as two whole numbers whose product is below 2**32, got "
+                     f"{brief(size)}")
 
 def encode_rle(
     mask:np.ndarray, # (h, w) bool
@@ -33,8 +56,10 @@ def encode_instances(
     ids:np.ndarray, # (h, w) whole numbers: each pixel's object, 0 = none
 ):                  # (n,) ids that occur, ascending; n RLE; tight boxes (n, 4), float32 x1 y1 x2 y2 in pixels
     "The objects of an id mask, all of them in one pass"
-    if ids.ndim != 2 or ids.dtype.kind not in 'ui' or ids.min() < 0:
-        raise ValueError(f"ids: expected (h, w) whole numbers, 0 or more, got {_what(ids)}, smallest {ids.min()}")
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in 'ui' or ids.min() < 0:
+        least = f", smallest {ids.min()}" if ids.size and ids.dtype.kind in 'uif' else ''
+        raise ValueError(f"ids: expected (h, w) whole numbers, 0 or more, got {_what(ids)}{least}")
     h,w = ids.shape
     flat = ids.T.ravel()   # column by column
     turns = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
@@ -58,10 +83,13 @@ def paste_rle(
     """The pixels of each object, without ever making an image of them. The mask is interpolated bilinearly at the
     centers of the pixels, as torch's `grid_sample` does; torchvision's `paste_masks_in_image` first rounds the box to
     whole pixels, and is up to half a pixel off. A box that holds no center of a pixel gives an empty mask"""
-    probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64)
-    n,m = len(bboxes),probs.shape[-1]
-    if probs.shape != (n, m, m) or bboxes.shape != (n, 4):
+    try: probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64)
+    except (TypeError, ValueError) as e: raise ValueError(f"expected numbers as probs and bboxes ({e})") from None
+    size = _image_size(size)
+    m = probs.shape[-1] if probs.ndim else 0
+    if probs.shape != (len(probs) if m else 0, m, m) or bboxes.shape != (len(probs), 4):
         raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
+    if not len(probs): return []
     if not (np.abs(bboxes) < 1e6).all(): raise ValueError("bboxes: expected finite pixels below a million; clip them")
     if not 0 <= thresh <= 1: raise ValueError(f"thresh: expected a probability in [0, 1], got {thresh}")
     # a border of zeros lets the mask fade out, and the box grows with it
@@ -94,7 +122,10 @@ def mask_polygons(
 def join_polygons(
     polygons,      # as of `decode_mask`
 ) -> np.ndarray:   # (k, 2) float64 x y in pixels
-    "One polygon in place of several, joined by lines without area; what an even number of them share is left out"
+    """One polygon in place of several, joined by lines without area; pixels that an even number of them share are not
+    in it. Raises `ValueError` where there is none to begin with"""
+    if not len(polygons):
+        raise ValueError("polygons: expected one or more, got none; drop the object, or keep its mask []")
     first,*rest = [_polygon(p, i) for i,p in enumerate(polygons)]
     # from the first point out to each further part, around it, and back on the same line
     ways = [o for p in rest for o in (first[:1], p, p[:1])]
@@ -105,17 +136,18 @@ def rle_counts(
 ) -> np.ndarray:     # (k,) int64, sum h*w
     "The lengths of the runs of `rle`, column by column, zeros and ones in turn, zeros first (a length that may be 0)"
     (h,w),counts = _rle_size(rle),rle['counts']
-    if isinstance(counts, (str, bytes)): n = _decompress(counts)
+    if isinstance(counts, (str, bytes, bytearray)): n = _decompress(counts)
     else:
         try: n = np.asarray(counts)
-        except ValueError: n = np.empty(())   # lists of several lengths
+        except (TypeError, ValueError, OverflowError): n = np.empty(())   # lists of several lengths, and the like
     if n.ndim != 1 or n.dtype.kind not in 'iu' or (n < 0).any():
         raise ValueError("RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, "
-                         f"got {counts!r:.80}; fix the runs")
+                         f"got {brief(counts)}; fix the runs")
     # a sum in 64 bits can wrap round to h*w, and then any run would pass
     total = int(n.sum()) if int(n.max(initial=0))*len(n) < 2**63 else sum(n.tolist())
     if total != h*w:
-        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got {total}; "
+        raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got "
+                         f"{brief(total)}; "
                          "is the size that of another image, or the file cut?")
     return n.astype(np.int64)
 
@@ -131,6 +163,7 @@ def mask_extent(
     size:tuple[int,int], # (w, h) in pixels of the image
 ) -> np.ndarray:         # (4,) float32 x1 y1 x2 y2 in pixels, as of `mask_bbox`
     "The tight box around the pixels of `mask`; run lengths are not decoded, polygons no farther than they reach"
+    size = _image_size(size)
     if isinstance(mask, dict): return _runs_bbox(rle_counts(mask), _rle_size(mask, size[::-1])[0])
     if not isinstance(mask, (list, tuple)) or not len(mask): return mask_bbox(decode_mask(mask, size))
     parts = [_polygon(p, i) for i,p in enumerate(mask)]
@@ -157,20 +190,20 @@ def _bool(mask):
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool: return mask
     raise ValueError(f"mask: expected an (h, w) bool array, got {_what(mask)}; write mask > 0, or `decode_mask` first")
 
-def _what(o): return f"an array of shape {o.shape}, type {o.dtype}" if isinstance(o, np.ndarray) else f"{o!r:.80}"
+def _what(o): return f"an array of shape {o.shape}, type {o.dtype}" if isinstance(o, np.ndarray) else brief(o)
 
 # --- polygons
 
 def _polygon(p, i):   # -> (m, 2) float64
     "Polygon number `i` as vertices, checked"
     try: a = np.asarray(p, np.float64)
-    except (TypeError, ValueError): a = np.empty(())
+    except (TypeError, ValueError, OverflowError): a = np.empty(())   # the last: a whole number beyond all floats
     if a.ndim == 1 and len(a)%2 == 0: a = a.reshape(-1, 2)
     if a.ndim != 2 or a.shape[1] != 2 or len(a) < 3:
         raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), "
-                         f"got {p!r:.80}; drop the polygon, or write [polygon] where the mask has only one")
+                         f"got {brief(p)}; drop the polygon, or write [polygon] where the mask has only one")
     if (np.abs(a) < 1e6).all(): return a   # wild numbers are faults of the file
-    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {p!r:.80}; fix the polygon")
+    raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {brief(p)}; fix the polygon")
 
 _FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
 
@@ -289,19 +322,20 @@ def _rles(turns, size):   # turns: list of (k,); size: (h, w)
 def _rle_size(rle, expected=None):
     try: (h,w),_ = rle['size'],rle['counts']
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {rle!r:.80}; fix the mask") from None
-    try: whole = int(h) == h and int(w) == w and h > 0 and w > 0
-    except (TypeError, ValueError, OverflowError): whole = False   # OverflowError: int(inf)
-    if not whole: raise ValueError("RLE: expected size [h, w] as two positive whole numbers of pixels, got "
-                                   f"{rle['size']!r:.80}; fix the size")
-    h,w = int(h),int(w)
+        raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {brief(rle)}; fix the mask") from None
+    try: h,w,ok = int(h),int(w),bool(int(h) == h and int(w) == w and h > 0 and w > 0)
+    except (TypeError, ValueError, OverflowError): ok = False   # OverflowError: int(inf)
+    if not ok: raise ValueError("RLE: expected size [h, w] as two positive whole numbers of pixels, got "
+                                f"{brief(rle['size'])}; fix the size")
+    if h*w >= _MOST: raise ValueError(f"RLE: expected size [h, w] with fewer than 2**32 pixels, got {brief([h, w])}; "
+                                      "fix the size")
     if expected in (None, (h, w)): return h,w
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the image's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
-    around an object is not decoded. `size`: (w, h) of the picture; no column for an empty mask"""
-    (h,_),counts = _rle_size(rle, size[::-1]),rle_counts(rle)
+    around an object is not decoded. `size`: (w, h) of the image; no column for an empty mask"""
+    (h,_),counts = _rle_size(rle, _image_size(size)[::-1]),rle_counts(rle)
     if len(counts) < 2: return 0,np.zeros((0, h), bool)
     last  = len(counts) - len(counts)%2          # without the zeros at the end
     first = int(counts[0])//h
@@ -341,7 +375,7 @@ def _decompress(s):   # str or bytes -> (k,)
     last = np.flatnonzero(c < _MORE)
     first = np.append(0, last[:-1] + 1)
     if not len(c) or (c < 0).any() or (c >= 2*_MORE).any() or c[-1] >= _MORE or (last - first >= _LONGEST).any():
-        raise ValueError(f"RLE: expected counts in COCO's characters, '0' to 'o', got {s!r:.80}; is the string cut?")
+        raise ValueError(f"RLE: expected counts in COCO's characters, '0' to 'o', got {brief(s)}; is the string cut?")
     k = np.arange(len(c)) - np.repeat(first, last - first + 1)
     x = np.add.reduceat(c%_MORE << k*_BITS, first)
     x -= (c[last] >= _MORE//2)*(1 << (last - first + 1)*_BITS)
