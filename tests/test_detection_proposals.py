@@ -72,7 +72,7 @@ def test_they_are_found_once_and_kept_beside_the_pictures(anns, monkeypatch):
 
 @pytest.mark.parametrize('bad', [7, np.zeros((2, 4))])
 def test_what_are_no_proposals_is_told(anns, bad):
-    with pytest.raises(ValueError, match="a method's name, such as 'selective_search', or a `Proposals`, or another function"):
+    with pytest.raises(ValueError, match="a method's name, such as 'selective_search', or a `Proposals`, or another "):
         made(anns, bad)
 
 def test_nets_and_dataloaders_must_agree_on_proposals(anns):

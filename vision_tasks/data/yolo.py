@@ -260,9 +260,10 @@ def write_yolo(
     lists = {k: lists[v] for k,v in _KEYS.items() if v in lists}
     with writing_set([dest, *(o.parent for o in (*targets, *files))]) as writing:
         for a,target,file,text in zip(annotations, targets, files, texts):
+            source = a.path.resolve()
             if target.is_symlink(): target.unlink()   # other tools write such, which `read_yolo` does not follow
             if not target.exists():
-                with writing(target) as part: _link(part, a.path)
+                with writing(target) as part: _link(part, source)
             with writing(file) as part: part.write_text(text, encoding='utf-8')
         # last, so that what they list is there
         for k,lines in lists.items():
@@ -293,7 +294,7 @@ def _targets(annotations, dest):
 
 def _link(part, picture):
     "`part` becomes a hard link to `picture`, or a copy where it is on another disk, or one that has no links"
-    try: os.link(picture.resolve(), part)
+    try: os.link(picture, part)
     except OSError: shutil.copyfile(picture, part)
 
 def _rows(a, ids):
