@@ -1064,7 +1064,7 @@ def plot_per_class(
         raise ValueError(f"columns: expected scores, but {text[0]!r} holds no numbers")
     if not len(df) or not columns: raise ValueError("the table has no rows, or no scores to draw")
     if sort: df = df.sort_values(sort, ascending=sort in _ERRORS, na_position='last', kind='stable')
-    colours,n = class_colours(df.label),len(df)
+    colours,n = class_colours(list(map(str, df.label))),len(df)
     names = [_shown(str(o)) + (f' ({_short(k)})' if 'n' in df else '') for o,k in zip(df.label, df.get('n', df.label))]
     size = 7 if n <= 40 else 6
     fig,axs = plt.subplots(1, len(columns), sharey=True, squeeze=False, layout='constrained',
