@@ -397,24 +397,25 @@ def test_bad_input_is_told(f):
 
 def test_settings_that_mean_nothing_are_told():
     truth,preds = data(2, n=4)
-    with pytest.raises(ValueError, match="iou_type is 'bbox' or 'segm'"): coco_ap(truth, preds, VOCAB, 'box')
-    with pytest.raises(ValueError, match='max_dets is 0'): coco_ap(truth, preds, VOCAB, max_dets=0)
+    with pytest.raises(ValueError, match="iou_type: expected one of 'bbox'"): coco_ap(truth, preds, VOCAB, 'box')
+    with pytest.raises(ValueError, match='max_dets: expected a whole'): coco_ap(truth, preds, VOCAB, max_dets=0)
     with pytest.raises(AnnotationError, match=r"1.jpg: no masks for \d boxes; iou_type='segm'"):
         coco_ap(truth, preds, VOCAB, 'segm')
     with pytest.raises(AnnotationError, match='a.jpg, masks, row 0: expected polygons of three or more points'):
         broken = Annotation('a.jpg', (W, H), ['ant'], [[0, 0, 9, 9]], masks=[[[1, 2, 3, 4]]], scores=[.5])
         coco_ap([broken], [broken], iou_type='segm')
-    with pytest.raises(ValueError, match='points is 11'): voc_ap(truth, preds, VOCAB, points=10)
+    with pytest.raises(ValueError, match='points: expected 11, got 10'): voc_ap(truth, preds, VOCAB, points=10)
     with pytest.raises(ValueError, match='no class .dragon.; there are ant'):
         detection_curve(truth, preds, 'dragon', vocab=VOCAB)
-    with pytest.raises(ValueError, match='beta is 0'): best_detection_threshold(truth, preds, beta=0, vocab=VOCAB)
-    with pytest.raises(ValueError, match='thresh: expected a number in .* or one for each of the 3'):
+    with pytest.raises(ValueError, match='beta: expected a number above 0, at most 1000000, got 0'):
+        best_detection_threshold(truth, preds, beta=0, vocab=VOCAB)
+    with pytest.raises(ValueError, match='thresh: expected .* or one for each of the 3 classes'):
         detection_confusion(truth, preds, VOCAB, thresh=[.5, .5])
-    with pytest.raises(ValueError, match='every is 0'): MeanAP(every=0)
-    with pytest.raises(ValueError, match="iou_type is 'bbox' or 'segm'"): MeanAP(iou_type='mask')
+    with pytest.raises(ValueError, match='every: expected a whole number of 1 or more'): MeanAP(every=0)
+    with pytest.raises(ValueError, match="iou_type: expected one of 'bbox'"): MeanAP(iou_type='mask')
     with pytest.raises(ValueError, match='the vocab has a name twice'): voc_ap(truth, preds, ['ant', *VOCAB])
     for f in (voc_ap, match_detections, detection_confusion):
-        with pytest.raises(ValueError, match='iou is 50'): f(truth, preds, vocab=VOCAB, iou=50)
+        with pytest.raises(ValueError, match='iou: expected an IoU .* got 50'): f(truth, preds, vocab=VOCAB, iou=50)
 
 # --- while a model learns
 

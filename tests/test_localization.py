@@ -290,7 +290,7 @@ def test_new_data_with_what_the_vocab_lacks_are_told(full, anns):
 
 def test_bad_arguments_of_the_learner_are_told(full):
     dls = dls_of(full)
-    with pytest.raises(ValueError, match="no box loss is called 'gio'; did you mean 'giou'"):
+    with pytest.raises(ValueError, match="bbox: expected one of .*, got 'gio'; did you mean 'giou'"):
         learner_of(dls, loss_func='gio')
     learn = learner_of(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*64*64, 6)))
     with learn.no_bar(), learn.no_logging(), \

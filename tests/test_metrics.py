@@ -67,7 +67,7 @@ def test_accuracy_equals_fastais_at_the_same_threshold():
 
 def test_a_metric_without_data_is_none_and_an_unknown_average_is_refused():
     for m in (MultilabelAP(), MultilabelF1(), MultilabelAccuracy()): m.reset(); assert m.value is None
-    with pytest.raises(ValueError, match="'macro' or 'micro', not 'mean'"): MultilabelF1('mean')
+    with pytest.raises(ValueError, match="average: expected one of 'macro', 'micro', got 'mean'"): MultilabelF1('mean')
 
 def test_names_tell_the_averages_apart():
     names = [m.name for m in (MultilabelAP(), MultilabelF1('micro'), MultilabelAccuracy())]
@@ -79,7 +79,7 @@ def test_names_tell_the_averages_apart():
 def test_the_confusion_matrix_of_each_label_is_scikit_learns(seed):
     p,t = data(seed=seed)
     t[:,0] = seed > 0                       # in no image, or in every one
-    df = multilabel_confusion(torch.tensor(p > .4), torch.tensor(t), 'abcd')
+    df = multilabel_confusion(torch.tensor(p > .4), torch.tensor(t), [*'abcd'])
     assert list(df.columns) == ['label', 'tn', 'fp', 'fn', 'tp'] and ''.join(df.label) == 'abcd'
     np.testing.assert_array_equal(df.iloc[:,1:], multilabel_confusion_matrix(t, p > .4).reshape(-1, 4))
 
@@ -87,7 +87,7 @@ def test_the_confusion_matrix_of_each_label_is_scikit_learns(seed):
 def test_a_label_is_confused_with_another_only_where_that_is_true_and_it_is_not(seed):
     p,t = data(seed=seed)
     t[:,0] = seed > 0
-    df = label_confusion(p > .4, t.astype(int), 'abcd')
+    df = label_confusion(p > .4, t.astype(int), [*'abcd'])
     for i,b in enumerate('abcd'):
         for j,a in enumerate('abcd'):
             these = t[:,i] & (~t[:,j] | (i == j))

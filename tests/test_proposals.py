@@ -184,7 +184,7 @@ def test_recall_of_nothing_and_by_nothing():
 
 def test_recall_tells_what_does_not_fit():
     with pytest.raises(ValueError, match="proposals of 1 pictures, boxes of 2"): proposal_recall([[]], [[], []])
-    with pytest.raises(ValueError, match=r"picture 0: expected boxes \(k, 4\), got shape \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"proposals, number 0: expected \(k, 4\) boxes, got \[\[1, 2, 3"):
         proposal_recall([[[1, 2, 3, 4, 5]]], [[]])
 
 # --- what it says to bad input
@@ -202,7 +202,7 @@ def test_what_is_no_picture_is_told(image, error):
 
 def test_no_boxes_wanted_is_told():
     for f,o in ((selective_search, noise(8, 9)), (random_proposals, (8, 9)), (grid_proposals, (8, 9))):
-        with pytest.raises(ValueError, match="n is 0; expected one box or more"): f(o, n=0)
+        with pytest.raises(ValueError, match="n: expected a number of boxes from 1"): f(o, n=0)
     with pytest.raises(ValueError, match="n: expected a whole number of 1 or more, got 0"): Proposals(n=0)
 
 def test_without_scikit_image_it_says_how_to_get_it(monkeypatch):

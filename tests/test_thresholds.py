@@ -224,11 +224,11 @@ def test_a_warning_names_the_classes_that_are_never_predicted_and_what_they_can_
     "'b' is at best right in 2 of 3, 'd' in none alone; 'c' has no positives"
     p = np.array([[.9, .9, .9, .9], [.5, .8, .5, .8], [.4, .7, .4, .7], [.3, .6, .3, .6]], np.float32)
     t = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
+    VOCAB = [*'abcd']
     words = (r"a precision of 0.7 for 2 of 4 classes: 'b' \(at most 0.667\), 'd' \(at most 0.333\). With the threshold "
              r"that is returned they are never predicted; lower `at`")
     for f in (best_threshold, bootstrap_threshold):
-        with pytest.warns(UserWarning, match=words):
-            f(p, t, 'recall_at_precision', per_class=True, at=.7, vocab=list('abcd'))
+        with pytest.warns(UserWarning, match=words): f(p, t, 'recall_at_precision', per_class=True, at=.7, vocab=VOCAB)
     with pytest.warns(UserWarning, match=r"2 of 4 classes: class 1 \(at most 0.667\), class 3"):
         thresh,value = best_threshold(torch.tensor(p), torch.tensor(t), 'recall_at_precision', per_class=True, at=.7)
     assert value[[1, 3]].tolist() == [0, 0] and (p <= thresh.numpy())[:,[1, 3]].all()
@@ -483,7 +483,7 @@ def test_the_interval_is_wilsons(ci):
             want = binomtest(k, n).proportion_ci(ci, 'wilson')
             assert (a, b) == pytest.approx((want.low, want.high), abs=1e-12)
     assert np.isnan(wilson_interval(0, 0)).all()
-    with pytest.raises(ValueError, match="ci: expected a confidence .* got 95"): wilson_interval(1, 2, 95)
+    with pytest.raises(ValueError, match="ci: expected .* got 95"): wilson_interval(1, 2, 95)
 
 def test_the_bars_of_the_reliability_plot_are_the_intervals_of_its_bins():
     p,t = fine(9)
@@ -506,20 +506,20 @@ def put(x, i, v): x = x.astype(float); x[i] = v; return x
      r"pass probabilities in \[0, 1\], not logits"),
     (best_threshold, (P, put(T, (1,1), 2)), r"targs other than 0 and 1: 1 of 10, the first in row 1, class 1, is 2\.0"),
     (best_threshold, (P, put(T, (1,1), np.nan)), r"targs other than 0 and 1: 1 of 10.* is nan"),
-    (best_threshold, (P, T, 'acuracy'), "no score 'acuracy', did you mean 'accuracy'"),
-    (best_threshold, (P, T, 'precision@recall'), "no score 'precision@recall', did you mean 'precision_at_recall'"),
+    (best_threshold, (P, T, 'acuracy'), "score: expected one of .*, got 'acuracy'; did you mean 'accuracy'"),
+    (best_threshold, (P, T, 'precision@recall'), "'precision@recall'; did you mean 'precision_at_recall'"),
     (best_threshold, (P, T, 'recall_at_precision'), "needs `at`, the lowest precision to accept"),
     (best_threshold, (P, T, 'precision_at_recall', False, 1., 0.),
-     r"at is 0\.0, expected the lowest recall to accept, in \(0, 1\]"),
+     "at: expected a number above 0, at most 1, .* got 0.0"),
     (best_threshold, (P, T, 'recall_at_precision', False, 1., .5, 'macro'),
      "no macro average; use average='micro' or per_class=True"),
     (best_threshold, (P, T, 'f1', False, 1., .5), r"at=0\.5 has no meaning for score 'f1'"),
     (best_threshold, (P, T, 'f1', False, 2.), "beta=2.0 has no meaning for score 'f1'; use 'fbeta'"),
-    (best_threshold, (P, T, 'fbeta', False, 0.), "beta: expected a number above 0, got 0.0"),
-    (best_threshold, (P, T, 'f1', False, 1., None, 'mean'), "average is 'micro' or 'macro', not 'mean'"),
-    (best_threshold, (P, T, 'f1', True, 1., None, 'mean'), "average is 'micro' or 'macro', not 'mean'"),
-    (sweep_thresholds, (P, T, [.5], ('f1', 'presicion')), "no score 'presicion', did you mean 'precision'"),
-    (sweep_thresholds, (P, T, [.5, np.nan]), "expected a list of finite numbers"),
+    (best_threshold, (P, T, 'fbeta', False, 0.), "beta: expected a number above 0, .* got 0.0"),
+    (best_threshold, (P, T, 'f1', False, 1., None, 'mean'), "average: expected one of 'micro', 'macro', got 'mean'"),
+    (best_threshold, (P, T, 'f1', True, 1., None, 'mean'), "average: expected one of 'micro', 'macro', got 'mean'"),
+    (sweep_thresholds, (P, T, [.5], ('f1', 'presicion')), "scores: expected one of .* did you mean 'precision'"),
+    (sweep_thresholds, (P, T, [.5, np.nan]), "thresholds: expected a list of numbers, got"),
     (sweep_thresholds, (P, T, None, ('f1',), 'micro', 2.), "beta=2.0 has no meaning for scores"),
     (bootstrap_threshold, (P, T, 'f1', False, 0), "n: expected a whole number from 1 to 1000000, got 0"),
     (bootstrap_threshold, (P, T, 'f1', False, 5, 95), "ci: expected a confidence between 0 and 1, .* got 95"),

@@ -14,9 +14,9 @@ from reprlib import Repr
 import numpy as np
 
 __all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'came', 'nearest', 'error',
-           'is_whole', 'is_number', 'whole', 'number', 'choice', 'either', 'several', 'shaped', 'instance', 'fixed',
-           'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT', 'POSITIVE',
-           'AXES', 'PATHS', 'WIDTH_HEIGHT', 'COLUMN']
+           'is_whole', 'is_number', 'whole', 'number', 'numbers', 'choice', 'either', 'several', 'shaped', 'instance',
+           'fixed', 'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'WIDTH_HEIGHT', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION',
+           'COUNT', 'POSITIVE', 'IOU', 'BETA', 'AXES', 'LEAST_THRESH', 'PATHS', 'COLUMN']
 
 # --- values in messages
 
@@ -148,6 +148,28 @@ def shaped(
     def ok(o): return any(len(o.shape) == len(s) and all(n in (None, m) for n,m in zip(s, o.shape)) for s in shapes)
     return Kind(what, ok)
 
+def numbers(
+    *shapes,      # tuples of sizes, where None is any and `...` in front any number of axes; none: any shape
+    what:str,     # for the message, such as "(n, 4) boxes"
+    types='biuf', # kinds of numpy's types: b bool, i and u whole numbers, f floating point
+    lo=None, hi=None, # of every number, of which there is one or more; nan is neither
+    todo='',      # as of `Kind`
+) -> Kind:
+    "Numbers as an array, a tensor or nested lists, or one of them where `()` is a shape; they are not converted"
+    def fits(shape, s):
+        if s[:1] == (...,): shape,s = shape[max(len(shape) - len(s) + 1, 0):],s[1:]
+        return len(shape) == len(s) and all(n in (None, m) for n,m in zip(s, shape))
+    def ok(o):
+        a = o if hasattr(o, 'is_floating_point') else np.asarray(o)
+        return (_type(a) in types and (not shapes or any(fits(tuple(a.shape), s) for s in shapes)) and
+                (lo is None or 0 not in a.shape and bool((a >= lo).all())) and (hi is None or bool((a <= hi).all())))
+    return Kind(what, ok, todo)
+
+def _type(a):
+    "The kind of the type of an array or tensor, as numpy writes it"
+    if isinstance(a, np.ndarray): return a.dtype.kind
+    return 'f' if a.is_floating_point() else 'c' if a.is_complex() else 'b' if 'bool' in str(a.dtype) else 'i'
+
 def _items(o):
     if isinstance(o, (str, bytes, bytearray, Mapping, Set, os.PathLike)): raise TypeError
     return o.tolist() if hasattr(o, 'tolist') else o
@@ -171,9 +193,12 @@ NAMES    = several(Kind("a name, which is a text", lambda o: isinstance(o, str) 
 SIZE     = Kind("pixels: a whole number of 1 or more, or (width, height)",
                 lambda o: all(is_whole(v) and 0 < v < 2**31 for v in ([o] if is_whole(o) else o)) and
                           (is_whole(o) or isinstance(o, (tuple, list)) and len(o) == 2))
-WIDTH_HEIGHT = several(whole(1), "(width, height), two whole numbers of pixels, 1 or more", n=2)
+WIDTH_HEIGHT = Kind("(width, height), two whole numbers of pixels, 1 or more",
+                    lambda o: len(o) == 2 and all(is_whole(v) and 0 < v < 2**31 for v in o))
 COLUMN   = Kind("a column, by its name or its number from 0", lambda o: isinstance(o, str) or is_whole(o),
                 convert=lambda name, o: int(o) if is_whole(o) else o)
+IOU      = Kind("an IoU above 0, at most 1, such as 0.5", lambda o: is_number(o) and 0 < o <= 1)
+BETA     = Kind("a number above 0, at most 1000000", lambda o: is_number(o) and 0 < o <= 10**6, '', POSITIVE.convert)
 AXES     = Kind("an Axes of matplotlib", lambda o: hasattr(o, 'add_patch') and hasattr(o, 'figure'))
 
 # what a name means wherever nothing else is said; `data.annotation` adds those of annotations
@@ -181,7 +206,7 @@ KINDS = dict(
     vocab=NAMES, seed=SEED, bs=COUNT, num_workers=whole(0), valid_pct=SHARE, n_out=COUNT, n_in=COUNT,
     allow_outside=FLAG,
     on_error=choice('raise', 'drop'), split=choice('train', 'valid', 'test'), size=SIZE, ax=AXES,
-    path=PATH, fname=PATH, dest=PATH, per_class=FLAG, iou=FRACTION, beta=POSITIVE, ps=number(0, 1),
+    path=PATH, fname=PATH, dest=PATH, per_class=FLAG, iou=FRACTION, beta=BETA, ps=number(0, 1),
     min_score=FRACTION, max_dets=COUNT, width=POSITIVE, ncols=whole(1, 1000), n_bins=whole(1, 10**6),
     ds_idx=whole(0), with_input=FLAG,
     ci=Kind("a confidence between 0 and 1, both excluded", number(0, 1, open=True).ok))
@@ -192,6 +217,8 @@ def check(name:str, value, kind:Kind):
     "`value`, converted, where it is of `kind`. Raises `ValueError` that says what was expected"
     return kind(name, value)
 
+LEAST_THRESH = -2.**-8   # a threshold that predicts all, tuned where the lowest score is 0, is just below 0
+
 def check_thresh(
     thresh,       # a number, or one per class
     n:int=None,   # classes; None: one number alone
@@ -199,7 +226,8 @@ def check_thresh(
     "`thresh` as an array. Raises `ValueError` where it is neither, or outside [0, 1]"
     try: t = np.asarray(thresh, dtype=np.float32)
     except (TypeError, ValueError, OverflowError): t = np.full((), np.nan)
-    if not isinstance(thresh, (bool, str, bytes)) and t.shape in ((), (n,)) and ((t >= 0) & (t <= 1)).all(): return t
+    inside = t.shape in ((), (n,)) and ((t >= LEAST_THRESH) & (t <= 1)).all()
+    if inside and not isinstance(thresh, (bool, str, bytes)): return t
     many = '' if n is None else f", or one for each of the {n} classes"
     raise ValueError(f"thresh: expected a number in [0, 1]{many}, got {came(thresh)}")
 
@@ -223,6 +251,7 @@ def checked(**kinds):
             args = [one(n, v) for n,v in zip(order, args)] + list(args[len(order):])
             return f(*args, **{n: one(n, v) for n,v in kwargs.items()})
         wrapper.checked = True
+        wrapper.unchecked = f   # for calls of our own that are made for each object, or with names of other types
         return wrapper
     return decorate
 

@@ -7,7 +7,7 @@ from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_masks
-from .arguments import check_thresh, nearest
+from .arguments import COUNT, IOU, TEXT, check_thresh, checked, choice, fixed, nearest
 from .data.annotation import AnnotationError, vocab_of
 from .data.blocks import NO_OBJECT
 from .data.coco import coco_shape       # so that shapes and areas are those which `write_coco` writes
@@ -65,13 +65,13 @@ def _objects(annotations, vocab):
                     stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
                     stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
 
-def _check_iou(iou):
-    if not 0 < iou <= 1: raise ValueError(f"iou is {iou}, expected a number in (0, 1], such as .5")
-
 def _mean(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # COCO's -1: no truth
 
 # --- COCO
 
+_IOU_TYPE = choice('bbox', 'segm')
+
+@checked(iou_type=_IOU_TYPE)
 def coco_ap(
     annotations,       # list[Annotation], the truth
     predictions,       # list[Annotation] of the same pictures
@@ -93,7 +93,6 @@ def coco_ap(
     boxes too; that of a detection is its box's, for 'segm' its mask's (as of COCO's results without 'bbox'). The mask
     [] is empty"""
     annotations,predictions = list(annotations),list(predictions)
-    _check_coco(iou_type, max_dets)
     vocab,truth,dets = _read(annotations, predictions, vocab)
     caps = [*(o for o in (1, 10) if o < max_dets), int(max_dets)]
     p,r  = _evaluated(annotations, predictions, truth, dets, len(vocab), iou_type, caps)
@@ -106,10 +105,6 @@ def coco_ap(
                 **{f'map_{o}': _mean(p[...,i,-1]) for i,o in sizes},
                 **{f'ar_{o}':  _mean(r[...,0,i]) for i,o in enumerate(caps)},
                 **{f'ar_{o}':  _mean(r[...,i,-1]) for i,o in sizes})
-
-def _check_coco(iou_type, max_dets):
-    if iou_type not in ('bbox', 'segm'): raise ValueError(f"iou_type is 'bbox' or 'segm', not {iou_type!r}")
-    if max_dets != int(max_dets) or max_dets < 1: raise ValueError(f"max_dets is {max_dets}, expected 1 or more")
 
 def _per_class(vocab, truth, rows, columns):
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
@@ -247,6 +242,7 @@ def _verdicts(found, truth):
     ignored = np.append(truth.ignore, False)[found]   # -1 is what was appended
     return (found >= 0) & ~ignored,ignored
 
+@checked(iou=IOU)
 def match_detections(
     annotations,  # list[Annotation], the truth
     predictions,  # list[Annotation] of the same pictures
@@ -257,7 +253,6 @@ def match_detections(
     """Which detection finds which truth, by COCO's rule: the highest score first (of equal ones the first), each takes
     the truth of its class that is left with the highest IoU, `iou` at least. One that finds none, but lies by a share
     of `iou` in a truth with `ignore`, is ignored; its `iou` is that share. VOC's rule is in `voc_ap`"""
-    _check_iou(iou)
     vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
     found = _match(truth, dets, iou)
     hit,ignored = _verdicts(found, truth)
@@ -269,6 +264,7 @@ def match_detections(
 
 # --- PASCAL VOC
 
+@checked(iou=IOU, points=fixed(11))
 def voc_ap(
     annotations,     # list[Annotation], the truth
     predictions,     # list[Annotation] of the same pictures
@@ -283,8 +279,6 @@ def voc_ap(
     most; that one found before, it is false. Truth with `ignore` is difficult: neither sought, nor a detection of it
     counted. Interpolated: at each recall the best precision from there on. The devkit's boxes include their last pixel,
     so that it adds 1 to their sides; ours, as `read_voc` gives them, end at the edge behind it: the IoU is the same"""
-    _check_iou(iou)
-    if points not in (None, 11): raise ValueError(f"points is 11 (VOC2007) or None (the area), not {points!r}")
     vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
     hit,ignored = _verdicts(_voc_match(truth, dets, iou), truth)
     table = _per_class(vocab, truth, [], ['ap'])
@@ -322,7 +316,6 @@ class _Counted(NamedTuple):
         return self.scores[on],self.hit[on],self.n.sum() if c is None else self.n[c]
 
 def _counted(annotations, predictions, iou, vocab):
-    _check_iou(iou)
     vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
     hit,ignored = _verdicts(_match(truth, dets, iou), truth)
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
@@ -337,9 +330,9 @@ def _cuts(scores, hit):
     return s[start],stay,np.append(len(s)-start, 0)
 
 def _f_beta(tp, kept, n, beta):
-    if not 0 < beta < np.inf: raise ValueError(f"beta is {beta}, expected a positive number")
     return (1+beta**2)*tp/(beta**2*n + kept) if n else np.full(len(tp), np.nan)
 
+@checked(iou=IOU, label=TEXT)
 def detection_curve(
     annotations,   # list[Annotation], the truth
     predictions,   # list[Annotation] of the same pictures
@@ -359,6 +352,7 @@ def detection_curve(
     recall = tp/n if n else np.full(len(tp), np.nan)
     return pd.DataFrame(dict(score=s, precision=tp/kept, recall=recall, fbeta=_f_beta(tp, kept, n, beta)))
 
+@checked(iou=IOU)
 def best_detection_threshold(
     annotations,     # list[Annotation], the truth
     predictions,     # list[Annotation] of the same pictures, all detections, those of low scores too
@@ -388,6 +382,7 @@ def _best_cut(scores, hit, n, beta):
     mid   = (lower[i]+upper[i])/2
     return mid if mid < upper[i] else lower[i],f[i]
 
+@checked(iou=IOU)
 def detection_confusion(
     annotations,  # list[Annotation], the truth
     predictions,  # list[Annotation] of the same pictures
@@ -400,7 +395,6 @@ def detection_confusion(
     `useCats=0`): the highest score first, each takes the truth that is left with the highest IoU, whatever its class.
     Truth with `ignore` counts nowhere, nor what is found only there; that nothing is nothing is not counted.
     `plot_confusion` draws it"""
-    _check_iou(iou)
     vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
     on   = dets.scores > np.broadcast_to(check_thresh(thresh, len(vocab)), len(vocab))[dets.label]
     dets = _Objects(*(o[on] for o in dets))
@@ -439,6 +433,7 @@ def _plot(o, draw, ax, title, legend):
                             title=legend, title_fontsize=8, alignment='left')
     return ax
 
+@checked(iou=IOU)
 def plot_precision_recall(
     annotations,  # list[Annotation], the ground truth
     predictions,  # list[Annotation] of the same images
@@ -459,6 +454,7 @@ def plot_precision_recall(
     ax.set(xlabel='Recall', ylabel='Precision')
     return ax
 
+@checked(iou=IOU)
 def plot_f_threshold(
     annotations,   # list[Annotation], the ground truth
     predictions,   # list[Annotation] of the same images
@@ -486,6 +482,7 @@ def plot_f_threshold(
 class MeanAP(Metric):
     """COCO's mean AP, as `coco_ap` has it, of all pictures of the validation set in pixels of their files, over all
     detections that the model gives: no threshold but 0"""
+    @checked(every=COUNT, iou_type=_IOU_TYPE)
     def __init__(self,
         every:int=1,        # epochs from one value to the next, since it takes time; nan in those between, for which
                             # fastai's trackers wait: their `patience` counts values. The last epoch of a fit has a
@@ -493,8 +490,6 @@ class MeanAP(Metric):
         iou_type='bbox',    # 'bbox' or 'segm'
         max_dets:int=100,   # that count, of a picture and a class
     ):
-        _check_coco(iou_type, max_dets)
-        if every != int(every) or every < 1: raise ValueError(f"every is {every}, expected 1 or more epochs")
         self.every,self.iou_type,self.max_dets = every,iou_type,max_dets
     @property
     def name(self): return 'map' if self.iou_type == 'bbox' else f'map_{self.iou_type}'

@@ -18,6 +18,7 @@ from fastai.learner import Metric
 from fastai.torch_core import num_distrib, rank_distrib, set_seed, to_cpu
 from fastcore.foundation import L
 from timm.layers import convert_sync_batchnorm   # torch's own would drop the activation of timm's `BatchNormAct2d`
+from .arguments import FLAG, Kind, checked
 
 __all__ = ['Distributed']
 
@@ -101,7 +102,7 @@ def joined(
     if all(isinstance(v, dict) for v in values):
         return {k: joined([v.get(k) for v in values]) for k in dict.fromkeys(k for v in values for k in v)}
     if all(v == values[0] for v in values): return values[0]
-    raise TypeError(f"cannot join what several processes counted, {' and '.join(repr(v)[:40] for v in values[:2])}: "
+    raise ValueError(f"cannot join what several processes counted, {' and '.join(repr(v)[:40] for v in values[:2])}: "
                     "expected numbers, tensors, lists, dicts of these, or the same everywhere; a metric's attribute "
                     "`joins` may say how: {attribute: 'max'} or a function")
 
@@ -117,12 +118,16 @@ class Distributed(Callback):
     the attribute to 'sum', 'max', 'min', 'cat', 'same', or a function of the list of the processes' values (by rank,
     without None)"""
     order = -5   # when the model is on its device; before predictions are put together and metrics are read
+    @checked(device=Kind("a device, such as 'cpu' or 'cuda'", lambda o: o is None or torch.device(o)), sync_bn=FLAG)
     def __init__(self,
         device,       # of the data
         sync_bn=True, # on GPUs, BatchNorm takes its statistics over the batches of all processes
         **kwargs,     # of accelerate's `Accelerator`
     ):
         super().__init__()
+        if num_distrib() < 2 and not dist.is_initialized(): raise ValueError(
+            "there is one process alone: start several with `torchrun` or `accelerate launch`, and write "
+            "`with learn.distrib_ctx(): ...`")
         try: from accelerate import Accelerator, DistributedDataParallelKwargs
         except ImportError as e:
             raise ImportError("accelerate is needed to train in several processes: pip install accelerate") from e

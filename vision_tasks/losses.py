@@ -3,14 +3,14 @@ temperature, so that both are exported with the learner"""
 from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Number
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
-from .arguments import nearest
+from .arguments import (FRACTION, LEAST_THRESH, POSITIVE, WIDTH_HEIGHT, Kind, checked, choice, either, fixed, nearest,
+                        number, numbers, whole)
 from .data.annotation import AnnotationError
 from .data.blocks import class_mask
 from .data.masks import VOID
@@ -29,26 +29,26 @@ def loss_by_name(o, losses, shape):
                          f"or pass a loss on {shape} logits")
     return losses[o]()
 
-def _check_number(name, v, low=0., high=math.inf, open_low=False, open_high=True):
-    "Raise `ValueError` unless `v` is a number between `low` and `high`, each of them included unless it is open"
-    if isinstance(v, Number) and (low < v or v == low and not open_low) and (v < high or v == high and not open_high):
-        return
-    want = f"above {low:g}" if open_low else f"from {low:g} on"
-    if high < math.inf: want = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise ValueError(f"{name} is {v}; expected a number {want}")
+REDUCTION = choice('mean', 'sum', 'none')
+_WEIGHT   = number(0)
+_BETA     = number(0, 10**6)
+_TOP      = torch.finfo(torch.float32).max
+_WEIGHTS  = numbers((None,), what="a list of weights, finite numbers of 0 or more, one for each class", types='iuf',
+                    lo=0, hi=_TOP)
+_THRESH   = numbers((), (None,), what="a number in [0, 1], or one for each class", types='iuf', lo=LEAST_THRESH, hi=1)
 
-def _check_weights(name, v):
-    "`v` as a float32 tensor, None as it is; raise `ValueError` for what no loss can be multiplied by"
-    if v is None: return None
-    v = torch.as_tensor(v, dtype=torch.float32)
-    if not (v.isfinite() & (v >= 0)).all():
-        raise ValueError(f"{name} is {v.tolist()}; expected finite numbers from 0 on")
-    return v
+def _float(v): return None if v is None else torch.as_tensor(v, dtype=torch.float32)
 
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
     `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""
-    def __init__(self, reduction='mean', thresh=.5, temperature=1.):
+    @checked(reduction=REDUCTION, thresh=_THRESH, temperature=either(POSITIVE, numbers(
+        (None,), what="one for each class", types='iuf', lo=1e-30, hi=1e30)))
+    def __init__(self,
+        reduction='mean', # or 'sum'; or 'none': (n, c)
+        thresh=.5,        # in [0, 1], or (c,): what a probability must exceed for a label to be predicted
+        temperature=1.,   # above 0, or (c,): what logits are divided by
+    ):
         self.reduction,self.thresh,self.temperature = reduction,thresh,temperature
 
     def __repr__(self): return f"{type(self).__name__}(thresh={self.thresh}, temperature={self.temperature})"
@@ -69,9 +69,8 @@ class MultilabelLoss:
         return self._thresh
     @thresh.setter
     def thresh(self, v):
+        v = _THRESH('thresh', v)
         v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
-        if v.ndim > 1 or v.isnan().any():
-            raise ValueError(f"thresh is a number or one number per class, none of them nan; got {v.tolist()}")
         self._thresh = v.item() if v.ndim == 0 else v
 
     def activation(self, x): return torch.sigmoid(x/self._per_class('temperature', self.temperature, x))
@@ -88,12 +87,14 @@ def _check_length(name, v, c):
 
 class MultilabelBCE(MultilabelLoss):
     "Binary cross entropy of every label, on logits"
+    @checked(pos_weight=numbers((), (None,), what="a weight, a finite number of 0 or more, or one for each class",
+                                types='iuf', lo=0, hi=_TOP))
     def __init__(self,
         pos_weight=None, # None, a number, or (c,): how much more a present label counts than an absent one
         **kwargs,        # `reduction`, `thresh`, `temperature`
     ):
         super().__init__(**kwargs)
-        self.pos_weight = _check_weights('pos_weight', pos_weight)
+        self.pos_weight = _float(pos_weight)
     def each(self, x, y):
         if self.pos_weight is not None: _check_length('pos_weight', self.pos_weight, x.shape[-1])
         w = None if self.pos_weight is None else self.pos_weight.to(x.device)
@@ -101,14 +102,13 @@ class MultilabelBCE(MultilabelLoss):
 
 class MultilabelFocal(MultilabelLoss):
     "Focal loss of every label (Lin et al., 2017, arXiv:1708.02002): what is already right counts less by (1-p)^gamma"
+    @checked(gamma=_WEIGHT, alpha=FRACTION)
     def __init__(self,
         gamma:float=2.,   # 0 or above; 0 = binary cross entropy
         alpha:float=None, # in [0, 1]: weight of present labels, 1 - alpha of absent ones; None = no weights
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_number('gamma', gamma)
-        if alpha is not None: _check_number('alpha', alpha, high=1., open_high=False)
         self.gamma,self.alpha = gamma,alpha
     def each(self, x, y):
         ce = F.binary_cross_entropy_with_logits(x, y, reduction='none')
@@ -123,6 +123,8 @@ class AsymmetricLoss(MultilabelLoss):
     """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and
     those with a probability under `clip` are dropped. The paper sums over the labels; here `reduction` is over all
     entries"""
+    @checked(gamma_pos=_WEIGHT, gamma_neg=_WEIGHT, clip=Kind(
+        "a number of 0 or more, below 1", lambda o: _WEIGHT.ok(o) and o < 1))
     def __init__(self,
         gamma_pos:float=0., # focus on present labels, 0 or above
         gamma_neg:float=4., # focus on absent labels, 0 or above
@@ -130,9 +132,6 @@ class AsymmetricLoss(MultilabelLoss):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_number('gamma_pos', gamma_pos)
-        _check_number('gamma_neg', gamma_neg)
-        _check_number('clip', clip, high=1.)
         self.gamma_pos,self.gamma_neg,self.clip = gamma_pos,gamma_neg,clip
     def each(self, x, y):
         pos = F.logsigmoid(x)*_power_of_sigmoid(-x, self.gamma_pos)
@@ -145,15 +144,15 @@ class AsymmetricLoss(MultilabelLoss):
 
 MULTILABEL_LOSSES = dict(bce=MultilabelBCE, focal=MultilabelFocal, asymmetric=AsymmetricLoss)
 
+@checked(most=number(1, 10**30))
 def balanced_pos_weight(
     annotations,      # list[Annotation] of the training set
     vocab,            # list of c names
     most:float=100.,  # from 1 on: a weight is at most this, and at least 1/`most`, so that no label is silenced
 ) -> Tensor:          # (c,) in [1/most, most]; 1 for a label of no image, and for one of every image
     "Images without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
-    _check_number('most', most, low=1.)
     has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32)
-    has = has.reshape(-1, len(vocab)).sum(0)   # also where there is no annotation
+    has = has.reshape(len(annotations), len(vocab)).sum(0)   # also where there is no annotation
     lacks = len(annotations) - has
     return torch.where((has > 0) & (lacks > 0), lacks/has.clamp(min=1), 1.).clamp(1/most, most)
 
@@ -162,6 +161,7 @@ def balanced_pos_weight(
 class PointLoss:
     """Mean over the marked coordinates of (b, k, 2) or (b, 2k) outputs and (b, k, 2) targets, in [-1, 1]. Targets of
     nan are excluded; a batch of only such has loss 0"""
+    @checked(kind=choice('mse', 'l1', 'smooth_l1', 'wing'), reduction=REDUCTION, beta=_BETA, w=_WEIGHT, eps=POSITIVE)
     def __init__(self,
         kind:str='mse',     # 'mse', 'l1', 'smooth_l1' (Huber's, with `beta`), 'wing' (Feng et al., 2018,
                             # arXiv:1711.06753)
@@ -170,12 +170,6 @@ class PointLoss:
         w:float=.1, eps:float=.02, # of 'wing': range of its logarithm (0 or above) and its curvature (above 0), in
                             # units of the target
     ):
-        if kind not in POINT_LOSSES:
-            raise ValueError(f"no point loss is called {kind!r}{nearest(kind, POINT_LOSSES)}; "
-                             f"there are {list(POINT_LOSSES)}")
-        _check_number('beta', beta)
-        _check_number('w', w)
-        _check_number('eps', eps, open_low=True)
         self.kind,self.reduction,self.beta,self.w,self.eps = kind,reduction,beta,w,eps
 
     def __repr__(self): return f"PointLoss({self.kind!r})"
@@ -209,6 +203,7 @@ class LocalizationLoss:
     """Mean over the images of: cross entropy of the class + `weight` * loss of the box, on (b, n_out + 4) outputs,
     class logits and then x1 y1 x2 y2 in [-1, 1]; (b,) class ids; and (b, 1, 4) boxes. A box of nan, or one that was
     pushed out of the image, is excluded"""
+    @checked(bbox=choice('l2', 'l1', 'smooth_l1', 'giou'), weight=_WEIGHT, reduction=REDUCTION, beta=_BETA)
     def __init__(self,
         bbox:str='smooth_l1',  # 'l2', 'l1', 'smooth_l1' (Huber's, with `beta`), each the mean over the four numbers, or
                                # 'giou' (Rezatofighi et al., 2019, arXiv:1902.09630)
@@ -218,11 +213,7 @@ class LocalizationLoss:
         beta:float=.1,         # where 'smooth_l1' turns from square to straight, in units of the target; 0 = 'l1'
         n_out:int=None,        # number of classes, which the learner fills in; outputs of another width then raise
     ):
-        if bbox not in BOX_LOSSES:
-            raise ValueError(f"no box loss is called {bbox!r}{nearest(bbox, BOX_LOSSES)}; there are {list(BOX_LOSSES)}")
         f,usual = BOX_LOSSES[bbox]
-        _check_number('weight', usual if weight is None else weight)
-        _check_number('beta', beta)
         self.bbox,self.each,self.weight = bbox,f,usual if weight is None else weight
         self.reduction,self.beta,self.n_out = reduction,beta,n_out
 
@@ -258,11 +249,10 @@ class SegmentationLoss:
     """Base of the losses on (b, c, h, w) logits and (b, h, w) class indices of any integer dtype, 255 = void, which
     gives neither loss nor gradient; a batch of nothing else has loss 0. Logits of fewer pixels than the target, as a
     valid U-Net's, stand for its centre"""
+    @checked(reduction=REDUCTION)
     def __init__(self,
         reduction='mean', # or 'sum'; or 'none': (b,), the 'mean' of each picture as if it were alone
     ):
-        if reduction not in ('mean', 'sum', 'none'):
-            raise ValueError(f"reduction is 'mean', 'sum' or 'none', not {reduction!r}")
         self.reduction = reduction
 
     def __repr__(self): return f"{type(self).__name__}()"
@@ -275,7 +265,7 @@ class SegmentationLoss:
         if x.ndim != 4 or y.ndim != 3 or len(x) != len(y) or y.is_floating_point():
             raise ValueError("expected (b, c, h, w) logits and (b, h, w) class indices, whole numbers; "
                              f"got {tuple(x.shape)} and {tuple(y.shape)} of {y.dtype}")
-        y,c = crop_target(y, x.shape[-2:]).long(),x.shape[1]
+        y,c = crop_target.unchecked(y, x.shape[-2:]).long(),x.shape[1]
         on = y != VOID
         bad = on & ((y < 0) | (y >= c))   # what a GPU would answer with an assert that kills the process
         any_bad,any_on = torch.stack([bad.any(), on.any()]).tolist()   # read at once, since a GPU has to wait for each
@@ -290,6 +280,7 @@ class SegmentationLoss:
     def activation(self, x): return x.softmax(1)
     def decodes(self, x):    return x.argmax(1)
 
+@checked(targ=Kind("a tensor (b, h, w)", lambda o: isinstance(o, Tensor) and o.ndim == 3), hw=WIDTH_HEIGHT)
 def crop_target(
     targ:Tensor, # (b, h, w)
     hw,          # (height, width) of the logits
@@ -304,12 +295,13 @@ def crop_target(
 
 class SegmentationCE(SegmentationLoss):
     "Cross entropy; 'mean' is over the pixels, by their weights, as PyTorch's"
+    @checked(weight=_WEIGHTS)
     def __init__(self,
         weight=None,   # (c,): what the pixels of each class count, as `class_weights` gives it; None = all the same
         **kwargs,      # `reduction`
     ):
         super().__init__(**kwargs)
-        self.weight = _check_weights('weight', weight)
+        self.weight = _float(weight)
 
     def each(self, x, y): return F.cross_entropy(x, y, reduction='none')   # (b, h, w)
 
@@ -329,13 +321,13 @@ class SegmentationCE(SegmentationLoss):
 class SegmentationFocal(SegmentationCE):
     """Focal loss (Lin et al., 2017, arXiv:1708.02002) over classes that exclude each other: what is already right
     counts less by (1-p)^gamma. 'mean' is over the pixels, by their weights (the paper: over those of objects)"""
+    @checked(gamma=_WEIGHT)
     def __init__(self,
         gamma:float=2., # 0 or above; 0 = cross entropy
         weight=None,    # (c,): the paper's alpha, for each class
         **kwargs,
     ):
         super().__init__(weight, **kwargs)
-        _check_number('gamma', gamma)
         self.gamma = gamma
     def each(self, x, y):
         ce = super().each(x, y)
@@ -345,13 +337,13 @@ class SegmentationDice(SegmentationLoss):
     """1 - Dice of probabilities, 2 sum(p*t)/(sum(p) + sum(t)): of each class over all pixels of the batch, then the
     mean ('sum': the sum) over the classes that the batch's targets hold. Classes that they do not hold are left out;
     what is wrongly taken for these lacks elsewhere"""
+    @checked(smooth=_WEIGHT)
     def __init__(self,
         smooth:float=1., # pixels, 0 or above, added above and below, so that a class of a few pixels is not all or
                          # nothing
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_number('smooth', smooth)
         self.smooth = smooth
     def loss(self, x, y, on, reduction):
         p,(b,c,h,_) = x.softmax(1),x.shape
@@ -368,6 +360,7 @@ class SegmentationDice(SegmentationLoss):
 
 class SegmentationCEDice(SegmentationLoss):
     "Cross entropy + `dice` * Dice loss"
+    @checked(weight=_WEIGHTS, dice=_WEIGHT, smooth=_WEIGHT)
     def __init__(self,
         weight=None,     # (c,), of the cross entropy
         dice:float=1.,   # weight of the Dice loss beside it, 0 or above
@@ -375,28 +368,30 @@ class SegmentationCEDice(SegmentationLoss):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_number('dice', dice)
         self.parts,self.dice = (SegmentationCE(weight), SegmentationDice(smooth)),dice
     def loss(self, x, y, on, reduction):
         ce,dice = (o.loss(x, y, on, reduction) for o in self.parts)
         return ce + self.dice*dice
 
+_W0,_SIGMA  = number(0, 10**9),number(0, 10**5, open=True, what="pixels")
+_BACKGROUND = either(whole(0, 255, what="a class index"), fixed(None))
+
 class BorderCE(SegmentationCE):
     """Cross entropy in which pixels between two objects that nearly touch count more, as in U-Net (Ronneberger et al.,
     2015, arXiv:1505.04597): each pixel's weight is that of its class + `border_weights`, which are computed from the
     target, on the CPU, at every call"""
+    @checked(w0=_W0, sigma=_SIGMA, background=_BACKGROUND)
     def __init__(self, weight=None, w0:float=10., sigma:float=5., background:int=0, **kwargs):
         super().__init__(weight, **kwargs)
-        _check_number('w0', w0)
-        _check_number('sigma', sigma, open_low=True)
         self.border = dict(w0=w0, sigma=sigma, background=background)
     def pixel_weights(self, y, on, c):
-        border = [border_weights(m, **self.border) for m in y.masked_fill(~on, VOID).cpu().numpy()]
+        border = [border_weights.unchecked(m, **self.border) for m in y.masked_fill(~on, VOID).cpu().numpy()]
         return (super().pixel_weights(y, on, c) + torch.from_numpy(np.stack(border)).to(y.device))*on
 
 SEGMENTATION_LOSSES = dict(ce=SegmentationCE, focal=SegmentationFocal, dice=SegmentationDice,
                            ce_dice=SegmentationCEDice)
 
+@checked(n=whole(1, 256, what="a number of classes"), kind=choice('median_frequency', 'inverse', None))
 def class_weights(
     annotations, # list[Annotation] with `mask`, of the training set
     n:int,       # number of classes
@@ -405,8 +400,6 @@ def class_weights(
                              # SegNet); 'inverse': 1 / pixels of the class, the mean over all pixels being 1; None: 1
 ) -> Tensor:     # (n,); 1 for a class that no mask holds
     "What a pixel of each class should count for rare classes to be learnt too. Every mask is read once, in threads"
-    if kind not in ('median_frequency', 'inverse', None):
-        raise ValueError(f"kind is 'median_frequency', 'inverse' or None, not {kind!r}")
     res = np.ones(n, np.float32)
     if kind is None: return torch.from_numpy(res)
     pixels,around = np.zeros(n),np.zeros(n)
@@ -421,6 +414,8 @@ def class_weights(
     res[on] = (np.median(freq) if kind == 'median_frequency' else 1/on.sum())/freq
     return torch.from_numpy(res)
 
+@checked(mask=numbers((None, None), what="class indices (h, w), whole numbers", types='iu'), w0=_W0, sigma=_SIGMA,
+         background=_BACKGROUND)
 def border_weights(
     mask,               # (h, w) class indices, 255 = void
     w0:float=10.,       # weight between two objects that touch
@@ -447,6 +442,9 @@ def border_weights(
 class DetectionLoss:
     """The sum of the losses that a detector gives by name. Its threshold says which detections count: those with a
     score above it, the class's own where there is one for each"""
+    @checked(thresh=_THRESH, reduction=choice('mean', 'none'), weights=Kind(
+        "a dict from the name of a loss to its weight, a number of 0 or more",
+        lambda o: isinstance(o, dict) and all(isinstance(k, str) and _WEIGHT.ok(v) for k,v in o.items())))
     def __init__(self,
         weights:dict=None,  # name -> what that loss counts; None = 1 each
         thresh=.5,          # in [0, 1], or one for each class without background

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from fastai.learner import Metric
-from .arguments import Kind, checked, choice, either, is_whole, nearest, number
+from .arguments import TEXT, Kind, checked, choice, either, is_whole, nearest, number, numbers, whole
 from .data.annotation import AnnotationError
 from .data.blocks import NO_OBJECT, marked_points, object_bbox, object_label, point_pairs
 from .data.masks import VOID
@@ -18,6 +18,13 @@ __all__ = ['average_precision', 'binary_counts', 'f_beta', 'multilabel_confusion
            'confusion_counts', 'confusion_scores', 'iou_from_confusion', 'dice_from_confusion',
            'class_accuracy_from_confusion', 'MeanIoU', 'PixelAccuracy', 'ClassAccuracy', 'FrequencyIoU', 'MeanDice']
 
+_NUMBERS = numbers(what="an array, a tensor or a list of numbers")
+_TENSOR  = Kind("a tensor (n, c)", lambda o: isinstance(o, Tensor) and o.ndim >= 1 and not o.is_complex())
+_CLASSES = whole(1, 2**15, what="a number of classes")
+_COUNTS  = Kind("a tensor (c, c) of counts, row = target, column = prediction", lambda o: isinstance(o, Tensor) and
+                o.ndim == 2 and o.shape[0] == o.shape[1] and not o.is_complex() and bool((o >= 0).all()))
+
+@checked(probs=_NUMBERS, targs=_NUMBERS)
 def average_precision(
     probs, # (n, c) scores
     targs, # (n, c) of 0 and 1
@@ -30,6 +37,7 @@ def average_precision(
     if p.isnan().any():
         raise ValueError(f"{int(p.isnan().sum())} of {p.numel()} scores are nan: the model diverged; "
                          "lower the learning rate")
+    if ((t != 0) & (t != 1)).any(): raise ValueError("targs holds values other than 0 and 1; expected one-hot targets")
     if not len(p): return torch.full((p.shape[1],), torch.nan, dtype=torch.float64)
     p,order = p.sort(0, descending=True)
     hits = t.gather(0, order).double().cumsum(0)                              # (n, c)
@@ -40,11 +48,16 @@ def average_precision(
     n_pos = hits[-1]
     return torch.where(last, precision*(hits-before), 0).sum(0)/torch.where(n_pos > 0, n_pos, torch.nan)
 
+@checked(pred=_TENSOR, targ=_TENSOR)
 def binary_counts(pred, targ) -> Tensor: # (n, c) bool, (n, c) of 0 and 1 -> (3, c) int64
     "True positives, false positives and false negatives of each class"
+    if pred.shape != targ.shape:
+        raise ValueError(f"pred and targ: expected one shape (n, c), got {tuple(pred.shape)} and {tuple(targ.shape)}")
     pred,targ = pred.bool(),targ.bool()
     return torch.stack([(pred & targ).sum(0), (pred & ~targ).sum(0), (~pred & targ).sum(0)])
 
+@checked(counts=Kind("a tensor (3, ...) of true positives, false positives, false negatives", lambda o:
+                     isinstance(o, Tensor) and o.ndim >= 1 and len(o) == 3 and not o.is_complex()))
 def f_beta(
     counts:Tensor, # (3, ...) true positives, false positives, false negatives
     beta:float=1., # weight of recall
@@ -65,6 +78,7 @@ def _decisions(pred, targ, vocab):
     if len(vocab) != p.shape[1]: raise ValueError(f"vocab has {len(vocab)} names for {p.shape[1]} classes")
     return p.bool(),t.bool(),vocab
 
+@checked(pred=_NUMBERS, targ=_NUMBERS)
 def multilabel_confusion(
     pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
     targ,            # (n, c) ground truth, bool or 0 and 1
@@ -76,6 +90,7 @@ def multilabel_confusion(
     tp,fp,fn = binary_counts(p, t).cpu().numpy()
     return pd.DataFrame(dict(label=vocab, tn=len(p)-tp-fp-fn, fp=fp, fn=fn, tp=tp))
 
+@checked(pred=_NUMBERS, targ=_NUMBERS)
 def label_confusion(
     pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
     targ,            # (n, c) ground truth, bool or 0 and 1
@@ -93,8 +108,8 @@ def label_confusion(
 class _Multilabel(Metric):
     """Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all
     decisions pooled)"""
+    @checked(average=choice('macro', 'micro'), name=TEXT)
     def __init__(self, average='macro', name=None):
-        if average not in ('macro', 'micro'): raise ValueError(f"average is 'macro' or 'micro', not {average!r}")
         self.average,self._name = average,name
     @property
     def name(self): return self._name or f'{self.prefix}_{self.average}'
@@ -133,6 +148,7 @@ class MultilabelF1(_Multilabel):
 class MultilabelAccuracy(_Multilabel):
     """Share of right decisions, over all pictures and classes, at the learner's own threshold; fastai's
     `accuracy_multi` has a threshold of its own"""
+    @checked(name=TEXT)
     def __init__(self, name='accuracy_multi'): super().__init__('micro', name)
     def reset(self): self.right = self.n = 0
     def accumulate(self, learn):
@@ -147,9 +163,14 @@ def _decide(learn, probs):
 
 # --- points
 
+_POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a list")
+
+@checked(pred=_POINTS, targ=_POINTS)
 def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
     "Distance of each point from its truth, in the unit of both; nan where it is not marked"
-    return (torch.as_tensor(pred).double() - torch.as_tensor(targ).double()).norm(dim=-1)
+    p,t = torch.as_tensor(pred).double(),torch.as_tensor(targ).double()
+    if p.shape == t.shape: return (p - t).norm(dim=-1)
+    raise ValueError(f"pred and targ: expected one shape (n, k, 2), got {tuple(p.shape)} and {tuple(t.shape)}")
 
 BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number of pixels"),
             Kind("two points, by index or name", lambda o: isinstance(o, (tuple, list)) and len(o) == 2 and
@@ -164,6 +185,7 @@ def normaliser_of(
     vocab=(),       # names of the points, where `by` names two
 ) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
     "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
+    if a.points is None: raise AnnotationError(f"{a.path}: the annotation has no points")
     p = marked_points(a).astype(float)
     if by == 'diagonal': d = math.hypot(*a.size)
     elif by == 'box':
@@ -239,10 +261,11 @@ def localized(
     "How far each answer is right, in pixels of the file"
     box   = lambda o: torch.from_numpy(o[0] if len(o) else np.full(4, np.nan, np.float32)).double()
     truth = torch.stack([box(object_bbox(a)) for a in annotations])
-    iou   = paired_iou(torch.stack([box(a.bboxes) for a in answers]), truth)
+    iou   = paired_iou.unchecked(torch.stack([box(a.bboxes) for a in answers]), truth)
     right = torch.tensor([object_label(a) == (b.labels or [NO_OBJECT])[0] for a,b in zip(annotations, answers)])
     return right,torch.where(truth.isnan().any(1), torch.nan, iou.nan_to_num())
 
+@checked()
 def localization_confusion(
     annotations,     # list[Annotation], the ground truth, with one object each or none
     predictions,     # list[Annotation] of the same images in the same order, as `annotate` gives them
@@ -277,6 +300,7 @@ class _Localized(Metric):
 class LocalizationAccuracy(_Localized):
     """Share of the pictures whose class is right and, with `iou`, whose box too, by an IoU of at least that; a picture
     without an object has no box to be wrong (ImageNet's localization counts such as errors, at .5)"""
+    @checked()
     def __init__(self, iou:float=None): self.iou = iou
     @property
     def name(self): return 'accuracy' if self.iou is None else f'accuracy@{self.iou:g}'.replace('0.', '.')
@@ -295,6 +319,7 @@ class LocalizationIoU(_Localized):
 
 # --- a class for every pixel
 
+@checked(pred=_NUMBERS, targ=_NUMBERS, n=_CLASSES, void=whole(0, 2**15, what="a value"))
 def confusion_counts(
     pred,          # class indices of any shape and integer dtype
     targ,          # as many
@@ -331,6 +356,7 @@ def _strange(what, o, n, void):
     return ValueError(f"the {what} holds {values[:8]}; expected class indices 0 to {n-1}, or {void} for void: "
                       "is n the number of the classes, and are these masks of them?")
 
+@checked(cm=_COUNTS)
 def iou_from_confusion(
     cm:Tensor, # (c, c) counts, row = target, column = prediction
 ) -> Tensor:   # (c,) float64 in [0, 1]; nan for a class that is neither predicted nor there
@@ -338,16 +364,19 @@ def iou_from_confusion(
     cm = cm.double()
     return cm.diag()/(cm.sum(0) + cm.sum(1) - cm.diag())
 
+@checked(cm=_COUNTS)
 def dice_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is neither predicted nor there
     "Dice coefficient (F1) of each class"
     cm = cm.double()
     return 2*cm.diag()/(cm.sum(0) + cm.sum(1))
 
+@checked(cm=_COUNTS)
 def class_accuracy_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is not there
     "Share of the pixels of each class that are right (recall)"
     cm = cm.double()
     return cm.diag()/cm.sum(1)
 
+@checked(cm=_COUNTS)
 def confusion_scores(
     cm:Tensor,       # (c, c) counts, row = target, column = prediction
 ) -> dict:           # name -> in [0, 1]; nan where nothing was counted

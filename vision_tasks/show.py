@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import to_rgb
 from matplotlib.offsetbox import AnchoredOffsetbox, TextArea, VPacker
 from matplotlib.patches import Rectangle
@@ -13,13 +15,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 import torch
 from torch import Tensor
+from PIL.Image import Image
 from fastcore.basics import detuplify
 from fastcore.foundation import L
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_detach
 from fastai.vision.core import TensorImage
 from plum import dispatch
-from .arguments import FLAG, FRACTION, NAMES, TEXT, Kind, checked, whole
+from .arguments import FLAG, FRACTION, NAMES, TEXT, Kind, checked, is_whole, number, numbers, several, whole
 from .data.annotation import ANNOTATIONS, Annotation
 from .data.blocks import (NO_OBJECT, BBoxLabels, ClassMask, Keypoints, LabelSet, PixelBBox, RegionProposals, label_set,
                           point_pairs)
@@ -34,12 +37,20 @@ __all__ = ['show_annotation', 'contact_sheet', 'MultilabelDL', 'KeypointDL', 'Lo
            'DetectionDL', 'InstanceDL', 'plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class',
            'plot_counts', 'plot_per_class', 'paint_classes', 'draw_points', 'RIGHT', 'MISSED', 'FALSE']
 
-TABLE = Kind("a DataFrame", lambda o: hasattr(o, 'columns') and hasattr(o, 'iloc'))
+TABLE  = Kind("a DataFrame", lambda o: isinstance(o, pd.DataFrame))
+SQUARE = Kind("a DataFrame (c, c) of numbers, row = true class, column = predicted class",
+              lambda o: isinstance(o, pd.DataFrame) and o.shape[0] == o.shape[1] > 0 and
+              not (o.to_numpy(float) < 0).any())
+IMAGE  = Kind("a PIL image or an array (h, w, 3)", lambda o: isinstance(o, Image) or isinstance(o, np.ndarray) and
+              o.dtype.kind in 'buif' and (o.ndim == 2 or o.ndim == 3 and o.shape[2] in (3, 4)) and o.size > 0)
+PAIRS  = several(Kind("a pair of points, each a name or an index", lambda o: not isinstance(o, str) and len(o) == 2 and
+                      all(isinstance(v, str) or is_whole(v) for v in o)),
+                 "a list of pairs of points, such as ('left_eye', 'right_eye')")
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a true positive, a missed label, a false positive
 LEGEND = 'Green: found · orange, in brackets: missed · red, with +: false positive'
 _GREY  = .5,.5,.5                                    # of what is ignored, or not in the vocab
 
-@checked(title=TEXT, scores=FLAG, alpha=FRACTION, point_names=NAMES)
+@checked(image=IMAGE, title=TEXT, scores=FLAG, alpha=FRACTION, point_names=NAMES, skeleton=PAIRS)
 def show_annotation(
     a,             # Annotation
     ax=None,       # matplotlib axes; None = new ones
@@ -57,7 +68,9 @@ def show_annotation(
     centre of a box, is not written"""
     own = ax is None
     if own: ax = plt.subplots(figsize=_figsize(a.size), layout='constrained')[1]
-    image = np.asarray(read_image(a.path) if image is None else image)
+    if image is None: image = read_image(a.path)
+    image = np.asarray(image.convert('RGB') if isinstance(image, Image) else image)
+    image = image[...,:3] if image.ndim == 3 else np.stack([image]*3, -1)
     one = vocab is not None and _one_class(vocab)
     vocab = list(vocab) if vocab is not None else sorted(set(a.labels))
     colours = _object_colours(a.labels, vocab, one)
@@ -122,7 +135,8 @@ def _eroded(m, n):
         m = m & p[:-2,1:-1] & p[2:,1:-1] & p[1:-1,:-2] & p[1:-1,2:]
     return m
 
-@checked(alpha=FRACTION)
+@checked(alpha=FRACTION, image=numbers((None, None, 3), what="an image, an array (h, w, 3)"),
+         mask=numbers((None, None), what="class indices (h, w) in 0 to 255", types='iu', lo=0, hi=255))
 def paint_classes(
     image,      # (h, w, 3) uint8
     mask,       # (h, w) class indices, 255 = void
@@ -131,6 +145,9 @@ def paint_classes(
 ):              # (h, w, 3) uint8
     """A grey version of `image` with a colour for each class over it, void in black. The outlines of the regions have
     the colour at full opacity"""
+    image,mask = np.asarray(image),np.asarray(mask)
+    if image.shape[:2] != mask.shape: raise ValueError(
+        f"mask: expected (h, w) = {image.shape[:2]} as the image's, got {mask.shape}")
     colours,opacity = _class_palette(mask, vocab),np.full(256, alpha)
     if is_background(vocab): opacity[0] = 0
     k = np.where(_outlines(mask) & (opacity[mask] > 0), 1, opacity[mask])[...,None]
@@ -278,6 +295,8 @@ def contact_sheet(
 ):                   # the figure
     """A sheet of images, each with its ground truth or, given `preds`, ground truth and prediction side by side; beside
     class masks the image itself"""
+    if fname is not None and Path(fname).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ValueError(f"fname: expected a name that ends in .png, .jpg, .pdf or .svg, got {str(fname)!r}")
     truths,preds = list(truths)[:n],None if preds is None else list(preds)[:n]
     if not truths: raise ValueError("a contact sheet needs at least one annotation, got none")
     if preds is not None and len(preds) != len(truths):
@@ -758,7 +777,8 @@ def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
     _caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
                   'and IoU >= 0.5, else red')
 
-@checked(ring=FLAG)
+@checked(points=numbers((None, 2), (None, None, 2), what="(k, 2) points in pixels"), skeleton=PAIRS, names=FLAG,
+         ring=FLAG)
 def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, without those of nan; `names`: write those names
     that hide neither a point nor another name (None: up to 20 points)"""
@@ -850,7 +870,7 @@ def _hwc(x):
 
 # --- tables as plots
 
-@checked(counts=TABLE, normalize=FLAG)
+@checked(counts=SQUARE, normalize=FLAG)
 def plot_confusion(
     counts,          # DataFrame (c, c), row = true class, column = predicted class
     normalize=True,  # as shares of the row
@@ -863,13 +883,15 @@ def plot_confusion(
     return _heatmap(share, totals, ax, 'Share of the true class' if normalize else 'Count', 'Predicted', 'True',
                     1 if normalize else max(counts.to_numpy().max(initial=0), 1))
 
-@checked(shares=TABLE)
+@checked(shares=SQUARE, totals=several(number(0), "a list of numbers, one for each label"))
 def plot_label_confusion(
     shares,          # DataFrame (c, c) in [0, 1] of `label_confusion`, row = true label B, column = predicted label A
     totals=None,     # (c,) numbers of images with each label, written behind its name; None = not written
     ax=None,         # matplotlib axes; None = new ones
 ):                   # the axes
     "How often label A is predicted for images with label B and without A; on the diagonal recall"
+    if totals is not None and len(totals) != len(shares):
+        raise ValueError(f"totals has {len(totals)} numbers, but there are {len(shares)} labels")
     ax = _heatmap(shares, totals, ax, 'Share of the images with B and without A', 'Predicted (A)', 'True (B)', 1)
     ax.set_title('Predicted A where B is true', fontsize=9, loc='left')
     return ax
@@ -913,7 +935,9 @@ def plot_confusion_per_class(
     ncols:int=None,  # classes in a row; None = as many as fit evenly, at most 8
 ):                   # the figure
     "The 2 x 2 confusion matrix of each class: numbers of images, coloured by their share of the row"
-    n = len(counts)
+    n,missing = len(counts),{'label', 'tn', 'fp', 'fn', 'tp'} - {*counts.columns}
+    if missing: raise ValueError(f"counts: expected what `multilabel_confusion` returns, got a table without the "
+                                 f"columns {sorted(missing)}")
     if not n: raise ValueError("the table has no classes: pass what `multilabel_confusion` returns")
     ncols = min(ncols or _columns(n, 8), n); nrows = math.ceil(n/ncols)
     fig,axs = plt.subplots(nrows, ncols, figsize=(1.15*ncols + .7, 1.35*nrows + .5), squeeze=False,
@@ -984,7 +1008,7 @@ def _class_counts(anns, vocab):
     unknown = {*found} - {*(names or found)}
     if unknown: raise ValueError(f"label {sorted(unknown)[0]!r} is not in the vocab {names}")
     counts = dict(found.most_common()) if names is None else {o: found[o] for o in names}
-    return what,counts,class_colours(counts)
+    return what,counts,class_colours(list(counts))
 
 def _count_bars(ax, counts, title, colours, rows):
     "Horizontal bars with their numbers, the first on top, as thick as if there were `rows` of them"
@@ -1036,9 +1060,11 @@ def plot_per_class(
     columns = [o for o in df.columns if o not in ('label', 'n')] if columns is None else list(columns)
     missing = [o for o in [*columns, *([sort] if sort else []), 'label'] if o not in df.columns]
     if missing: raise ValueError(f"the table has no column {missing[0]!r}; there are {list(df.columns)}")
+    if text := [o for o in columns if df[o].dtype.kind not in 'biuf']:
+        raise ValueError(f"columns: expected scores, but {text[0]!r} holds no numbers")
     if not len(df) or not columns: raise ValueError("the table has no rows, or no scores to draw")
     if sort: df = df.sort_values(sort, ascending=sort in _ERRORS, na_position='last', kind='stable')
-    colours,n = class_colours(df.label),len(df)
+    colours,n = class_colours(list(map(str, df.label))),len(df)
     names = [_shown(str(o)) + (f' ({_short(k)})' if 'n' in df else '') for o,k in zip(df.label, df.get('n', df.label))]
     size = 7 if n <= 40 else 6
     fig,axs = plt.subplots(1, len(columns), sharey=True, squeeze=False, layout='constrained',

@@ -1,11 +1,10 @@
 "Where scores become decisions: the exact threshold, its curve, its uncertainty, and scores that mean what they say"
 from __future__ import annotations
 from dataclasses import dataclass
-from difflib import get_close_matches
 from statistics import NormalDist
 import numpy as np, pandas as pd
 from torch import Tensor, as_tensor, bfloat16
-from .arguments import checked, whole
+from .arguments import BETA, Kind, brief, checked, choice, is_number, numbers, several, whole
 from .warning import warn
 
 __all__ = ['best_threshold', 'sweep_thresholds', 'plot_thresholds', 'bootstrap_threshold', 'out_of_fold_threshold',
@@ -97,13 +96,15 @@ class _Score:
         have = pos > 0
         return self(tp, pred, pos, n)[...,have].mean(-1) if have.any() else np.full(tp.shape[:-1], np.nan)
 
+_SCORES  = numbers(what="scores (n, c) or (n,) as an array, a tensor or a list")
+_TARGS   = numbers(what="0 and 1 as an array, a tensor or a list of the shape of the scores")
+_AVERAGE = choice('micro', 'macro')
+_AT      = Kind("a number above 0, at most 1, such as 0.9", lambda o: is_number(o) and 0 < o <= 1)
+
 def _score(name, choices, average, beta=1., at=None):
     "The `_Score` that these arguments mean, checked"
-    if name not in choices:
-        near = get_close_matches(str(name), choices, 1, 0.)[0]
-        raise ValueError(f"no score {name!r}, did you mean {near!r}? There are {', '.join(choices)}")
-    if average not in ('micro', 'macro'): raise ValueError(f"average is 'micro' or 'macro', not {average!r}")
-    if not 0 < beta < np.inf: raise ValueError(f"beta is {beta}, expected a positive number")
+    choice(*choices)('score', name); _AVERAGE('average', average); BETA('beta', beta)
+    if at is not None: _AT('at', at)
     if beta != 1 and name != 'fbeta': raise ValueError(f"beta={beta} has no meaning for score {name!r}; use 'fbeta'")
     if '_at_' not in name:
         if at is not None:
@@ -112,7 +113,6 @@ def _score(name, choices, average, beta=1., at=None):
         return _Score(name, beta)
     floor = name.split('_at_')[1]
     if at is None: raise ValueError(f"score {name!r} needs `at`, the lowest {floor} to accept, e.g. at=.9")
-    if not 0 < at <= 1: raise ValueError(f"at is {at}, expected the lowest {floor} to accept, in (0, 1]")
     if average == 'macro':
         raise ValueError(f"score {name!r} has no macro average; use average='micro' or per_class=True")
     return _Score(name, at=at)
@@ -216,6 +216,8 @@ def _highest_precision(p, t):
 def _warn_silent(score, p, t, thresh, vocab):
     """Warn of the classes that `thresh` never predicts, by their names in `vocab`: a floor that cannot be reached, or
     an accuracy that is highest so, silences them on all new data"""
+    if vocab is not None and len(vocab) != p.shape[1]:
+        raise ValueError(f"vocab has {len(vocab)} names, but there are {p.shape[1]} classes")
     idxs = np.flatnonzero(_silent(p, t, thresh))
     if not len(idxs): return
     floor = score.name == 'recall_at_precision'
@@ -234,7 +236,7 @@ def _warn_silent(score, p, t, thresh, vocab):
 
 # ---- thresholds
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def best_threshold(
     probs,                # (n, c) or (n,) in [0, 1], Tensor or array; (n,) is one class
     targs,                # same shape, 0 or 1 in any type
@@ -278,7 +280,7 @@ def _counts(p, t, thresholds):
     over = counts[:,::-1].cumsum(1)[:,::-1][:,1:] # (c, k, 2)
     return over[...,1].T,over.sum(-1).T
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS, thresholds=numbers((None,), what="a list of numbers", lo=-1e30, hi=1e30))
 def sweep_thresholds(
     probs,                       # (n, c) or (n,) in [0, 1]
     targs,                       # same shape, 0 or 1
@@ -288,7 +290,10 @@ def sweep_thresholds(
     beta:float=1.,               # for 'fbeta'
 ) -> pd.DataFrame:               # a row for each threshold: `threshold`, then a column for each score
     "The `scores` under each of the `thresholds`. Precision is 0 where nothing is predicted; without positives all nan"
+    if not isinstance(scores, (str, list, tuple)):
+        raise ValueError(f"scores: expected a list of {', '.join(CURVES)}, got {brief(scores)}")
     scores = (scores,) if isinstance(scores, str) else tuple(scores)
+    for o in scores: choice(*CURVES)('scores', o)
     if beta != 1 and 'fbeta' not in scores:
         raise ValueError(f"beta={beta} has no meaning for scores {scores}; use 'fbeta'")
     fns    = {o: _score(o, CURVES, average, beta if o == 'fbeta' else 1.) for o in scores}
@@ -301,7 +306,7 @@ def sweep_thresholds(
     columns = {o: f.mean(tp, pred, t.sum(0), len(p), average == 'macro')[back] for o,f in fns.items()}
     return pd.DataFrame({'threshold': values, **columns})
 
-@checked(n=whole(1, 10**6))
+@checked(probs=_SCORES, targs=_TARGS, n=whole(1, 10**6))
 def bootstrap_threshold(
     probs,                # (n, c) or (n,) in [0, 1]
     targs,                # same shape, 0 or 1
@@ -361,7 +366,7 @@ def _interval(x, ci):
     q = 50*(1-ci),50*(1+ci)
     return np.array([np.percentile(o, q) if len(o) else (np.nan, np.nan) for o in (o[~np.isnan(o)] for o in x.T)]).T
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def out_of_fold_threshold(
     probs,                # (n, c) or (n,) in [0, 1]; themselves out of fold, if the models were cross-validated
     targs,                # same shape, 0 or 1
@@ -376,7 +381,8 @@ def out_of_fold_threshold(
     'precision_at_recall' their precision: out of fold the floor may be missed"""
     score,macro = _settings(score, per_class, **kwargs)
     p,t = _read(probs, targs)
-    folds = folds.tolist() if hasattr(folds, 'tolist') else list(folds)
+    folds = several(Kind("an id, such as a number or a name", lambda o: hash(o) is not None),
+                    "a list of fold ids, one for each row of probs")('folds', folds)
     if len(folds) != len(p):
         raise ValueError(f"{len(folds)} fold ids for {len(p)} rows of probs; expected one for each row")
     nan = [i for i,o in enumerate(folds) if o != o]
@@ -400,7 +406,7 @@ def out_of_fold_threshold(
 
 # ---- calibration
 
-@checked()
+@checked(logits=_SCORES, targs=_TARGS)
 def fit_temperature(
     logits,               # (n, c) or (n,) before the sigmoid, Tensor or array
     targs,                # same shape, 0 or 1
@@ -434,7 +440,7 @@ def _temperature(z, t):
         a = new
     return float(1/a)
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def reliability(
     probs,          # (n, c) or (n,) in [0, 1]
     targs,          # same shape, 0 or 1
@@ -448,7 +454,7 @@ def reliability(
     some  = np.where(n > 0, n, np.nan)
     return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, score=score/some, positive=positive/some))
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def calibration_error(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1
@@ -485,7 +491,7 @@ def _legend(ax):
     "The legend to the right of `ax`, where it covers no curve"
     ax.legend(loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=9)
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def plot_thresholds(
     probs,               # (n, c) or (n,) in [0, 1]
     targs,               # same shape, 0 or 1
@@ -501,7 +507,7 @@ def plot_thresholds(
     reached = best > 0 or np.isnan(best)
     name,floor  = score.split('_at_') if '_at_' in score else (score, None)
     shown = name.capitalize() if score != 'fbeta' else f'F{beta:g}'
-    columns = dict.fromkeys((name, 'precision', 'recall'))
+    columns = list(dict.fromkeys((name, 'precision', 'recall')))
     curves = sweep_thresholds(probs, targs, np.linspace(0, 1, 401), columns, average, beta)
     # precision ends where nothing is found, rather than falling to 0
     curves['precision'] = curves.precision.where(curves.recall > 0)
@@ -517,7 +523,8 @@ def plot_thresholds(
     _legend(ax)
     return ax
 
-@checked()
+@checked(hits=numbers(what="a number, or several", types='iuf', lo=0),
+         n=numbers(what="a number, or several", types='iuf', lo=0, hi=10**15))
 def wilson_interval(
     hits,          # (k,) or one: how often it happened
     n,             # same shape: of how many
@@ -525,6 +532,9 @@ def wilson_interval(
 ) -> tuple:        # low, high, each as `hits`, in [0, 1]; nan where n is 0
     "The confidence interval of a share of independent cases (Wilson, 1927); unlike the normal one it stays in [0, 1]"
     hits,n = np.asarray(hits, float),np.asarray(n, float)
+    if n.ndim and hits.ndim and hits.shape != n.shape:
+        raise ValueError(f"hits and n: expected one shape, got {hits.shape} and {n.shape}")
+    if (hits > n).any(): raise ValueError(f"hits: expected at most n, got {hits} of {n}")
     z2 = NormalDist().inv_cdf(.5 + ci/2)**2
     n  = np.where(n > 0, n, np.nan)
     p,share = hits/n,1/(1 + z2/n)
@@ -539,7 +549,7 @@ def _below(ax):
     ax.set_subplotspec(upper)
     return ax.figure.add_subplot(lower, sharex=ax)
 
-@checked()
+@checked(probs=_SCORES, targs=_TARGS)
 def plot_reliability(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1

@@ -459,10 +459,10 @@ def check_masks(a):
     for i,m in enumerate(object_masks(a)):
         ignored = a.ignore is not None and a.ignore[i]
         with _named(a, i):
-            if isinstance(m, dict): some = rle_counts(m)[1::2].any()
+            if isinstance(m, dict): some = rle_counts.unchecked(m)[1::2].any()
             # a canvas of one pixel: the outline is checked, and hardly anything is filled
             elif isinstance(m, (list, tuple)): some = len(m) and decode_mask(m, (1, 1)) is not None
-            else: some = decode_mask(m, a.size).any()
+            else: some = decode_mask.unchecked(m, a.size).any()
         if not some and not ignored: raise AnnotationError(
             f"{a.path}, masks, row {i} ({a.labels[i]}): the mask is empty, though there is a box; draw it, mark the "
             "object as to be ignored (`ignore`), or leave it out")
@@ -486,7 +486,7 @@ class ObjectMasks:
         self.decode(i)   # which says what is wrong
     def decode(self, i) -> np.ndarray:   # (h, w) bool
         "The mask of object `i`; an error names the file"
-        with _named(self.a, i): return decode_mask(self.a.masks[i], self.a.size)
+        with _named(self.a, i): return decode_mask.unchecked(self.a.masks[i], self.a.size)
     def columns(self, i) -> tuple[int,np.ndarray]:
         "The columns of the picture that hold some of object `i`, whose mask is run lengths, as of `rle_columns`"
         with _named(self.a, i): return rle_columns(self.a.masks[i], self.a.size)

@@ -331,7 +331,7 @@ def coco_shape(mask):
     "(what json has of `mask`, its area in pixels)"
     if isinstance(mask, np.ndarray): return encode_rle(mask),int(mask.sum())
     if isinstance(mask, dict):
-        runs,counts = rle_counts(mask),mask['counts']
+        runs,counts = rle_counts.unchecked(mask),mask['counts']
         if not isinstance(counts, str): counts = counts.decode('ascii') if isinstance(counts, bytes) else runs.tolist()
         return dict(size=[int(o) for o in mask['size']], counts=counts),int(runs[1::2].sum())
     try: polygons = [np.asarray(p, dtype=np.float64).ravel() for p in mask]

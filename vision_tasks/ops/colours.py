@@ -2,21 +2,25 @@
 from __future__ import annotations
 from functools import lru_cache
 import numpy as np
+from ..arguments import Kind, checked, is_whole, numbers, several, whole
 
 __all__ = ['palette', 'class_colours', 'is_background', 'text_colour']
 
 # Okabe & Ito's colours for all kinds of colour vision (https://jfly.uni-koeln.de/color/), without black, and without
 # yellow, which does not show on white paper
 _FIRST = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9')
+_VOCAB = several(Kind("a name, or a number", lambda o: isinstance(o, str) or is_whole(o)), "a list of class names")
 _MOST  = 256   # colours that differ; then they repeat
 
 _UNPAINTED = '#na#', 'ignored'   # no classes: what is not there, and what neither loss nor metrics count
 
+@checked(n=whole(0, 10**6))
 def palette(n:int) -> np.ndarray: # (n, 3) in [0, 1]
     """`n` colours, each as far as possible from all before it, for normal and for red- and green-blind vision alike;
     the first ones do not depend on `n`. More than 256 repeat"""
     return _distinct()[np.arange(n)%_MOST].reshape(n, 3)
 
+@checked(vocab=_VOCAB)
 def class_colours(
     vocab,   # list of c class names, in any order
 ) -> dict:   # name -> (3,) colour in [0, 1]
@@ -24,14 +28,16 @@ def class_colours(
     task has a class for the background or for images without an object, so that a class has the same colour in every
     task. Those two are grey"""
     names  = list(map(str, vocab))
-    rest   = {n for i,n in enumerate(names) if n in _UNPAINTED or (not i and is_background(names))}
+    rest   = {n for i,n in enumerate(names) if n in _UNPAINTED or (not i and is_background.unchecked(names))}
     real   = sorted({*names} - rest)
     return {**dict(zip(real, palette(len(real)))), **{n: np.full(3, .5) for n in rest}}
 
+@checked(vocab=_VOCAB)
 def is_background(vocab) -> bool:
     "Whether the first class is what is left when all others are painted"
     return len(vocab) > 0 and str(vocab[0]).strip('_').lower() == 'background'
 
+@checked(colour=numbers((3,), (4,), what="red, green and blue in [0, 1]", lo=0, hi=1))
 def text_colour(
     colour,  # (3,) in [0, 1], of what is behind the text
 ) -> str:    # 'black' or 'white'

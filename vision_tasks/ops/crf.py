@@ -7,12 +7,16 @@ from operator import mul
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from ..arguments import checked, number, whole
 
 __all__ = ['dense_crf']
 
 EPS = 1e-8   # least probability, so that -log of it is finite; exp(w1 + w2) times it is still next to nothing
 TOP = 60.    # exp of a message up to here is far from float32's limit
 
+_SD,_WEIGHT = number(.001, 10**6, what="a standard deviation"),number(0, 10**6, what="a weight")
+
+@checked(w1=_WEIGHT, w2=_WEIGHT, sa=_SD, sb=_SD, sg=_SD, n_iter=whole(0, 10000))
 @torch.no_grad()
 def dense_crf(
     probs:Tensor,    # (c, h, w) or (b, c, h, w) in [0, 1], 1 in sum over c, or 0 where nothing is known
@@ -26,7 +30,7 @@ def dense_crf(
 ) -> Tensor:         # of the shape, dtype and device of `probs`; pixels of which nothing is known stay 0
     """Probabilities after mean field in which near pixels, and more so those of like colour, want the same class. One
     class alone stays 1"""
-    _check(probs, image, dict(w1=w1, w2=w2), dict(sa=sa, sb=sb, sg=sg), n_iter)
+    _check(probs, image)
     p,image = (o.as_subclass(Tensor).reshape(-1, *o.shape[-3:]) for o in (probs, image.to(probs.device)))
     p = p.movedim(1, -1).float()
     (b,h,w,c),p = p.shape,p.reshape(-1, p.shape[-1])     # (pixels, c): the filters work on rows
@@ -44,7 +48,7 @@ def dense_crf(
 
 def _normalize(q): return q.div_(q.sum(1, keepdim=True).clamp_(min=EPS**2))
 
-def _check(probs, image, weights, sds, n_iter):
+def _check(probs, image):
     "Raise for what `dense_crf` cannot take"
     came = [f'{o.dtype} {tuple(o.shape)}' if isinstance(o, Tensor) else type(o).__name__ for o in (probs, image)]
     came = f"got probs {came[0]}, image {came[1]}"
@@ -56,11 +60,6 @@ def _check(probs, image, weights, sds, n_iter):
     if image.dtype != torch.uint8:
         raise ValueError(f"{came}; expected uint8 in 0..255, before normalisation: sb is in these units")
     if not probs.numel(): raise ValueError(f"{came}; expected at least one class and one pixel")
-    for name,o in weights.items():
-        if not 0 <= o < math.inf: raise ValueError(f"{name} is {o}; expected a weight, 0 or more")
-    for name,o in sds.items():
-        if not 0 < o < math.inf: raise ValueError(f"{name} is {o}; expected a standard deviation, above 0")
-    if n_iter < 0: raise ValueError(f"n_iter is {n_iter}; expected 0 or more")
     total = probs.sum(-3, dtype=torch.float32)
     # .01: sums of bfloat16 are not closer to 1
     if not (((total-1).abs() < .01) | (total == 0)).all() or probs.amin() < 0:

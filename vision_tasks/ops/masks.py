@@ -1,11 +1,14 @@
 "Instance masks as data sets keep them: polygons and run lengths (RLE) as COCO's maskApi reads them, or bool arrays"
 from __future__ import annotations
 import numpy as np
-from ..arguments import brief, is_whole
+from ..arguments import FRACTION, WIDTH_HEIGHT, Kind, brief, checked, choice, is_whole, numbers
 
 __all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox',
            'mask_extent', 'check_mask']
 
+_RLE = Kind("an RLE, which is a dict(size=[h, w], counts=...)", lambda o: isinstance(o, dict))
+
+@checked(size=WIDTH_HEIGHT)
 def decode_mask(
     mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
                          # or an RLE as of `rle_counts`; or (h, w) bool
@@ -13,7 +16,7 @@ def decode_mask(
 ) -> np.ndarray:         # (h, w) bool; the array itself where `mask` is one
     "The pixels of one object, to the pixel as COCO has them; polygons are united, and no polygon is an empty mask"
     w,h = _image_size(size)
-    if isinstance(mask, dict): return _runs_to_mask(rle_counts(mask), _rle_size(mask, (h, w)))
+    if isinstance(mask, dict): return _runs_to_mask(rle_counts.unchecked(mask), _rle_size(mask, (h, w)))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
         if mask.shape == (h, w): return mask
         raise ValueError(f"mask: expected (h, w) = {(h, w)} as the image's, got {mask.shape}")
@@ -52,14 +55,12 @@ def encode_rle(
     "`mask` as COCO's run lengths, ready for json"
     return _rles([_turns(_bool(mask).T.ravel())], mask.shape)[0]   # column by column
 
+@checked(ids=Kind("an array (h, w) of whole numbers, 0 or more", lambda o: isinstance(o, np.ndarray) and o.ndim == 2 and
+                  o.dtype.kind in 'ui' and o.size > 0 and o.min() >= 0))
 def encode_instances(
     ids:np.ndarray, # (h, w) whole numbers: each pixel's object, 0 = none
 ):                  # (n,) ids that occur, ascending; n RLE; tight boxes (n, 4), float32 x1 y1 x2 y2 in pixels
     "The objects of an id mask, all of them in one pass"
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in 'ui' or ids.min() < 0:
-        least = f", smallest {ids.min()}" if ids.size and ids.dtype.kind in 'uif' else ''
-        raise ValueError(f"ids: expected (h, w) whole numbers, 0 or more, got {_what(ids)}{least}")
     h,w = ids.shape
     flat = ids.T.ravel()   # column by column
     turns = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
@@ -74,6 +75,8 @@ def encode_instances(
     turns = [runs[i:j].ravel() for i,j in zip(first, [*first[1:], len(runs)])]
     return values,_rles([o[o < flat.size] for o in turns], (h, w)),bboxes
 
+@checked(probs=numbers((None, None, None), what="probabilities (n, m, m)"), size=WIDTH_HEIGHT,
+         bboxes=numbers((None, 4), what="boxes (n, 4) in pixels"), thresh=FRACTION)
 def paste_rle(
     probs:np.ndarray,    # (n, m, m) in [0, 1]: each object's mask, spread over its box, as mask heads predict it
     bboxes:np.ndarray,   # (n, 4) x1 y1 x2 y2, pixels, fractions included; what is outside the image is cut off
@@ -91,20 +94,19 @@ def paste_rle(
         raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
     if not len(probs): return []
     if not (np.abs(bboxes) < 1e6).all(): raise ValueError("bboxes: expected finite pixels below a million; clip them")
-    if not 0 <= thresh <= 1: raise ValueError(f"thresh: expected a probability in [0, 1], got {thresh}")
     # a border of zeros lets the mask fade out, and the box grows with it
     probs = np.pad(probs, ((0, 0), (1, 1), (1, 1)))
     middle,half = (bboxes[:,2:] + bboxes[:,:2])*.5,(bboxes[:,2:] - bboxes[:,:2])*.5*((m + 2)/m)
     boxes = np.concatenate([middle - half, middle + half], 1).tolist()
     return _rles([_paste(p, b, size, thresh) for p,b in zip(probs, boxes)], size[::-1])
 
+@checked(holes=choice('raise', 'fill'))
 def mask_polygons(
     mask:np.ndarray,   # (h, w) bool
     holes:str='raise', # polygons cannot leave out a hole: 'raise' `ValueError`, or 'fill' it
 ) -> list[np.ndarray]: # each (k, 2) float32 x y in pixels; from the top down, and none for an empty mask
     """The outlines of `mask` along the edges of its pixels: `decode_mask` gives the same pixels back. Pixels that only
     touch at a corner are apart, so that what they surround is no hole"""
-    if holes not in ('raise', 'fill'): raise ValueError(f"holes is 'raise' or 'fill', not {holes!r}")
     x,y,x2,y2 = mask_bbox(mask).astype(int).tolist()
     if x == x2: return []
     edges,starts = _loops(np.pad(mask[y:y2,x:x2], 1).astype(np.int8))
@@ -117,7 +119,7 @@ def mask_polygons(
                          "fill them by holes='fill', or keep the mask as it is, or as an RLE (`encode_rle`)")
     outer = [o for o,i in zip(outlines, inner) if not i]
     # what lies in a hole has an outline too, until the hole is filled
-    return mask_polygons(decode_mask(outer, mask.shape[::-1])) if inner.any() else outer
+    return mask_polygons(decode_mask.unchecked(outer, mask.shape[::-1])) if inner.any() else outer
 
 def join_polygons(
     polygons,      # as of `decode_mask`
@@ -131,6 +133,7 @@ def join_polygons(
     ways = [o for p in rest for o in (first[:1], p, p[:1])]
     return np.concatenate([first, *ways, *([first[:1]] if rest else [])])
 
+@checked(rle=_RLE)
 def rle_counts(
     rle:dict,        # size [h, w]; counts: str or bytes as COCO compresses them, or a list of whole numbers
 ) -> np.ndarray:     # (k,) int64, sum h*w
@@ -158,22 +161,23 @@ def mask_bbox(
     (ys,xs) = (np.flatnonzero(_bool(mask).any(d)) for d in (1, 0))
     return np.array([xs[0], ys[0], xs[-1]+1, ys[-1]+1] if len(xs) else [0]*4, np.float32)
 
+@checked(size=WIDTH_HEIGHT)
 def mask_extent(
     mask,                # as of `decode_mask`
     size:tuple[int,int], # (w, h) in pixels of the image
 ) -> np.ndarray:         # (4,) float32 x1 y1 x2 y2 in pixels, as of `mask_bbox`
     "The tight box around the pixels of `mask`; run lengths are not decoded, polygons no farther than they reach"
     size = _image_size(size)
-    if isinstance(mask, dict): return _runs_bbox(rle_counts(mask), _rle_size(mask, size[::-1])[0])
-    if not isinstance(mask, (list, tuple)) or not len(mask): return mask_bbox(decode_mask(mask, size))
+    if isinstance(mask, dict): return _runs_bbox(rle_counts.unchecked(mask), _rle_size(mask, size[::-1])[0])
+    if not isinstance(mask, (list, tuple)) or not len(mask): return mask_bbox(decode_mask.unchecked(mask, size))
     parts = [_polygon(p, i) for i,p in enumerate(mask)]
     p = np.concatenate(parts)
-    if not ((p >= 0).all() and (p <= size).all()): return mask_bbox(decode_mask(mask, size))
+    if not ((p >= 0).all() and (p <= size).all()): return mask_bbox(decode_mask.unchecked(mask, size))
     corner = np.floor(p.min(0)).astype(np.int64)
     window = np.minimum(np.ceil(p.max(0)) + 1, size).astype(np.int64) - corner
     # moved on the grid on which outlines are drawn, where whole pixels are exact
     moved = [((_FINE*o + .5).astype(np.int64) - _FINE*corner)/_FINE for o in parts]
-    box = mask_bbox(decode_mask(moved, window.tolist()))
+    box = mask_bbox(decode_mask.unchecked(moved, window.tolist()))
     return box + np.tile(corner, 2).astype(np.float32) if box.any() else box
 
 def _runs_bbox(counts, h):   # as of `rle_counts` -> (4,) float32
@@ -335,7 +339,7 @@ def _rle_size(rle, expected=None):
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
     around an object is not decoded. `size`: (w, h) of the image; no column for an empty mask"""
-    (h,_),counts = _rle_size(rle, _image_size(size)[::-1]),rle_counts(rle)
+    (h,_),counts = _rle_size(rle, _image_size(size)[::-1]),rle_counts.unchecked(rle)
     if len(counts) < 2: return 0,np.zeros((0, h), bool)
     last  = len(counts) - len(counts)%2          # without the zeros at the end
     first = int(counts[0])//h

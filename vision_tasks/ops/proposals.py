@@ -5,6 +5,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter1d
+from ..arguments import IOU, checked, number, numbers, several, whole
 
 __all__ = ['selective_search', 'random_proposals', 'grid_proposals', 'proposal_recall']
 
@@ -12,6 +13,11 @@ COLOURS = 25    # §3.2: bins of a channel
 SLOPES  = 20    # of the derivative in one of four directions: the paper's 10 bins in each of eight, two by two
 STEEP   = .4    # derivative of a step of 1 that is smoothed by a Gaussian of 1 pixel, 1/sqrt(2 pi): there is no more
 
+_N     = whole(1, 10**7, what="a number of boxes")
+_BOXES = several(numbers((None, 4), (0,), (None, 0), what="(k, 4) boxes"), "a list of (k, 4) boxes of each image")
+
+@checked(n=_N, width=whole(1, what="pixels, a whole number"), sigma=number(0, 100), scales=several(
+    whole(1, what="a scale, a whole number"), "a list of scales, which are whole numbers of 1 or more", least=1))
 def selective_search(
     image,             # (h, w, 3) RGB or (h, w) grey uint8 array or PIL image, or (3, h, w) uint8 tensor
     n:int=2000,        # boxes at most
@@ -23,7 +29,6 @@ def selective_search(
     """Boxes of regions that grow together, the most promising first: the paper's 'fast' mode, which is HSV and Lab, two
     `scales`, and two similarities. The same picture gives the same boxes; one of one colour gives its frame alone"""
     im = _rgb(image)
-    _check_n(n)
     h,w = im.shape[:2]
     if width is not None and w > width:
         im = np.asarray(Image.fromarray(im).resize((width, max(1, round(h*width/w))), Image.BOX))
@@ -54,9 +59,6 @@ def _rgb(image):
     if im.ndim != 3 or im.shape[2] != 3 or not im.size:
         raise ValueError(f"{came}; expected an array (h, w, 3) or (h, w), or a tensor (3, h, w), of a pixel or more")
     return im
-
-def _check_n(n):
-    if n < 1: raise ValueError(f"n is {n}; expected one box or more")
 
 def _segmentations(im, scales, sigma):   # im (h, w, 3) uint8
     "For each colour space and scale: regions (h, w) 0..r-1, bins of colour (3, h, w), bins of texture (12, h, w)"
@@ -136,17 +138,19 @@ def _distinct(boxes): return boxes[np.sort(np.unique(boxes, axis=0, return_index
 
 # --- baselines
 
+@checked(n=_N)
 def random_proposals(
     size:tuple[int,int], # (w, h) in pixels
     n:int=2000,          # boxes at most
     seed:int=0,
 ) -> np.ndarray:         # (k, 4) float32 as of `selective_search`; k < n where some fell together
     "Boxes whose middle, square root of area and logarithm of w/h (1/4 to 4) are uniform, cut at the picture's edge"
-    _check_n(n)
     rng = np.random.default_rng(seed)
     middle,side,aspect = rng.random((n, 2))*size,rng.random((n, 1))*np.prod(size)**.5,4**rng.uniform(-.5, .5, (n, 1))
     return _whole(middle, side*np.concatenate([aspect, 1/aspect], 1), size)
 
+@checked(n=_N, levels=whole(1, 30), aspects=several(
+    number(.001, 1000), "a list of w/h, numbers from 0.001 to 1000", least=1))
 def grid_proposals(
     size:tuple[int,int],  # (w, h) in pixels
     n:int=2000,           # boxes at most
@@ -154,7 +158,6 @@ def grid_proposals(
     levels:int=5,         # of size: the square root of the area is that of the picture, half of it, ...
 ) -> np.ndarray:          # (k, 4) float32 as of `selective_search`, the large ones first
     "Windows at equal distances, as near to each other, as a part of their side, as `n` allows"
-    _check_n(n)
     size = np.asarray(size)
     shape = np.array([[a**.5, a**-.5] for a in aspects])
     wh = np.concatenate([np.prod(size)**.5/2**i*shape for i in range(levels)]).clip(1, size)
@@ -176,6 +179,7 @@ def _whole(middle, wh, size):   # both (n, 2)
 
 # --- how good they are
 
+@checked(proposals=_BOXES, bboxes=_BOXES, n=_N, iou=several(IOU, "a list of IoUs, above 0 and at most 1", least=1))
 def proposal_recall(
     proposals,          # for each picture (k, 4) pixels, the most promising first
     bboxes,             # for each picture (m, 4) pixels: the truth

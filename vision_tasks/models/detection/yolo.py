@@ -59,7 +59,7 @@ def _largest(cell, bboxes, n) -> Tensor:
 
 def _responsible(rel, cell, bboxes, truth, S, size) -> tuple[Tensor,Tensor]:
     "Of each object's cell the number of the box that answers for it, and the IoU of that: (n, B, 4), ... -> (n,), (n,)"
-    iou  = paired_iou(out_of_cells(rel, cell[:,None], S, size), bboxes[:,None])
+    iou  = paired_iou.unchecked(out_of_cells(rel, cell[:,None], S, size), bboxes[:,None])
     near = torch.cat([(rel[...,:2] - truth[:,None,:2])/rel.new_tensor(S), rel[...,2:].square() - truth[:,None,2:]], -1)
     best = torch.where(iou.amax(1, keepdim=True) > 0, iou, -near.square().mean(-1)).argmax(1)
     return best,iou.gather(1, best[:,None])[:,0].nan_to_num()    # of boxes beyond what float32 can multiply
