@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastai.layers import BatchNorm, ConvLayer, NormType, PixelShuffle_ICNR, ResBlock, defaults
 from fastai.torch_core import apply_init
 from fastai.vision.models.unet import UnetBlock
-from ...arguments import FLAG, FUNCTION, instance
+from ...arguments import FLAG, FUNCTION, Kind, instance
 from ..encoders import ENCODER, Encoder, create_encoder
 from ..kinds import checked_net
 from ..registry import register
@@ -28,7 +28,8 @@ def to_size(x, like):
 class EncoderUnet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
     @checked_net(encoder=ENCODER, blur=FLAG, blur_final=FLAG, self_attention=FLAG, last_cross=FLAG, bottle=FLAG,
-                 act_cls=FUNCTION, init=FUNCTION, norm_type=instance(NormType, what="a `NormType` of fastai"))
+                 act_cls=Kind("an activation, such as `nn.ReLU`", callable), init=FUNCTION,
+                 norm_type=instance(NormType, what="a `NormType` of fastai"))
     def __init__(self,
         encoder:Encoder,
         n_out:int,
