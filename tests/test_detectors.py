@@ -470,7 +470,7 @@ def test_an_encoder_of_one_size_or_strides_that_are_none_are_refused():
     with pytest.raises(ValueError, match='vit_tiny_patch16_224 takes pictures of 224 x 224 pixels only'):
         retinanet(3, encoder='vit_tiny_patch16_224')
     for strides in ((), (8, 4), (8, 12), (32, 64)):
-        with pytest.raises(ValueError, match=r'strides are powers of 2 up to 32 in rising order.*came'):
+        with pytest.raises(ValueError, match=r'strides.* powers of 2 up to 32 in rising order.*(came|got)'):
             fcos(3, encoder='test_resnet', strides=strides)
     with pytest.raises(ValueError, match=r'vit_tiny_patch16_224 takes pictures of'):
         ssdlite(3, encoder='vit_tiny_patch16_224')

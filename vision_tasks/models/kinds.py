@@ -67,7 +67,7 @@ NETS = dict(
     n_windows=pair(whole(0), "two numbers of windows, of objects and of background"),
     sizes=several(POSITIVE, "sizes of windows in pixels, a list of one or more numbers above 0", least=1),
     ratios=several(POSITIVE, "ratios of height to width, a list of one or more numbers above 0", least=1),
-    strides=several(STRIDE, "strides of maps: powers of 2 up to 32 in rising order, as (8, 16, 32)", least=1),
+    strides=several(STRIDE, "powers of 2 up to 32 in rising order, as (8, 16, 32)", least=1),
     anchors=Kind("(sizes in pixels by level, ratios of height to width), all above 0, as `fit_anchors` returns them",
                  lambda o: all(s for s in o[0]) and len(o[0]) > 0, convert=_anchors))
 
