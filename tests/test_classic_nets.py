@@ -298,7 +298,7 @@ def test_the_context_may_begin_on_a_front_end_or_go_on_from_a_context_but_not_th
     with pytest.raises(ValueError, match='context.0.weight, .* do not fit'): dilatednet(2, width=.05, start=net)
     with pytest.raises(ValueError, match='start is a DilatedNet or its learner, not FCN'):
         dilatednet(2, width=.05, start=make(fcn32s))
-    with pytest.raises(ValueError, match="kind is 'basic' or 'large'"): dilatednet(2, width=.05, context='wide')
+    with pytest.raises(ValueError, match="context: expected .* got 'wide'"): dilatednet(2, width=.05, context='wide')
     assert dilatednet(2, width=.05, start=front).context is None
 
 def test_the_context_lets_dilatednet_see_33_cells_further_to_each_side():

@@ -470,7 +470,7 @@ def test_an_encoder_of_one_size_or_strides_that_are_none_are_refused():
     with pytest.raises(ValueError, match='vit_tiny_patch16_224 takes pictures of 224 x 224 pixels only'):
         retinanet(3, encoder='vit_tiny_patch16_224')
     for strides in ((), (8, 4), (8, 12), (32, 64)):
-        with pytest.raises(ValueError, match=r'strides are powers of 2 up to 32 in rising order.*came'):
+        with pytest.raises(ValueError, match=r'strides.* powers of 2 up to 32 in rising order.*(came|got)'):
             fcos(3, encoder='test_resnet', strides=strides)
     with pytest.raises(ValueError, match=r'vit_tiny_patch16_224 takes pictures of'):
         ssdlite(3, encoder='vit_tiny_patch16_224')
@@ -538,7 +538,7 @@ def test_the_best_anchor_of_an_object_is_found_by_hand_too():
 def test_one_object_is_enough_for_anchors_but_none_is_not():
     assert fit_anchors([[8, 2]], 2) == (((pytest.approx(4),),)*2, (pytest.approx(.25),)*3)
     for bad in (torch.zeros(0, 2), [[3, 0]], [[1, 2, 3]]):
-        with pytest.raises(ValueError, match=r'whs is \(n, 2\) widths and heights above 0 of at least one object'):
+        with pytest.raises(ValueError, match=r'whs: expected \(n, 2\) widths and heights in pixels, above 0'):
             fit_anchors(bad)
 
 def test_anchors_can_be_set_where_their_number_fits():
@@ -581,8 +581,8 @@ def test_torchvisions_own_argument_for_the_lowest_score_is_taken_unless_both_are
 @pytest.mark.parametrize('task,arch', [(t, n) for t in ('detection', 'instance') for n in list_archs(t)])
 @pytest.mark.parametrize('n_out', [0, -1, 2.5, None, True])
 def test_a_net_without_classes_is_refused(task, arch, n_out):
-    with torch.device('meta'), pytest.raises((ValueError, TypeError)) as e: get_arch(arch, task)(n_out)
-    if n_out in (0, -1): assert f"n_out is {n_out}; expected the number of classes" in str(e.value)
+    with torch.device('meta'), pytest.raises(ValueError, match=f"n_out: expected the number of classes .*, got "
+                                                                f"{n_out}"): get_arch(arch, task)(n_out)
 
 @pytest.mark.parametrize('kind,index', [('cuda', 1), ('xpu', 0), ('mps', None)])
 def test_seeded_numbers_are_those_of_each_device_and_leave_its_generator_as_it_was(kind, index, monkeypatch):
@@ -787,7 +787,7 @@ def test_mask_rcnn_pools_by_rounding_when_it_is_told_to_and_on_the_same_level_of
     for pool,cls in zip(('align', 'pool'), kinds):
         heads = mask_rcnn(3, encoder='test_resnet', width=.125, size=64, pool=pool).net.roi_heads
         assert type(heads.box_roi_pool) is type(heads.mask_roi_pool) is cls
-    with pytest.raises(ValueError, match=r"pool is 'align' \(RoIAlign\) or 'pool' \(RoIPool\), not 'max'"):
+    with pytest.raises(ValueError, match="pool: expected one of 'align', 'pool', got 'max'"):
         mask_rcnn(3, encoder='test_resnet', pool='max')
 
 @pytest.mark.parametrize('pool', ['align', 'pool'])
@@ -824,7 +824,7 @@ def test_what_is_no_detector_is_refused():
             torchvision_detector(arch, 3)
     with pytest.raises(ValueError, match="trainable_backbone_layers is not taken: .*`freeze` and `unfreeze`"):
         torchvision_detector('fcos_resnet50_fpn', 3, trainable_backbone_layers=2)
-    with pytest.raises(ValueError, match="pretrained is True, False, 'encoder' or the path of a state dict, not 1"):
+    with pytest.raises(ValueError, match="pretrained: .* 'encoder', or the path of a state dict, got 1"):
         torchvision_detector('fcos_resnet50_fpn', 3, pretrained=1)
     with torch.device('meta'): net = fcos(3).net
     class Other(nn.Module): pass

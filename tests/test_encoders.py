@@ -300,7 +300,7 @@ def test_a_missing_file_raises_and_is_named(tmp_path):
         with pytest.raises(FileNotFoundError, match=f"no file {p}; `pretrained` is True, False or the path of a state "
                                                     "dict"): create_encoder('resnet18', p)
     for p in (None, 1, torchvision.models.ResNet18_Weights.DEFAULT):
-        with pytest.raises(ValueError, match='pretrained is True, False or the path of a state dict, not'):
+        with pytest.raises(ValueError, match='pretrained: expected True, False, or the path of a state dict, got'):
             create_encoder('resnet18', p)
 
 def test_a_file_that_is_no_state_dict_raises_and_is_named(tmp_path):

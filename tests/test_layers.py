@@ -54,7 +54,7 @@ def test_the_bilinear_kernel_is_symmetric_and_of_a_tents_weights(k):
     assert torch.equal(w, w.flip(0)) and torch.equal(w, w.T) and 0 < w.min() and w.max() <= 1
 
 def test_a_kernel_has_a_size():
-    with pytest.raises(ValueError, match='1 or more, not 0'): bilinear_kernel(0)
+    with pytest.raises(ValueError, match='k: expected a whole number from 1 to 2000, got 0'): bilinear_kernel(0)
 
 @pytest.mark.parametrize('n_in,n_out', [(3, 3), (2, 4), (4, 2)])
 def test_init_bilinear_joins_each_channel_to_its_own_and_to_no_other(n_in, n_out):
@@ -170,4 +170,4 @@ def test_the_channels_of_one_class_become_different_features_unless_they_begin_a
     assert (rank() > 1) != alike and losses[-1] < .7*losses[0]
 
 def test_the_context_module_is_of_two_kinds():
-    with pytest.raises(ValueError, match="kind is 'basic' or 'large', not 'huge'"): ContextModule(3, 'huge')
+    with pytest.raises(ValueError, match="kind: expected one of 'basic', 'large', got 'huge'"): ContextModule(3, 'huge')

@@ -397,8 +397,8 @@ def test_encoders_of_one_size_get_crops_of_that_size():
             rcnn(2, encoder='vit_tiny_patch16_224', crop=64)
 
 @pytest.mark.parametrize('kw,words', [
-    (dict(crop=32, context=16), 'crop=32 with context=16 leaves nothing'), (dict(context=-1), 'context=-1'),
-    (dict(chunk=0), 'chunk is a number of windows, 1 or more, not 0')])
+    (dict(crop=32, context=16), 'crop=32 with context=16 leaves nothing'), (dict(context=-1), 'context: .* got -1'),
+    (dict(chunk=0), 'chunk: expected .* got 0')])
 def test_what_it_cannot_do_it_refuses(kw, words):
     with pytest.raises(ValueError, match=words): small(**kw)
 

@@ -42,10 +42,11 @@ def test_a_name_that_is_taken_raises_and_the_first_builder_stays():
 
 @pytest.mark.parametrize('call', [register, list_archs, lambda t: get_arch('net', t), lambda t: arch_facts('net', t)])
 def test_an_unknown_task_raises_and_the_tasks_are_named(call):
-    with pytest.raises(ValueError, match=f"task is one of {', '.join(TASKS)}, not 'segmentaton'"): call('segmentaton')
+    with pytest.raises(ValueError, match=f"task: expected one of {', '.join(TASKS)}, got 'segmentaton'; did you mean "
+                                         "'segmentation'"): call('segmentaton')
 
 def test_a_decorator_without_parentheses_raises():
-    with pytest.raises(ValueError, match='task is one of .*not <function tiny_net'): register(tiny_net)
+    with pytest.raises(ValueError, match='task: expected one of .* got <function tiny_net'): register(tiny_net)
 
 def test_a_builder_without_a_name_must_be_given_one():
     from functools import partial

@@ -108,12 +108,12 @@ def test_a_classifier_of_ones_own_can_be_slid_too():
     assert_close(answer(net, x, route='windows'), answer(net, x, route='conv'))
 
 @pytest.mark.parametrize('kw,words', [
-    (dict(patch=32),       'patch is an odd number.* not 32'),   (dict(patch=0),   'patch is an odd number.* not 0'),
-    (dict(patch=-3),       'patch is an odd number.* not -3'),   (dict(stride=0),  '1 or more; got stride=0'),
-    (dict(route='window'), "'conv' or 'windows', not 'window'"), (dict(at_once=0), '1 or more; .*at_once=0'),
+    (dict(patch=32),       'patch: expected an odd number.* got 32'), (dict(patch=0),   'patch: expected .* got 0'),
+    (dict(patch=-3),       'patch: expected .* got -3'),             (dict(stride=0),  'stride: expected .* got 0'),
+    (dict(route='window'), "'conv', 'windows', got 'window'"),       (dict(at_once=0), 'at_once: .* 1 or more, got 0'),
     (dict(pretrained='x'), 'no pretrained weights of the sliding window')])
 def test_what_it_cannot_do_it_refuses(kw, words):
     with pytest.raises(ValueError, match=words): sliding_window(3, **kw)
 
 def test_a_classifier_of_ones_own_comes_with_an_odd_patch():
-    with pytest.raises(ValueError, match='patch is an odd number.* not 4'): SlidingWindow(nn.Conv2d(3, 2, 4), patch=4)
+    with pytest.raises(ValueError, match='patch: expected an odd.* got 4'): SlidingWindow(nn.Conv2d(3, 2, 4), patch=4)

@@ -231,9 +231,9 @@ def test_encoders_of_one_size_get_windows_of_that_size():
 
 @pytest.mark.parametrize('kw,words', [
     (dict(window=8),         'window is a multiple of 8 pixels from 16 on.* not 8'), (dict(window=33), 'not 33'),
-    (dict(stride=6),         'stride is 1 pixel or more, without an encoder a multiple of 4; not 6'),
-    (dict(sizes=()),         r'sizes, ratios and chunk are above 0, one at least; sizes=\(\)'),
-    (dict(ratios=(1, 0)),    r'ratios=\(1, 0\)'), (dict(chunk=0), 'chunk=0 came'),
+    (dict(stride=6),         'stride: expected a multiple of 4 where there is no encoder, got 6'),
+    (dict(sizes=()),         r'sizes: expected .* one or more numbers above 0, got \(\)'),
+    (dict(ratios=(1, 0)),    r'ratios, number 1: expected .* got 0'), (dict(chunk=0), 'chunk: expected .* got 0'),
     (dict(pretrained=True),  "no pretrained weights of the sliding window's own net.*name an `encoder`"),
     (dict(encoder='test_resnet', dense=True), 'an encoder pads.*leave `dense` out')])
 def test_what_it_cannot_do_it_refuses(kw, words):

@@ -321,7 +321,7 @@ def test_sizes_that_do_not_fit_the_grid_are_refused_and_those_that_do_are_named(
     with pytest.raises(ValueError, match=words): meta(3, size=512)
     with pytest.raises(ValueError, match=r'\(448, 450\) came, which are not both multiples of 32'):
         meta(3, size=(448, 450))
-    with pytest.raises(ValueError, match='S is a number of cells, 1 or more'): meta(3, S=0)
+    with pytest.raises(ValueError, match='S: expected a number of cells, 1 or more.* got 0'): meta(3, S=0)
 
 def test_pictures_of_another_size_and_proposals_are_refused():
     net = small(S=(3, 2), size=(96, 64)).eval()
@@ -350,7 +350,7 @@ def test_the_papers_body_has_no_weights_to_download_but_takes_a_file(tmp_path):
     for pretrained in (True, 'encoder'):
         with pytest.raises(ValueError, match="no ImageNet weights of YOLO's own .* encoder='mobilenet_v2', or pass"):
             meta(3, pretrained=pretrained)
-    with pytest.raises(ValueError, match='pretrained is True, False'): meta(3, pretrained=3)
+    with pytest.raises(ValueError, match='pretrained: expected True, False'): meta(3, pretrained=3)
     body = YOLOBody(width=.05)
     torch.save(body.state_dict(), tmp_path/'body.pth')
     torch.save(small(n_out=5).state_dict(), tmp_path/'net.pth')

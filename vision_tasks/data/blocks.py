@@ -1,6 +1,7 @@
 "Item types and transform blocks: what an `Annotation` becomes on its way into a batch"
 from __future__ import annotations
 import errno, io, os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
-from ..arguments import brief, came, nearest
+from ..arguments import FUNCTION, TEXT, Kind, brief, came, checked, instance, nearest, several, whole
 from .annotation import Annotation, AnnotationError, select_objects, unturned, wh
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, image_size, open_image, orientation,
                     read_bytes, resolve_grey_range, shown_size)
@@ -32,13 +33,15 @@ __all__ = ['FileImage', 'LabelSet', 'PixelBBox', 'BBoxLabels', 'InstanceMasks', 
            'check_masks', 'RegionProposals', 'ProposalsBlock', 'pad_objects', 'path_of',
            'label_set', 'check_labels', 'NO_OBJECT']
 
-# --- pictures
+# --- images
 
 def _bytes_of(path):
     "What the file at `path` holds. Raises `OSError` that says what to do"
     try: return read_bytes(path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such image file; fix the path", str(path)) from None
+    except IsADirectoryError:
+        raise IsADirectoryError(errno.EISDIR, "a folder, not an image file; fix the path", str(path)) from None
 
 class FileImage(PILImage):
     """An image that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
@@ -52,6 +55,7 @@ class FileImage(PILImage):
         a uint8 array or tensor as `array_size` takes it, whose alpha channel, if any, is dropped. A JPEG opened by
         Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
         are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
+        if grey_range is not None: grey_range = resolve_grey_range(grey_range)
         if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
         if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(o), str(o), grey_range)
         if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
@@ -174,6 +178,7 @@ def label_set(a):
 
 class LabelSetEncode(MultiCategorize):
     "Names to a `LabelSet` of `len(vocab)` and back"
+    @checked()
     def __init__(self, vocab): super().__init__(vocab=list(vocab))
     def encodes(self, o):
         res = torch.zeros(len(self.vocab))
@@ -181,10 +186,12 @@ class LabelSetEncode(MultiCategorize):
         return LabelSet(res)
     def decodes(self, o): return MultiCategory([self.vocab[i] for i in o.nonzero().flatten().tolist()])
 
+@checked()
 def LabelSetBlock(vocab):
     "A set of names from `vocab` as a multi-hot vector"
     return TransformBlock(type_tfms=LabelSetEncode(vocab))
 
+@checked(vocab=several(instance(str, what="a name"), "a list of names"))
 def check_labels(annotations, vocab):
     "Raise `AnnotationError` for the first label not in `vocab`, with the nearest name and how many pictures have such"
     known,bad = set(vocab),[]
@@ -197,6 +204,7 @@ def check_labels(annotations, vocab):
 
 # --- points
 
+@checked(what=TEXT, k=whole(1), vocab=several(instance(str, int, np.integer, what="a name"), "a list of names"))
 def point_pairs(pairs, vocab, what, k=None):
     "`pairs` of names or indices of the `k` points called `vocab`, as indices, None as it is; `what` is named in errors"
     if pairs is None: return None
@@ -206,15 +214,20 @@ def point_pairs(pairs, vocab, what, k=None):
         if isinstance(o, (int, np.integer)) and 0 <= o < k: return int(o)
         if isinstance(o, str) and o in vocab: return vocab.index(o)
         raise ValueError(f"{what} names {brief(o)}, but the {k} points are {vocab}{nearest(o, vocab)}")
-    if isinstance(pairs, str) or not hasattr(pairs, '__iter__'):
+    if isinstance(pairs, (str, type, Mapping)) or not hasattr(pairs, '__iter__'):
         raise ValueError(f"{what}: expected a list of pairs such as ('left_eye', 'right_eye'), got {brief(pairs)}")
     for p in pairs:
         if isinstance(p, str) or not hasattr(p, '__len__') or len(p) != 2:
             raise ValueError(f"{what}: expected a list of pairs such as ('left_eye', 'right_eye'); it holds {brief(p)}")
     return [tuple(map(index, p)) for p in pairs]
 
+@checked(p=Kind("a tensor (..., k, 2) of points", lambda o: isinstance(o, Tensor) and o.ndim > 1 and o.shape[-1] == 2))
 def mirror_points(p:Tensor, flip_pairs) -> Tensor:   # (..., k, 2) -> (..., k, 2)
-    "The points `p` of a mirrored picture, those of each of `flip_pairs` (indices) exchanged: what was left is right"
+    "The points `p` of a mirrored image, those of each of `flip_pairs` (indices) exchanged: what was left is right"
+    return swap_points(p, point_pairs(flip_pairs, range(p.shape[-2]), 'flip_pairs'))
+
+def swap_points(p, flip_pairs):
+    "`mirror_points`, unchecked: it is called for each item and batch"
     if flip_pairs is None and p.shape[-2] > 1:
         raise ValueError(f"the picture is mirrored, but it is not known which of its {p.shape[-2]} points then change "
                          "places: pass flip_pairs=[('left_eye', 'right_eye'), ...], [] where none do, or do not mirror "
@@ -240,14 +253,16 @@ class Keypoints(TensorPoint):
         p = p.as_subclass(Tensor)
         mirrored = None if mat is None else torch.linalg.det(mat.as_subclass(Tensor)[:,:2,:2].float()) < 0
         if mirrored is not None and mirrored.any():
-            p = torch.where(mirrored.view(-1, 1, 1), mirror_points(p, self.flip_pairs), p)
+            p = torch.where(mirrored.view(-1, 1, 1), swap_points(p, self.flip_pairs), p)
         return Keypoints(torch.where((p.abs() > 1).any(-1, keepdim=True), torch.nan, p), flip_pairs=self.flip_pairs)
 
 class KeypointEncode(DisplayedTransform):
     """(k, 2) points in pixels as `Keypoints`; knows their names, the lines between them, and which pairs change places
     in a mirrored picture (None: not known)"""
+    @checked()
     def __init__(self, vocab, skeleton=(), flip_pairs=None):
-        self.vocab,self.skeleton,self.flip_pairs = list(vocab),[tuple(o) for o in skeleton],flip_pairs
+        self.vocab,self.skeleton = list(vocab),point_pairs(skeleton, vocab, 'skeleton') or []
+        self.flip_pairs = point_pairs(flip_pairs, vocab, 'flip_pairs')
     def encodes(self, o):
         p = torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone()
         return Keypoints(p, flip_pairs=self.flip_pairs)
@@ -261,6 +276,7 @@ class KeypointScaler(PointScaler):
         p = Keypoints(p.as_subclass(Tensor)*torch.tensor([2/w, 2/h]) - 1, flip_pairs=p.flip_pairs, img_size=(w, h))
         return im,p
 
+@checked()
 def KeypointBlock(vocab, skeleton=(), flip_pairs=None):
     "Points as fastai's `PointBlock` has them: x y in [-1, 1] of the network's input"
     return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton, flip_pairs), item_tfms=KeypointScaler)
@@ -301,6 +317,7 @@ def object_bbox(a):
 
 class OneObject(Categorize):
     "A name to its id in `vocab` and back"
+    @checked()
     def __init__(self, vocab): super().__init__(vocab=list(vocab), sort=False)
     def encodes(self, o):
         if o in self.vocab.o2i: return TensorCategory(self.vocab.o2i[o])
@@ -319,6 +336,7 @@ class OneBox(DisplayedTransform):
         if not len(b): b = torch.full((1, 4), torch.nan)
         return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
 
+@checked()
 def OneObjectBlock(vocab):
     "Name and box of the one object: an id, and (1, 4) x1 y1 x2 y2 in [-1, 1] of the network's input, nan without a box"
     return (TransformBlock(type_tfms=OneObject(vocab)),
@@ -326,10 +344,11 @@ def OneObjectBlock(vocab):
 
 def _as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
 
+@checked()
 def clip_objects(a):
     "`a` with its boxes clipped to the picture; objects without an area in it go"
     hi = np.array([*a.size]*2, dtype=np.float32)
-    b = a.bboxes.clip(0, hi)
+    b = object_bboxes(a).clip(0, hi)
     keep = (b[:,2:] > b[:,:2]).all(1)
     if keep.all() and (b == a.bboxes).all(): return a
     return select_objects(replace(a, bboxes=b), keep)
@@ -345,6 +364,7 @@ class ClassMaskImage(PILMask):
 
 class ClassMaskEncode(DisplayedTransform):
     "The class mask of an `Annotation`; knows the names of the classes"
+    @checked()
     def __init__(self, vocab): self.vocab = list(vocab)
     def encodes(self, a):
         m = class_mask(a, len(self.vocab))
@@ -362,6 +382,7 @@ def class_mask(a, n):
     raise AnnotationError(f"{a.path}: its mask holds {said}, but there are {n} classes, 0 to {n-1}, and 255 for void; "
                           "name all classes in `codes`, or let `read_masks(..., void=...)` turn values into void")
 
+@checked()
 def ClassMaskBlock(vocab):
     "A class index for every pixel, from the `mask` of an `Annotation`"
     return TransformBlock(type_tfms=ClassMaskEncode(vocab), batch_tfms=IntToFloatTensor)
@@ -428,6 +449,7 @@ class ObjectBBoxes(DisplayedTransform):
 class ObjectLabels(DisplayedTransform):
     """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
     ignored (crowd, difficult)"""
+    @checked()
     def __init__(self, vocab):
         if NO_OBJECT in vocab: raise ValueError(
             f"a class is called {NO_OBJECT!r}, which is fastai's word for no object, the class 0 of background and "
@@ -453,6 +475,7 @@ def object_masks(a):
         "on the boxes (`detection_dls`)")
     return a.masks or []
 
+@checked()
 def check_masks(a):
     """Raise `AnnotationError` for the first mask of `a` that cannot be read, or is empty while its object is not to be
     ignored; nothing is decoded"""
@@ -470,6 +493,7 @@ def check_masks(a):
 class ObjectMasks:
     """The masks of an `Annotation` as they are kept, until `JointTransform` lays them on the network's input: polygons
     are filled there, and what is not in view is never decoded"""
+    @checked()
     def __init__(self, a):
         object_masks(a)
         self.a = a
@@ -514,6 +538,7 @@ def ObjectMasksBlock():
     "(n, h, w) masks of all objects of an `Annotation`, one for each box"
     return TransformBlock(type_tfms=ObjectMasksEncode(), item_tfms=MasksDecoded())
 
+@checked()
 def ObjectBlock(vocab):
     "Boxes in pixels and ids of all objects of an `Annotation`, padded to the most of a batch: two blocks"
     pad = dict(before_batch=pad_objects)
@@ -532,6 +557,7 @@ class ProposalsEncode(DisplayedTransform):
         size = image_size(o) if isinstance(o, (str, os.PathLike)) else FileImage.create(o).size
         return RegionProposals.create(check_boxes(self.proposals(o), o), img_size=size)
 
+@checked(proposals=FUNCTION)
 def ProposalsBlock(
     proposals,   # callable: path, PIL image or array -> (k, 4) boxes in pixels, as `Proposals`
 ):

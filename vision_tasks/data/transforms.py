@@ -15,8 +15,10 @@ from fastai.data.transforms import ItemTransform
 from fastai.vision.augment import AffineCoordTfm, RandomResizedCropGPU, RandTransform, Resize, ResizeMethod
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
+from ..arguments import (FLAG, FRACTION, FUNCTION, Kind, checked, choice, either, is_number, is_whole, number, several,
+                         whole)
 from .blocks import (BBoxLabels, FileImage, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals,
-                     mirror_points)
+                     swap_points)
 
 __all__ = ['JointTransform', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView', 'LightJitter', 'TightBoxes',
            'IMAGENET_GREY']
@@ -96,9 +98,8 @@ def _around(p):    # (..., 4, 2) -> (..., 4)
 
 class FitView:
     "The whole picture: 'squish'ed to the canvas, 'pad'ded to its shape, or the largest centred 'crop' of its shape"
+    @checked(method=choice('squish', 'pad', 'crop'))
     def __init__(self, method:str='squish'):
-        if method not in ('squish', 'pad', 'crop'):
-            raise ValueError(f"method is 'squish', 'pad' or 'crop', not {method!r}")
         self.method = method
     def __repr__(self): return f"FitView({self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
@@ -116,8 +117,19 @@ def _centred(w, h, W, H):
     x,y = (W-w)//2,(H-h)//2
     return x,y,x+w,y+h
 
+def range_of(kind:Kind, what:str) -> Kind:
+    "Two values of `kind`, the first not above the second, as a tuple"
+    both = several(kind, what, n=2)
+    return Kind(what, lambda o: o[0] <= o[1], convert=lambda name, o: tuple(both(name, o)))
+
+RATIO   = range_of(number(1e-3, 1e3), "(smallest, largest) ratio of width to height, from 0.001 to 1000")
+MIN_IOU = several(either(FRACTION, choice(None)), "a list of IoUs from 0 to 1, or None for the whole image", least=1)
+VIEW    = either(choice('squish', 'pad', 'crop'),
+                 Kind("a function (w, h, out, bboxes) -> src, dst, such as `CropView()`", callable))
+
 class CropView:
     "A random part, as `RandomResizedCrop` takes it: `scale` of the area, `ratio` of width to height"
+    @checked(scale=range_of(number(1e-6, 1), "(smallest, largest) part of the area, above 0 and up to 1"), ratio=RATIO)
     def __init__(self, scale=(.35, 1.), ratio=(3/4, 4/3)): self.scale,self.ratio = scale,ratio
     def __repr__(self): return f"CropView(scale={self.scale}, ratio={self.ratio})"
     def __call__(self, w, h, out, bboxes=None):
@@ -135,8 +147,9 @@ class JitterView:
     """Scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
     arXiv:2012.07177). `method` says what fits: 'pad', as in the paper, or 'squish'. A range around 1 shows objects in
     the mean as large as whole pictures will; crops show them larger, and a net that tells sizes learns just that"""
+    @checked(scale=range_of(number(0, 100, open=True), "(smallest, largest) scale, above 0 and below 100"),
+             method=choice('pad', 'squish'))
     def __init__(self, scale=(.1, 2.), method='pad'):
-        if method not in ('pad', 'squish'): raise ValueError(f"method is 'pad' or 'squish', not {method!r}")
         self.scale,self.method = scale,method
     def __repr__(self): return f"JitterView(scale={self.scale}, method={self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
@@ -155,6 +168,8 @@ def _place(n, m, N):
 class IoUView:
     """SSD's crop: a part that keeps IoU `min_iou` with some box and the centre of at least one (Liu et al., 2015,
     arXiv:1512.02325)"""
+    @checked(min_iou=MIN_IOU, ratio=RATIO, trials=whole(1, 10**6),
+             scale=range_of(number(1e-6, 1), "(smallest, largest) part of a side, above 0 and up to 1"))
     def __init__(self, min_iou=(0., .1, .3, .5, .7, .9, None), scale=(.3, 1.), ratio=(.5, 2.), trials=40):
         self.min_iou,self.scale,self.ratio,self.trials = min_iou,scale,ratio,trials
     def __repr__(self): return f"IoUView(min_iou={self.min_iou})"
@@ -181,7 +196,8 @@ def _iou(a, b):   # (4,), (n, 4) -> (n,)
 class ZoomOutView:
     """The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else
     what `other` takes"""
-    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,other or FitView()
+    @checked(most=number(1, 1000), p=FRACTION, other=VIEW)
+    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,_view(other or FitView())
     def __repr__(self): return f"ZoomOutView(most={self.most}, p={self.p}, other={self.other})"
     def __call__(self, w, h, out, bboxes=None):
         if random.random() >= self.p: return self.other(w, h, out, bboxes)
@@ -190,11 +206,30 @@ class ZoomOutView:
         x,y = random.randint(0, out[0]-u),random.randint(0, out[1]-v)
         return (0, 0, w, h),(x, y, x+u, y+v)
 
+def _view(o): return FitView(o) if isinstance(o, str) else o
+
 # --- the transform
+
+def _angle_todo(o):
+    if isinstance(o, (tuple, list)) and len(o) == 2 and all(map(is_number, o)) and o[0] == -o[1]:
+        return f"write rotate={abs(o[1])} for angles from {-abs(o[1])} to {abs(o[1])}"
+    return ''
+
+def _fill_todo(o): return f"write ({o}, {o}, {o}) for that grey" if whole(0, 255).ok(o) else ''
+
+ANGLE = Kind("the largest angle in degrees, both ways, a number from 0 to 360", number(0, 360).ok, _angle_todo)
+FILL  = Kind("a color: three numbers from 0 to 255", lambda o: len(o) in (1, 3), _fill_todo,
+             several(number(0, 255), "a color: three numbers from 0 to 255").convert)
+INDEX_PAIRS = several(Kind("a pair (left, right) of point indices", lambda o: len(o) == 2,
+                           convert=several(whole(0), "a pair of point indices", n=2).convert),
+                      "a list of pairs (left, right) of point indices")
 
 class JointTransform(ItemTransform):
     "Bring every picture to `size` and let boxes, labels, points and masks follow; random when training, plain when not"
     order = 0   # before fastai's PointScaler
+    @checked(train=VIEW, valid=VIEW, flip=FRACTION, vflip=FRACTION, rotate=ANGLE, p_rotate=FRACTION, tfms=FUNCTION,
+             fill=FILL, mask_fill=whole(0, what="a class index, a whole number"), min_visible=FRACTION, keep=FLAG,
+             flip_pairs=INDEX_PAIRS)
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
         train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst, or a name as of
@@ -213,10 +248,8 @@ class JointTransform(ItemTransform):
         flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture;
                                       # `Keypoints` bring their own
     ):
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is one number of pixels or (w, h), not {size!r}")
-        self.train,self.valid = (FitView(o) if isinstance(o, str) else o for o in (train or CropView(), valid))
+        self.size = (int(size),)*2 if is_whole(size) else tuple(map(int, size))
+        self.train,self.valid = _view(train or CropView()),_view(valid)
         self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
         self.fill,self.mask_fill,self.min_visible,self.keep = tuple(fill),mask_fill,min_visible,keep
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
@@ -275,7 +308,7 @@ class JointTransform(ItemTransform):
         if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
         if isinstance(o, TensorPoint):
             p = view.points(o.as_subclass(Tensor))
-            return _like(mirror_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
+            return _like(swap_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
         if isinstance(o, ObjectMasks): return InstanceMasks(_lay_masks(o, view))
         if isinstance(o, PILMask): o = o._tensor_cls(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
@@ -568,11 +601,11 @@ class LightJitter(RandTransform):
     """Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device:
     x -> (x - 1/2)*contrast + 1/2 + brightness"""
     order = 30   # after the pixels became floats in 0..1, before `Normalize`
+    @checked(max_lighting=Kind("a number from 0 to below 1", lambda o: FRACTION.ok(o) and o < 1), p=FRACTION)
     def __init__(self,
         max_lighting:float=.2,  # brightness within +- half of it, contrast between 1 - it and 1/(1 - it)
         p:float=.75,            # probability that a picture is changed
     ):
-        if not 0 <= max_lighting < 1: raise ValueError(f"max_lighting lies in [0, 1), not {max_lighting}")
         super().__init__(p=1.)
         self.max_lighting,self.p_each = max_lighting,p
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch, torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
+from ..arguments import COUNT, FLAG, TEXT, checked, instance
+from .kinds import CHANNELS, MODULE, PRETRAINED, STATS, pair
 
 __all__ = ['Encoder', 'create_encoder', 'list_encoders']
 
@@ -23,8 +25,11 @@ _AT_TIMM = {'vit_b_16': 'vit_base_patch16_224', 'vit_b_32': 'vit_base_patch32_22
 # divide it
 _PROBE = (1792, 1792)
 
+INPUT_SIZE = pair(COUNT, "(height, width) in pixels")
+
 class Encoder(nn.Module):
     "The body of a classifier: (b, n_in, h, w) -> list of (b, c, h/stride, w/stride), or only the last of them"
+    @checked(body=MODULE, name=TEXT, n_in=CHANNELS, pyramid=FLAG, mean=STATS, std=STATS, input_size=INPUT_SIZE)
     def __init__(self,
         body:nn.Module,
         name:str,                        # what `create_encoder` calls it
@@ -88,6 +93,8 @@ def _drop(module, idle, prefix=''):
 
 def _nchw(x) -> Tensor: return x.permute(0, 3, 1, 2)
 
+ENCODER = instance(Encoder, what="an `Encoder`, as `create_encoder` returns it")
+
 class TorchvisionEncoder(Encoder):
     "The children of a torchvision classifier in front of its pooling, under their own names, one after the other"
     def __init__(self, body, name, n_in, pyramid, **kwargs):
@@ -124,6 +131,7 @@ def list_encoders() -> list[str]:
     "The torchvision names that `create_encoder` takes; `timm.list_models()` has timm's"
     return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
 
+@checked(pretrained=PRETRAINED, n_in=CHANNELS, pyramid=FLAG)
 def create_encoder(
     arch:str|Callable,              # torchvision builder or its name, else a timm name; 'timm/resnet18' for timm's
                                     # where both have it
@@ -133,8 +141,6 @@ def create_encoder(
     pyramid:bool=True,              # the last map at each stride; False: only the last map of the whole body
 ) -> Encoder:                       # with `channels`, `strides`, `mean`, `std`, `name`, `input_size`
     "The body of a classifier, for a head to stand on. torchvision's keep their names under `body.`"
-    if not isinstance(pretrained, (bool, str, Path)):
-        raise ValueError(f"pretrained is True, False or the path of a state dict, not {pretrained!r}")
     source,name = _resolve(arch)
     fname = None if isinstance(pretrained, bool) else Path(pretrained)
     sd    = None if fname is None else _read_weights(fname)

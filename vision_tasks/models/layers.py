@@ -1,9 +1,11 @@
 "Parts that several nets share"
 from __future__ import annotations
-import math, numbers
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ..arguments import Kind, checked, instance, several, whole
+from .kinds import CHANNELS, CONTEXT, MODULE, N_OUT, TENSOR, checked_net
 
 __all__ = ['GridHead', 'init_he', 'bilinear_kernel', 'init_bilinear', 'BilinearUp', 'unpool_nearest', 'bed_of_nails',
            'ContextModule', 'zero_loss', 'check_n_out']
@@ -11,6 +13,7 @@ __all__ = ['GridHead', 'init_he', 'bilinear_kernel', 'init_bilinear', 'BilinearU
 class GridHead(nn.Sequential):
     """(b, c, h, w) -> (b, n_out) for answers that say *where*: the map is pooled to a grid of cells, so that places
     stay apart, which a pooling over all of it would mix. Any height and width"""
+    @checked_net(c=CHANNELS, width=CHANNELS, grid=whole(1, 1000))
     def __init__(self,
         c:int,             # channels of the map
         n_out:int,
@@ -33,6 +36,7 @@ class GridHead(nn.Sequential):
 
     def forward(self, x:Tensor) -> Tensor: return super().forward(x)
 
+@checked(tensors=several(instance(Tensor, what="a tensor of floats"), "a list of tensors of floats"))
 def zero_loss(
     tensors, # of floats: outputs or parameters of a net
 ) -> Tensor: # ()
@@ -43,18 +47,16 @@ def zero_loss(
 def check_n_out(
     n_out, # number of classes, or of other outputs
 ) -> int:
-    "`n_out`; raise `ValueError` unless it is a whole number from 1 on"
-    if isinstance(n_out, numbers.Integral) and not isinstance(n_out, bool) and n_out >= 1: return n_out
-    raise ValueError(f"n_out is {n_out!r}; expected the number of classes (of keypoints, two numbers a point), a whole "
-                     "number from 1 on")
+    "`n_out`. Raises `ValueError` unless it is a whole number of 1 or more"
+    return N_OUT('n_out', n_out)
 
 # --- of nets that are built from their papers
 
 def scaled(c:int, width:float) -> int:
     "`width` times `c` channels, one at least"
-    if not width > 0: raise ValueError(f"width multiplies the paper's channels and is above 0, not {width}")
     return max(round(c*width), 1)
 
+@checked(module=MODULE)
 def init_he(module):
     "He initialisation (He et al., 2015, arXiv:1502.01852) of all convolutions of `module`, biases 0; in place"
     for m in module.modules():
@@ -97,13 +99,14 @@ def refuse_nan(o):
 
 # --- upsampling
 
+@checked(k=whole(1, 2000))
 def bilinear_kernel(k:int) -> Tensor: # (k, k), weights of a tent in [0, 1]
     """The kernel with which a transposed convolution interpolates: of size k = 2s and stride s, s even, it enlarges s
     times. Inside it is bilinear interpolation (`align_corners=False`); at the border zeros from outside flow in"""
-    if k < 1: raise ValueError(f"k is the kernel's size, 1 or more, not {k}")
     tent = 1 - (torch.arange(k) - (k-1)/2).abs()/math.ceil(k/2)
     return tent[:,None]*tent
 
+@checked(deconv=instance(nn.ConvTranspose2d, what="an `nn.ConvTranspose2d`"))
 def init_bilinear(deconv:nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     "Let `deconv` begin as bilinear interpolation, channel i to channel i; in place"
     if deconv.groups != 1 or len({*deconv.kernel_size}) > 1:
@@ -114,12 +117,15 @@ def init_bilinear(deconv:nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     if deconv.bias is not None: nn.init.zeros_(deconv.bias)
     return deconv
 
+EVEN = Kind("an even factor from 2 to 1000, for the kernel has 2s weights around a center",
+            lambda o: whole(2, 1000).ok(o) and o % 2 == 0)
+
 class BilinearUp(nn.Module):
     """(b, c, h, w) -> (b, c, (h+1)*s - 2*padding, (w+1)*s - 2*padding): a transposed convolution with `bilinear_kernel`
     that does not learn, channel by channel. Padding s/2 gives s times the size; s is even"""
+    @checked(s=EVEN, padding=whole(0, 2000))
     def __init__(self, s:int, padding:int=0):
         super().__init__()
-        if s%2: raise ValueError(f"s is an even factor, for the kernel has 2s weights around a centre; {s} came")
         self.s,self.padding = s,padding
         self.register_buffer('kernel', bilinear_kernel(2*s), persistent=False)
 
@@ -129,10 +135,12 @@ class BilinearUp(nn.Module):
 
     def extra_repr(self): return f's={self.s}, padding={self.padding}'
 
+@checked(x=TENSOR, s=whole(1, 2000))
 def unpool_nearest(x:Tensor, s:int) -> Tensor:
     "(..., h, w) -> (..., h*s, w*s): each value fills a cell of s x s"
     return x.repeat_interleave(s, -2).repeat_interleave(s, -1)
 
+@checked(x=TENSOR, s=whole(1, 2000))
 def bed_of_nails(x:Tensor, s:int) -> Tensor:
     "(..., h, w) -> (..., h*s, w*s): each value at the top left of a cell of s x s, zeros elsewhere"
     out = x.new_zeros(*x.shape[:-2], x.shape[-2]*s, x.shape[-1]*s)
@@ -146,11 +154,11 @@ class ContextModule(nn.Sequential):
     map gets smaller (Yu & Koltun, 2015, arXiv:1511.07122, table 1). At first what is not negative passes unchanged"""
     dilations = 1,1,2,4,8,16,1
     channels  = dict(basic=(1,)*7, large=(2, 2, 4, 8, 16, 32, 32))   # times c; a 1x1 convolution to c follows
+    @checked_net(kind=CONTEXT)
     def __init__(self,
         c:int,            # channels: classes
         kind:str='basic', # or 'large', with up to 32*c channels
     ):
-        if kind not in self.channels: raise ValueError(f"kind is 'basic' or 'large', not {kind!r}")
         chs = [c, *(c*m for m in self.channels[kind]), c]
         super().__init__(*[l for i,o,d in zip(chs, chs[1:], self.dilations)
                            for l in conv_relu(i, o, padding=d, dilation=d)], nn.Conv2d(chs[-2], c, 1))

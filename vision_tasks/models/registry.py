@@ -2,6 +2,7 @@
 from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
+from ..arguments import TEXT, brief, checked, nearest
 
 __all__ = ['TASKS', 'register', 'list_archs', 'get_arch', 'arch_facts']
 
@@ -9,8 +10,11 @@ TASKS = ('multilabel', 'keypoint', 'localization', 'segmentation', 'detection', 
 _archs = {} # (task, name) -> (builder, facts)
 
 def _check_task(task):
-    if task not in TASKS: raise ValueError(f"task is one of {', '.join(TASKS)}, not {task!r}")
+    if isinstance(task, str) and task in TASKS: return
+    raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {brief(task)}"
+                     f"{nearest(task, TASKS) if isinstance(task, str) else ''}")
 
+@checked(name=TEXT)
 def register(
     task:str,       # one of `TASKS`
     name:str=None,  # None: the builder's own
@@ -38,6 +42,9 @@ def list_archs(
 
 def _entry(name, task):
     _check_task(task)
+    if not isinstance(name, str):
+        raise ValueError(f"name: expected the name of an architecture, which is a text, got {brief(name)}; "
+                         f"`list_archs({task!r})` names all")
     if (task, name) in _archs: return _archs[task, name]
     names = list_archs(task)
     near  = get_close_matches(str(name), names) or names[:10]

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+from ...arguments import checked, whole
+from ..kinds import NETS, WHS
 from ..layers import refuse_nan
 
 __all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
@@ -162,6 +164,7 @@ def _means(x, k) -> Tensor:
         means = new
     return means
 
+@checked(whs=WHS, levels=whole(1, 1000), sizes=whole(1, 1000), ratios=whole(1, 1000))
 def fit_anchors(
     whs:Tensor,     # (n, 2) widths and heights of objects, pixels of the net's input
     levels:int=5,   # maps of the net; each gets `sizes` sizes, small ones the first
@@ -169,15 +172,12 @@ def fit_anchors(
     ratios:int=3,   # aspect ratios, of all levels
 ) -> tuple[tuple,tuple]:   # sizes by level (square root of the area, pixels), height/width: what `anchors=` takes
     "Anchors by k-means of the objects' sizes and aspect ratios, of their logarithms: errors count as factors"
-    whs = torch.as_tensor(whs)
-    if whs.ndim != 2 or whs.shape[1] != 2 or not len(whs) or not (whs > 0).all():
-        raise ValueError(f"whs is (n, 2) widths and heights above 0 of at least one object; {tuple(whs.shape)} came"
-                         + (f", the smallest value {whs.min():g}" if whs.numel() else ""))
-    w,h = whs.double().log().T
+    w,h = torch.as_tensor(whs).double().log().T
     all_sizes = _means((w + h)/2, levels*sizes).exp().tolist()
     return (tuple(tuple(all_sizes[i*sizes:(i+1)*sizes]) for i in range(levels)),
             tuple(_means(h - w, ratios).exp().tolist()))
 
+@checked(whs=WHS, anchors=NETS['anchors'])
 def anchor_iou(
     whs:Tensor,            # (n, 2) widths and heights of objects, pixels
     anchors:tuple,         # sizes by level, aspect ratios, as `fit_anchors` gives them

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool, box_iou
 from ..encoders import _drop
-from ..layers import check_n_out, init_he, refuse_nan, scaled
+from ..kinds import MODULE, checked_net
+from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
@@ -55,7 +56,6 @@ class RoICells(nn.Module):
         stride:int,   # of the map
     ):
         super().__init__()
-        if pool not in ('pool', 'align'): raise ValueError(f"pool is 'pool' or 'align', not {pool!r}")
         self.pool = RoIPool(7, 1/stride) if pool == 'pool' else RoIAlign(7, 1/stride, 2, aligned=True)
 
     def forward(self, maps, regions, sizes=None) -> Tensor:   # torchvision's `RoIHeads` gives {'0': the map} and sizes
@@ -100,6 +100,7 @@ def predictor(hidden, n_out) -> FastRCNNPredictor:
 class FastRCNN(Detector):
     "A map, a head on its cells, and torchvision's layers for classes and boxes; they need `proposals`"
     needs_proposals = True
+    @checked_net(encoder=MODULE)
     def __init__(self,
         encoder:nn.Module,     # (b, c, h, w) -> one map; with `stride`
         head:nn.Module,        # (n, c, 7, 7) cells -> (n, hidden)
@@ -114,7 +115,6 @@ class FastRCNN(Detector):
         bg_iou:tuple=(.1, .5), # IoU with the nearest object from .. to below .. of the others, see above
     ):
         super().__init__()
-        check_n_out(n_out)
         self.encoder,self.head,self.cells = encoder,head,RoICells(pool, encoder.stride)
         self.box_predictor = predictor(hidden, n_out)
         self.n_out,self.min_score,self.max_dets,self.nms = n_out,min_score,max_dets,nms
@@ -167,6 +167,7 @@ class FastRCNN(Detector):
         return regions[at],labels[nearest[at]]*fg[at],truth[nearest[at]]
 
 @register('detection', kw=dict(encoder='test_resnet', width=.06), n_params=134_690_729)
+@checked_net()
 def fast_rcnn(
     n_out:int,
     n_in:int=3,

@@ -7,6 +7,7 @@ joint training; what differs:
 - Smooth L1 turns straight at 1/9 for the second stage too, as torchvision has it; the paper's at 1."""
 from __future__ import annotations
 from torchvision.models.detection import FasterRCNN
+from ..kinds import checked_net
 from ..registry import register
 from .fast_rcnn import RoICells, map_and_head, predictor
 from .torchvision import TorchvisionDetector, _anchor_generator, _check_kwargs, _min_score
@@ -26,6 +27,7 @@ def vgg16_anchors(
     return ((least, 2*least, 4*least),),(.5, 1., 2.)
 
 @register('detection', kw=dict(encoder='test_resnet', width=.25, size=64, stride=8, ps=.1), n_params=137_073_622)
+@checked_net()
 def faster_rcnn_vgg16(
     n_out:int,
     n_in:int=3,

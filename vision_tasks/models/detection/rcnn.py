@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou, roi_align
 from ..encoders import _read_weights, create_encoder
-from ..layers import check_n_out, conv_relu, refuse_nan, scaled, zero_loss
+from ..kinds import MODULE, checked_net
+from ..layers import conv_relu, refuse_nan, scaled, zero_loss
 from ..registry import register
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
 from .torchvision import _seeded
@@ -185,6 +186,7 @@ class RCNN(Detector):
     """A net for windows, and a classifier, SVMs and boxes on its features; they need `proposals`. Until `fit_stages`
     has run, and as soon as the net has learnt on, regions score by the softmax and boxes are the proposals"""
     needs_proposals = True
+    @checked_net(encoder=MODULE)
     def __init__(self,
         encoder:nn.Module,     # (n, c, crop, crop) -> (n, d) features
         d:int,                 # features
@@ -198,11 +200,9 @@ class RCNN(Detector):
         chunk:int=128,         # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
-        check_n_out(n_out)
-        if context < 0 or crop <= 2*context:
+        if crop <= 2*context:
             raise ValueError(f"a crop has context on both sides of the region; crop={crop} with context={context} "
                              "leaves nothing of it: take less context")
-        if chunk < 1: raise ValueError(f"chunk is a number of windows, 1 or more, not {chunk}")
         self.encoder,self.classifier = encoder,nn.Linear(d, n_out+1)
         nn.init.normal_(self.classifier.weight, std=.01)
         nn.init.zeros_(self.classifier.bias)
@@ -365,6 +365,7 @@ class RCNN(Detector):
                 yield tuple(o.cpu() for o in (feats, neg, true, pair, deltas))
 
 @register('detection', kw=dict(encoder='test_resnet', crop=48, context=4), n_params=57_089_877)
+@checked_net()
 def rcnn(
     n_out:int,
     n_in:int=3,

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
-from ..layers import check_n_out, conv_relu, init_he, refuse_nan, scaled
+from ..kinds import checked_net
+from ..layers import conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 from .rcnn import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
@@ -32,6 +33,7 @@ def window_classifier(
     init_he(net)
     return net
 
+@checked_net()
 def default_windows(
     size:int|tuple=512,  # of the pictures in pixels: the shorter side, or (w, h)
 ) -> tuple:              # square roots of areas, in pixels: what `sizes=` takes
@@ -41,6 +43,7 @@ def default_windows(
 
 class SlidingWindowDetector(Detector):
     "A classifier at every window; without an `encoder`, that of `window_classifier`"
+    @checked_net()
     def __init__(self,
         n_out:int,                 # classes without background
         body:nn.Module,            # of windows, as `window_classifier` makes it; or (n, c, window, window) -> (n, d)
@@ -60,18 +63,14 @@ class SlidingWindowDetector(Detector):
         chunk:int=256,             # windows in memory at a time, unless their gradients are wanted
     ):
         super().__init__()
-        check_n_out(n_out)
         self.is_conv = isinstance(body, nn.Sequential)
         if dense is None: dense = self.is_conv
         if dense and not self.is_conv:
             raise ValueError("an encoder pads, so that a window alone gives other features than the same one in a "
                              "picture: leave `dense` out, or take the net without an encoder")
         stride = stride or (STEP if self.is_conv else max(window//4, 1))
-        if stride < 1 or self.is_conv and stride%STEP:
-            raise ValueError(f"stride is 1 pixel or more, without an encoder a multiple of {STEP}; not {stride}")
-        if not sizes or not ratios or min(*sizes, *ratios, chunk) <= 0:
-            raise ValueError(f"sizes, ratios and chunk are above 0, one at least; sizes={sizes}, ratios={ratios} and "
-                             f"chunk={chunk} came")
+        if self.is_conv and stride%STEP:
+            raise ValueError(f"stride: expected a multiple of {STEP} where there is no encoder, got {stride}")
         self.encoder = None if self.is_conv else body
         if self.is_conv: self.body = body
         self.classifier = nn.Linear(d, n_out+1)
@@ -161,6 +160,7 @@ class SlidingWindowDetector(Detector):
         return windows[keep],kind[keep]
 
 @register('detection', weights=False, kw=dict(width=.5, size=64), n_params=132_213)
+@checked_net()
 def sliding_window(
     n_out:int,
     n_in:int=3,

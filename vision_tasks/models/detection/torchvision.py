@@ -41,8 +41,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_align, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
+from ...arguments import several, whole
 from ..encoders import _read_weights, _set_n_in, create_encoder
-from ..layers import check_n_out, refuse_nan, scaled, zero_loss
+from ..kinds import STRIDE, WITH_ENCODER, checked_net
+from ..layers import refuse_nan, scaled, zero_loss
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, pad_dets
 
@@ -237,6 +239,7 @@ def _seeded(device):
 
 class TorchvisionDetector(Detector):
     "A net of `torchvision.models.detection` for a batch of pictures of any one size"
+    @checked_net()
     def __init__(self,
         net:GeneralizedRCNN|RetinaNet|FCOS|SSD,   # what it lacks is mended in place; a part that is not torchvision's
                                  # own stays as it is, and takes what lies on ignored objects for background
@@ -250,7 +253,6 @@ class TorchvisionDetector(Detector):
         if not isinstance(net, (GeneralizedRCNN, RetinaNet, FCOS, SSD)):
             raise ValueError("net is a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, not a "
                              f"{type(net).__name__}; for nets of another kind write a `Detector`")
-        check_n_out(n_out)
         self.net,self.n_out,self.max_dets = net,n_out,max_dets           # torchvision's names, so that its files fit
         for m in net.modules(): m.__class__ = _OURS.get(type(m), type(m))
         if not isinstance(net.transform, _Transform):
@@ -357,6 +359,7 @@ def _min_score(min_score, kwargs):
 
 def _body(name) -> str: return re.search('resnet50|mobilenet_v3_large|vgg16', name)[0]
 
+@checked_net(pretrained=WITH_ENCODER)
 def torchvision_detector(
     arch:str|Callable,        # builder of `torchvision.models.detection`, or its name
     n_out:int,                # classes without background
@@ -373,9 +376,6 @@ def torchvision_detector(
 ) -> TorchvisionDetector:
     "torchvision's detector for `n_out` classes"
     name = _known(arch)
-    check_n_out(n_out)
-    if not isinstance(pretrained, (bool, str, Path)):
-        raise ValueError(f"pretrained is True, False, 'encoder' or the path of a state dict, not {pretrained!r}")
     if 'trainable_backbone_layers' in kwargs:
         raise ValueError("trainable_backbone_layers is not taken: all layers can learn here, and the learner's "
                          "`freeze` and `unfreeze` say which do")
@@ -476,6 +476,7 @@ class PyramidBackbone(nn.Module):
         return self.fpn(OrderedDict((str(i), m if m.shape[-2:] == hw else F.interpolate(m, hw))
                                     for i,(m,hw) in enumerate(maps)))
 
+@checked_net(sizes=whole(1, 100), strides=several(STRIDE, "the strides of the maps, a list of whole numbers", least=1))
 def default_anchors(
     strides:tuple,       # of the net's maps
     size:int|tuple=512,  # of the pictures in pixels, as the DataLoaders give them: the shorter side, or (w, h)
@@ -505,6 +506,7 @@ def _pyramid(encoder, pretrained, n_in, width, strides, more) -> tuple[PyramidBa
     return body,[*strides, *(strides[-1]*2**(i+1) for i in range(more))],stats
 
 @register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656)
+@checked_net()
 def faster_rcnn(
     n_out:int,
     n_in:int=3,
@@ -547,6 +549,7 @@ class MultiScaleRoIPool(MultiScaleRoIAlign):
 _POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
 
 @register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773)
+@checked_net()
 def mask_rcnn(
     n_out:int,
     n_in:int=3,
@@ -563,7 +566,6 @@ def mask_rcnn(
     **kwargs,                   # of torchvision's `MaskRCNN`
 ) -> TorchvisionDetector:
     "Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' maskrcnn_resnet50_fpn, but for the anchors"
-    if pool not in _POOLS: raise ValueError(f"pool is 'align' (RoIAlign) or 'pool' (RoIPool), not {pool!r}")
     body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
     _check_kwargs(kwargs, MaskRCNN)
@@ -576,6 +578,7 @@ def mask_rcnn(
     return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969)
+@checked_net()
 def retinanet(
     n_out:int,
     n_in:int=3,
@@ -598,6 +601,7 @@ def retinanet(
     return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370)
+@checked_net()
 def fcos(
     n_out:int,
     n_in:int=3,
@@ -639,6 +643,7 @@ class SSDLiteBackbone(nn.Module):
 
 @register('detection', 'ssdlite', kw=dict(encoder='test_efficientnet', width=.25, size=64), size=(61, 50), min_bs=2,
           n_params=3_930_420)
+@checked_net()
 def ssdlite(
     n_out:int,
     n_in:int=3,

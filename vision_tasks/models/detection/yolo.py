@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from ...ops.boxes import paired_iou
 from ..encoders import _read_weights, create_encoder
-from ..layers import check_n_out, check_norm, init_he, refuse_nan, scaled
+from ..kinds import MODULE, WITH_ENCODER, checked_net
+from ..layers import check_norm, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 from ...warning import warn
@@ -116,6 +117,7 @@ class YOLOBody(nn.Sequential):
     stages = ([(64, 7)], [(192, 3)], [(128, 1), (256, 3), (256, 1), (512, 3)],
               [(256, 1), (512, 3)]*4 + [(512, 1), (1024, 3)], [(512, 1), (1024, 3)]*2)
     strides = [32]
+    @checked_net()
     def __init__(self, n_in=3, width=1., bn=False):
         layers,i = [],n_in
         for s,stage in enumerate(self.stages):
@@ -142,7 +144,6 @@ class YOLOBody(nn.Sequential):
 
 def _step(S, size, stride) -> int:
     "The stride of the head's second convolution, 2 as in the paper, or 1; `ValueError` where the grid does not fit"
-    if min(S) < 1: raise ValueError(f"S is a number of cells, 1 or more, or (columns, rows), not {S}")
     sides = 2*stride,stride                     # of a cell, pixels
     fit   = [tuple(s*o for s in S) for o in sides]
     if size in fit: return sides[fit.index(size)]//stride
@@ -154,6 +155,7 @@ def _step(S, size, stride) -> int:
 
 class YOLO(Detector):
     "An encoder's last map, four convolutions and two layers that see all of it; for pictures of one size"
+    @checked_net(encoder=MODULE)
     def __init__(self,
         encoder:nn.Module,     # (b, n_in, h, w) -> (b, channels[-1], h/strides[-1], w/strides[-1])
         n_out:int,             # classes without background
@@ -168,7 +170,6 @@ class YOLO(Detector):
         max_dets:int=100,      # a picture
     ):
         super().__init__()
-        check_n_out(n_out)
         self.S,self.size = ((o, o) if isinstance(o, int) else tuple(o) for o in (S, size))
         self.step = _step(self.S, self.size, encoder.strides[-1])
         self.encoder,self.n_out,self.B,self.max_dets,self.min_score,self.nms = encoder,n_out,B,max_dets,min_score,nms
@@ -222,6 +223,7 @@ class YOLO(Detector):
 
 # 24 convolutions and two layers as the paper lists them; it tells no total
 @register('detection', kw=dict(width=.1, S=(3, 2), size=(96, 64)), size=(64, 96), n_params=271_703_550)
+@checked_net(pretrained=WITH_ENCODER)
 def yolo_v1(
     n_out:int,
     S:int|tuple=7,         # cells in each direction, or (columns, rows)
@@ -238,8 +240,6 @@ def yolo_v1(
     max_dets:int=100,      # a picture
 ) -> YOLO:
     "YOLO v1 of the paper, or on another encoder"
-    if not isinstance(pretrained, (bool, str, Path)):
-        raise ValueError(f"pretrained is True, False, 'encoder' or the path of a state dict, not {pretrained!r}")
     if encoder is None:
         if pretrained in (True, 'encoder'):
             raise ValueError("there are no ImageNet weights of YOLO's own 20 convolutions for torch; take an encoder "

@@ -2,7 +2,8 @@
 (Noh et al., 2015, arXiv:1505.04366). The whole picture goes through at once, where the paper adds up proposals"""
 from __future__ import annotations
 from torch import Tensor, nn
-from ..layers import check_n_out, check_norm, conv_relu, init_he, scaled
+from ..kinds import checked_net
+from ..layers import check_norm, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .segnet import decode, encode, mirrored
@@ -11,9 +12,9 @@ __all__ = ['DeconvNet', 'deconvnet']
 
 class DeconvNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of heights and widths of 193 or more"
+    @checked_net()
     def __init__(self, n_out, n_in=3, width=1.):
         super().__init__()
-        check_n_out(n_out)
         c = scaled(4096, width)
         self.encoder = VGG16(n_in, width, bn=True)
         c1,*_,c5 = self.encoder.channels
@@ -34,6 +35,7 @@ class DeconvNet(nn.Module):
 
 @register('segmentation', size=(193, 197), min_bs=2, kw=dict(width=.03), n_params=251_805_653,
           refuses={(192, 224): '193 or more; |192 x 224 came', (224, 100): '224 x 100 came'})
+@checked_net()
 def deconvnet(
     n_out:int,
     n_in:int=3,

@@ -3,7 +3,8 @@ convolutions after them (Chen et al., 2014, arXiv:1412.7062). Its CRF is `ops.cr
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import check_n_out, conv_relu, init_he, scaled
+from ..kinds import checked_net
+from ..layers import conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 
@@ -12,9 +13,9 @@ __all__ = ['DeepLab', 'deeplab_v1']
 class DeepLab(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width; their own map has ceil(h/8) x ceil(w/8) cells"
     strides = 2,2,2,1,1      # of the pools
+    @checked_net()
     def __init__(self, n_out, n_in=3, width=1., ps=.5):
         super().__init__()
-        check_n_out(n_out)
         c = scaled(1024, width)
         self.encoder = VGG16(n_in, width, dilation=2)
         self.fc = nn.Sequential(*conv_relu(self.encoder.channels[-1], c, 3, padding=12, dilation=12), nn.Dropout(ps),
@@ -29,6 +30,7 @@ class DeepLab(nn.Module):
         return F.interpolate(y, x.shape[-2:], mode='bilinear', align_corners=True)
 
 @register('segmentation', kw=dict(width=.1), n_params=20_505_429)
+@checked_net()
 def deeplab_v1(
     n_out:int,
     n_in:int=3,

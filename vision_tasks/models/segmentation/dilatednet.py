@@ -4,7 +4,8 @@ border"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import BilinearUp, ContextModule, check_n_out, conv_relu, init_he, scaled
+from ..kinds import CONTEXT, checked_net
+from ..layers import BilinearUp, ContextModule, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .fcn import start_from
@@ -13,9 +14,9 @@ __all__ = ['DilatedNet', 'dilatednet']
 
 class DilatedNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    @checked_net(context=CONTEXT)
     def __init__(self, n_out, n_in=3, width=1., context=None, ps=.5):
         super().__init__()
-        check_n_out(n_out)
         c = scaled(4096, width)
         self.encoder = VGG16(n_in, width, dilation=2)
         self.encoder.top = nn.Sequential(
@@ -37,6 +38,7 @@ class DilatedNet(nn.Module):
         return self.up(y)[..., :h, :w]
 
 @register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581)
+@checked_net(context=CONTEXT)
 def dilatednet(
     n_out:int,
     n_in:int=3,

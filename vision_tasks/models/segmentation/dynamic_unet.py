@@ -5,11 +5,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from fastai.layers import BatchNorm, ConvLayer, PixelShuffle_ICNR, ResBlock, defaults
+from fastai.layers import BatchNorm, ConvLayer, NormType, PixelShuffle_ICNR, ResBlock, defaults
 from fastai.torch_core import apply_init
 from fastai.vision.models.unet import UnetBlock
-from ..encoders import Encoder, create_encoder
-from ..layers import check_n_out
+from ...arguments import FLAG, FUNCTION, Kind, instance
+from ..encoders import ENCODER, Encoder, create_encoder
+from ..kinds import checked_net
 from ..registry import register
 
 __all__ = ['EncoderUnet', 'dynamic_unet']
@@ -26,6 +27,9 @@ def to_size(x, like):
 
 class EncoderUnet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
+    @checked_net(encoder=ENCODER, blur=FLAG, blur_final=FLAG, self_attention=FLAG, last_cross=FLAG, bottle=FLAG,
+                 act_cls=Kind("an activation, such as `nn.ReLU`", callable), init=FUNCTION,
+                 norm_type=instance(NormType, what="a `NormType` of fastai"))
     def __init__(self,
         encoder:Encoder,
         n_out:int,
@@ -40,7 +44,6 @@ class EncoderUnet(nn.Module):
         **kwargs,                    # of all `ConvLayer`s
     ):
         super().__init__()
-        check_n_out(n_out)
         both = dict(act_cls=act_cls, norm_type=norm_type)
         conv = dict(**both, **kwargs)
         c,skips = encoder.channels[-1],encoder.channels[-2::-1]
@@ -70,6 +73,7 @@ class EncoderUnet(nn.Module):
         return self.score(y)
 
 @register('segmentation', 'dynamic_unet', kw=dict(encoder='test_resnet'), n_params=41_223_068)
+@checked_net()
 def dynamic_unet(
     n_out:int,
     n_in:int=3,

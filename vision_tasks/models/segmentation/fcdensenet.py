@@ -3,7 +3,9 @@ running statistics for evaluation, where the paper takes the batch's: an answer 
 from __future__ import annotations
 import torch
 from torch import Tensor, nn
-from ..layers import check_n_out, check_norm, scaled
+from ...arguments import Kind, several, whole
+from ..kinds import CHANNELS, checked_net
+from ..layers import check_norm, scaled
 from ..registry import register
 
 __all__ = ['FCDenseNet', 'fc_densenet56', 'fc_densenet67', 'fc_densenet103']
@@ -20,8 +22,13 @@ class DenseBlock(nn.Sequential):
         for layer in self: x = torch.cat([x, layer(x)], 1)
         return x
 
+_many  = several(whole(1, 1000), "")
+LAYERS = Kind("an odd number of counts of layers, 3 at least: of the blocks down, the middle one, those up",
+              lambda o: len(o) >= 3 and len(o) % 2 == 1, convert=_many)
+
 class FCDenseNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width from 32 on"
+    @checked_net(layers=LAYERS, k=CHANNELS, first=CHANNELS)
     def __init__(self,
         n_out,
         n_in=3,
@@ -31,7 +38,6 @@ class FCDenseNet(nn.Module):
         ps=.2,             # dropout after each convolution but the first, the last and the transposed ones
     ):
         super().__init__()
-        check_n_out(n_out)
         n,c,skips = len(layers)//2,first,[]
         self.first = nn.Conv2d(n_in, c, 3, padding=1)
         self.down,self.shrink,self.grow,self.up = (nn.ModuleList() for _ in range(4))
@@ -81,6 +87,7 @@ _facts = dict(weights=False, min_bs=2, refuses={(31, 40): 'of 32 or more; 31 x 4
                                                 (200, 8): 'of 32 or more; 200 x 8 came.* to 200 x 32 at'})
 
 @register('segmentation', kw=dict(width=.25), n_params=1_378_725, **_facts)
+@checked_net()
 def fc_densenet56(
     n_out:int,
     n_in:int=3,
@@ -92,11 +99,13 @@ def fc_densenet56(
     return _build((4,)*11, 12, n_out, n_in, width, pretrained, ps)
 
 @register('segmentation', like='fc_densenet56', n_params=3_466_133, **_facts)
+@checked_net()
 def fc_densenet67(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.2) -> FCDenseNet:
     "Blocks of 5 layers, which give 16 maps each; 67 convolutions in all"
     return _build((5,)*11, 16, n_out, n_in, width, pretrained, ps)
 
 @register('segmentation', like='fc_densenet56', n_params=9_324_661, **_facts)
+@checked_net()
 def fc_densenet103(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.2) -> FCDenseNet:
     "Blocks of 4 layers at the picture's size to 15 in the middle, which give 16 maps each; 103 convolutions in all"
     return _build((4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4), 16, n_out, n_in, width, pretrained, ps)

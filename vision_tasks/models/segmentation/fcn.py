@@ -4,7 +4,9 @@ those of the released nets, where the kernels that enlarge do not learn"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import BilinearUp, check_n_out, conv_relu, init_he, scaled
+from ...arguments import choice
+from ..kinds import checked_net
+from ..layers import BilinearUp, conv_relu, init_he, scaled
 from ..registry import register
 from ..vgg import VGG16
 
@@ -17,9 +19,9 @@ def crop(x, at, like):
 
 class FCN(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    @checked_net(stride=choice(8, 16, 32))
     def __init__(self, n_out, n_in=3, width=1., stride=32, ps=.5):
         super().__init__()
-        check_n_out(n_out)
         self.stride = stride
         c = scaled(4096, width)
         # a padding of 100, so that fc6 finds 7x7 cells on the smallest picture
@@ -71,6 +73,7 @@ def _fcn(stride, n_out, n_in, width, pretrained, ps, start=None) -> FCN:
 _same = dict(kw=dict(width=.05), size=(33, 45))
 
 @register('segmentation', n_params=134_346_581, **_same)
+@checked_net()
 def fcn32s(
     n_out:int,
     n_in:int=3,
@@ -82,6 +85,7 @@ def fcn32s(
     return _fcn(32, n_out, n_in, width, pretrained, ps)
 
 @register('segmentation', n_params=134_357_354, **_same)
+@checked_net()
 def fcn16s(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.5,
     start=None,          # a trained `fcn32s` or its learner, which gives all weights but those of the new scores, which
                          # are 0; `pretrained` is not looked at then
@@ -90,6 +94,7 @@ def fcn16s(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.5,
     return _fcn(16, n_out, n_in, width, pretrained, ps, start)
 
 @register('segmentation', n_params=134_362_751, **_same)
+@checked_net()
 def fcn8s(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.5,
     start=None,          # a trained `fcn16s` (or `fcn32s`) or its learner
 ) -> FCN:

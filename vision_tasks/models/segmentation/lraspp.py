@@ -4,12 +4,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.lraspp import LRASPPHead
-from ..encoders import Encoder, create_encoder
-from ..layers import check_n_out, scaled
+from ..encoders import ENCODER, Encoder, create_encoder
+from ..kinds import CHANNELS, checked_net
+from ..layers import scaled
 from ..registry import register
 
 __all__ = ['LRASPP', 'lraspp', 'dilate']
 
+@checked_net(encoder=ENCODER)
 def dilate(encoder:Encoder, stride:int) -> Encoder:
     """Let `encoder` shrink pictures by no more than `stride`: later convolutions go by single pixels and are dilated
     instead, with the weights that they have (Yu et al., 2017, arXiv:1705.09914). In place; `ValueError` where something
@@ -38,9 +40,9 @@ def dilate(encoder:Encoder, stride:int) -> Encoder:
 
 class LRASPP(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
+    @checked_net(encoder=ENCODER, width=CHANNELS)
     def __init__(self, encoder, n_out, width=128):
         super().__init__()
-        check_n_out(n_out)
         if 8 not in encoder.strides[:-1]:
             raise ValueError(f"LR-ASPP stands on a map at stride 8 and a later one; {encoder.name} gives strides "
                              f"{encoder.strides}: take another encoder")
@@ -52,6 +54,7 @@ class LRASPP(nn.Module):
         return F.interpolate(self.head(dict(low=maps[self.low], high=maps[-1])), x.shape[-2:], mode='bilinear')
 
 @register('segmentation', 'lraspp', kw=dict(encoder='test_efficientnet'), n_params=3_221_538)
+@checked_net()
 def lraspp(
     n_out:int,
     n_in:int=3,

@@ -3,7 +3,8 @@ arXiv:1511.00561)"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import check_n_out, check_norm, conv_relu, init_he
+from ..kinds import checked_net
+from ..layers import check_norm, conv_relu, init_he
 from ..registry import register
 from ..vgg import VGG16
 
@@ -33,9 +34,9 @@ def decode(stages:nn.ModuleList, x:Tensor, switches) -> Tensor:
 
 class SegNet(nn.Module):
     "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    @checked_net()
     def __init__(self, n_out, n_in=3, width=1.):
         super().__init__()
-        check_n_out(n_out)
         self.encoder = VGG16(n_in, width, bn=True)
         self.decoder = mirrored(self.encoder)
         self.decoder[-1] = self.decoder[-1][:-3]           # in place of the last convolution, the scores
@@ -47,6 +48,7 @@ class SegNet(nn.Module):
         return self.score(decode(self.decoder, *encode(self.encoder, x)))
 
 @register('segmentation', kw=dict(width=.1), n_params=29_455_125)
+@checked_net()
 def segnet(
     n_out:int,
     n_in:int=3,

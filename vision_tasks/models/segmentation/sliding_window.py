@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import check_n_out, conv_relu, init_he, scaled
+from ..kinds import MODULE, checked_net
+from ..layers import conv_relu, init_he, scaled
 from ..registry import register
 
 __all__ = ['SlidingWindow', 'patch_classifier', 'sliding_window']
 
 def _check_patch(patch):
-    if patch < 1 or patch%2 == 0:
-        raise ValueError(f"patch is an odd number of pixels, so that one is in the middle; not {patch}")
+    if patch%2 == 0:
+        raise ValueError(f"patch: expected an odd number of pixels, so that one is in the middle, got {patch}")
 
+@checked_net()
 def patch_classifier(
     n_out:int,
     n_in:int=3,
@@ -22,7 +24,6 @@ def patch_classifier(
 ) -> nn.Sequential:    # (b, n_in, patch, patch) -> (b, n_out, 1, 1) logits; of larger pictures, those of every patch
     "Convolutions of 5 x 5 without padding, and one of 3 x 3 where these do not come out even, until one pixel is left"
     _check_patch(patch)
-    check_n_out(n_out)
     c,layers = scaled(32, width),[]
     for ks in [5]*(patch//4) + [3]*(patch%4 == 3):
         layers += conv_relu(n_in, c, ks)
@@ -34,6 +35,7 @@ def patch_classifier(
 class SlidingWindow(nn.Module):
     """(b, n_in, h, w) -> (b, n_out, h, w), of any height and width: at each pixel the logits that `classifier` gives
     for the patch centred there. Around the picture are zeros: the mean colour, where pictures are normalised"""
+    @checked_net(classifier=MODULE)
     def __init__(self,
         classifier,            # (b, n_in, patch, patch) -> (b, n_out, 1, 1), without padding, pooling and strides
         patch:int,             # in pixels, odd
@@ -44,9 +46,6 @@ class SlidingWindow(nn.Module):
     ):
         super().__init__()
         _check_patch(patch)
-        if route not in ('conv', 'windows'): raise ValueError(f"route is 'conv' or 'windows', not {route!r}")
-        if min(stride, at_once) < 1:
-            raise ValueError(f"stride and at_once are 1 or more; got stride={stride}, at_once={at_once}")
         self.classifier,self.patch,self.route,self.stride,self.at_once = classifier,patch,route,stride,at_once
 
     def forward(self, x:Tensor) -> Tensor:
@@ -72,6 +71,7 @@ class SlidingWindow(nn.Module):
         return logits.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 @register('segmentation', weights=False, kw=dict(width=.25), n_params=182_549)
+@checked_net()
 def sliding_window(
     n_out:int,
     n_in:int=3,

@@ -3,18 +3,24 @@ al., 2017, arXiv:1706.05587), Lite R-ASPP (Howard et al., 2019, arXiv:1905.02244
 from __future__ import annotations
 from functools import partial
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.models.segmentation import DeepLabV3
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
+from ...arguments import choice, instance
 from ..encoders import _set_n_in, create_encoder
-from ..layers import check_n_out
+from ..kinds import STATS, WITH_ENCODER, checked_net
 from ..registry import register
 
 __all__ = ['TorchvisionSegmenter', 'torchvision_segmenter']
 
+_NETS = list_models(module=torchvision.models.segmentation)
+
 class TorchvisionSegmenter(nn.Module):
     """(b, n_in, h, w) -> (b, n_out, h, w) logits of torchvision's `net`, of any height and width. When training, where
     `net` has an auxiliary head, a tuple of these and of its logits of the same shape, for the loss"""
+    @checked_net(net=instance(FCN, DeepLabV3, LRASPP, what="a segmentation net of torchvision"), mean=STATS,
+                 std=STATS)
     def __init__(self, net, mean, std):
         super().__init__()
         self.net = net                                    # torchvision's names, so that its files fit
@@ -32,6 +38,7 @@ class TorchvisionSegmenter(nn.Module):
         out  = full(self.net.classifier(maps['out'] if 'out' in maps else maps))
         return (out, full(aux(maps['aux']))) if self.training and aux is not None else out
 
+@checked_net(name=choice(*_NETS), pretrained=WITH_ENCODER)
 def torchvision_segmenter(
     name:str,              # of a builder in `torchvision.models.segmentation`
     n_out:int,
@@ -41,7 +48,6 @@ def torchvision_segmenter(
     aux_loss:bool=True,    # an auxiliary head for training, where torchvision has one for the net
 ) -> TorchvisionSegmenter:
     "torchvision's net `name` for `n_out` classes"
-    check_n_out(n_out)
     own,has_aux = pretrained is True,not name.startswith('lraspp')
     try: net = get_model(name, weights='DEFAULT' if own else None, weights_backbone=None,
                          num_classes=None if own else n_out, **(dict(aux_loss=True) if has_aux else {}))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import check_n_out, init_he, scaled
+from ..kinds import checked_net
+from ..layers import init_he, scaled
 from ..registry import register
 
 __all__ = ['UNet', 'unet']
@@ -22,10 +23,9 @@ def double_conv(n_in, n_out, pad, ps=0.):
 class UNet(nn.Module):
     """(b, n_in, h, w) -> (b, n_out, h - 184, w - 184), logits of the centre, for h and w of 16k + 60; with 'same'
     padding (b, n_out, h, w), for multiples of 16"""
+    @checked_net()
     def __init__(self, n_out, n_in=3, width=1., padding='valid', ps=.5):
         super().__init__()
-        check_n_out(n_out)
-        if padding not in _PADDINGS: raise ValueError(f"padding is 'valid' or 'same', not {padding!r}")
         self.padding,pad = padding,_PADDINGS[padding][0]
         chs = [scaled(64, width)*2**i for i in range(5)]
         self.down  = nn.ModuleList(double_conv(i, o, pad, ps*(o >= chs[3])) for i,o in zip([n_in, *chs], chs))
@@ -57,6 +57,7 @@ class UNet(nn.Module):
 
 @register('segmentation', 'unet', size=(188, 204), crop=184, kw=dict(width=.125), n_params=31_033_045, weights=False,
           refuses={(190, 188): 'height 188 or 204 and the width 188,', (572, 100): 'height 572 and the width 188,'})
+@checked_net()
 def unet(
     n_out:int,
     n_in:int=3,
