@@ -60,6 +60,13 @@ def faults(calls, values=BAD, accepts=None, works=True):
                 found.append(f'{call}({arg}={label}): {came}')
     return found
 
+def count(calls, values=BAD, accepts=None):
+    "(calls, foreign messages, values wrongly taken) of `faults`"
+    n = sum(len(make()[1]) for make in calls.values())*len(values)
+    found = faults(calls, values, accepts, works=False)
+    taken = sum(o.endswith(': returned') for o in found)
+    return n,len(found) - taken,taken
+
 def assert_no_faults(calls, values=BAD, accepts=None, works=True):
     "`faults`, of which there are none, line by line where there are"
     found = faults(calls, values, accepts, works)

@@ -44,9 +44,10 @@ ACCEPTS = {
     'write_df.path': one_of(None)}
 
 @pytest.fixture(scope='module')
-def world(tmp_path_factory):
+def world(tmp_path_factory): return make_world(tmp_path_factory.mktemp('arguments'))
+
+def make_world(path):
     "Drawn data in every format that is read"
-    path = tmp_path_factory.mktemp('arguments')
     anns = [replace(a, split=('train', 'valid')[i%2]) for i,a in enumerate(draw_shapes(path/'pics', 12, 32, most=2))]
     boxes = [replace(a, points=None, visible=None, masks=None, mask=None) for a in anns]
     figures = draw_figures(path/'figs', 3, 32)

@@ -1,6 +1,7 @@
 "The argument matrix of blocks, DataLoaders, learners and their methods"
 import pickle
 from functools import partial
+from importlib import import_module
 import matplotlib.pyplot as plt
 import pytest, torch
 from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, names, never, number, one_of, path,
@@ -8,7 +9,7 @@ from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, n
 from test_tasks import TASKS
 import vision_tasks.all as package
 from vision_tasks.detection import fit_anchors
-from vision_tasks.learner import TaskLearner, encoder_splitter, one_normalize
+from vision_tasks.learner import TaskLearner, encoder_splitter, load_learner, one_normalize
 from vision_tasks.segmentation import AuxLoss
 
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.usefixtures('closed_figures')]
@@ -37,7 +38,7 @@ ACCEPTS = dict(
     method=one_of('pad', 'squish'), levels=whole(1), sizes=whole(1), ratios=whole(1), weight=number(0), model_dir=path,
     opt_func=never, wd_bn_bias=flag, train_bn=flag, default_cbs=flag, n=whole(1), by=number(1e-9, 1e9),
     masks=one_of('rle', 'polygons'), fname=path, score=one_of('f1', 'fbeta', None), file=path,
-    path=either(path, one_of(None)), mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)))
+    path=either(path, one_of(None)), cpu=flag, mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)))
 
 @pytest.fixture(scope='module', params=TASKS, ids=repr)
 def task(request): return request.param
@@ -123,6 +124,15 @@ def method_calls(task, anns, made):
 
 NORMALIZE = {'plot_confusion.normalize': flag}
 
+def test_every_public_name_of_the_tasks_is_in_the_matrix():
+    modules = [import_module(f'vision_tasks.{m}') for m in (*map(repr, TASKS), 'learner')]
+    public = {n for m in modules for n in m.__all__}
+    made = {f'{t!r}_{o}' for t in TASKS for o in ('block', 'dls', 'learner')}
+    learners = {n for n in public if n.endswith('Learner')}          # made by these; `TaskLearner` stands for all
+    shared = {'fit_anchors', 'AuxLoss', 'one_normalize', 'encoder_splitter', 'load_learner'}
+    data = {'crop_instances', 'largest_object'}                      # in test_arguments_data
+    assert public == made | learners | shared | data | {'EncoderHead'}   # which takes what `task_model` gives it
+
 def values(slow): return BAD if slow else FEW
 BOTH = pytest.mark.parametrize('slow', [False, pytest.param(True, marks=pytest.mark.slow)], ids=['few', 'all'])
 
@@ -142,12 +152,16 @@ def test_their_methods_refuse_what_makes_no_sense(task, anns, made, slow, monkey
     assert_no_faults(method_calls(task, anns, made), BAD if slow else ['object()'], {**ACCEPTS, **NORMALIZE},
                      works=slow)
 
+@pytest.mark.train
 def test_what_the_tasks_share_refuses_what_makes_no_sense(shapes, tmp_path):
     task = TASKS[0]
     dls = task.make_dls(task.anns(shapes)[:8], size=32, bs=4, path=tmp_path)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     anns = [a for a in shapes if a.labels][:4]
+    learn = task.make(anns, tmp_path, size=32, bs=2)
+    learn.export('l.pkl')
     calls = dict(
+        load_learner=lambda: (load_learner, dict(fname=tmp_path/'l.pkl', cpu=True)),
         fit_anchors=lambda: (fit_anchors, dict(annotations=anns, size=32, method='pad', levels=1, sizes=1, ratios=1)),
         AuxLoss=lambda: (AuxLoss, dict(weight=.5)),
         one_normalize=lambda: (one_normalize, dict(dls=dls, mean=[.5]*3, std=[.5]*3)),

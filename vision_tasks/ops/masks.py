@@ -4,7 +4,7 @@ import numpy as np
 from ..arguments import FRACTION, WIDTH_HEIGHT, Kind, brief, checked, choice, is_whole, numbers
 
 __all__ = ['decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'rle_counts', 'mask_bbox',
-           'mask_extent', 'check_mask']
+           'mask_extent']
 
 _RLE = Kind("an RLE, which is a dict(size=[h, w], counts=...)", lambda o: isinstance(o, dict))
 
