@@ -244,7 +244,7 @@ def test_annotate_with_tta_does_not_depend_on_mirroring(task, learn, anns):
 def test_options_without_a_meaning_are_refused(learn, anns):
     for k in {'tile', 'postprocess'} - set(learn.annotate_options):
         with pytest.raises(ValueError, match=f"{k} is for tasks that answer pixel by pixel"):
-            learn.annotate(anns[:1], **{k: 3})
+            learn.annotate(anns[:1], **{k: dict(tile=32, postprocess=print)[k]})
 
 def test_a_tuned_threshold_reaches_annotate_metrics_and_the_exported_learner(task, learn, anns, tmp_path):
     if 'tune' in task.raises:

@@ -12,6 +12,7 @@ from fastai.learner import Metric
 from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind, brief, choice, either, fixed,
                         instance, is_number, number, several)
 from .data.annotation import Annotation
+from .models.kinds import N_OUT
 
 __all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'PAIRS', 'CLASSES',
            'check_ds_idx']
@@ -45,7 +46,7 @@ FASTAI = dict(dls=LOADERS, opt_func=FUNCTION, lr=RATE, splitter=FUNCTION, cbs=CB
               metrics=either(_METRIC, several(_METRIC, "a list of metrics")), path=PATH, model_dir=PATH, wd=number(0),
               wd_bn_bias=FLAG, train_bn=FLAG, moms=MOMS, default_cbs=FLAG)
 LEARNER = dict(
-    dls=LOADERS,
+    dls=LOADERS, n_out=N_OUT,
     arch=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER,
                 Kind("a name", TEXT.ok, "`list_archs(task)` and `list_encoders()` have the names")),
     encoder=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER, Kind("a name", TEXT.ok)),
