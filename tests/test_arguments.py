@@ -23,7 +23,7 @@ A = Annotation('a.png', (4, 4))
     (COUNT,         [1],                             [0, 1.5, 2**31]),
     (FUNCTION,      [len],                           ['len', None]),
     (SIZE,          [1, (3, 4), [3, 4]],             [0, 64., (3,), (3, 4, 5), (0, 4), '64', (3., 4), None, True]),
-    (NAMES,         [['a', 'b'], ('a',), np.array(['a']), []], ['cat', ['a', 3], {'a'}, {'a': 1}, None, [''], 3]),
+    (NAMES,         [['a', 'b'], ('a',), np.array(['a']), []], ['cat', ['a', 3], {'a'}, {'a': 1}, None, 3]),
     (ANNOTATIONS,   [[A], (A,), [], iter([A])],      [A, 'a.json', None, [A, 3], 3]),
     (shaped((None, 4), what="boxes"), [np.zeros((2, 4)), torch.zeros(0, 4)], [np.zeros(4), [[1, 2, 3, 4]], None]),
     (several(whole(0), "a list of numbers", n=2), [[1, 2], np.array([1, 2])], [[1], [1, -1], 'ab', 3, np.array(3)]),

@@ -188,7 +188,7 @@ SHARE    = Kind("a share between 0 and 1, both excluded", number(0, 1, open=True
 FRACTION = number(0, 1)
 COUNT    = whole(1)
 POSITIVE = number(0, open=True)
-NAMES    = several(Kind("a name, which is a text", lambda o: isinstance(o, str) and bool(o)), "a list of names",
+NAMES    = several(Kind("a name, which is a text", lambda o: isinstance(o, str)), "a list of names",
                    todo=lambda o: f"write [{brief(o)}] for one name" if isinstance(o, str) else '')
 SIZE     = Kind("pixels: a whole number of 1 or more, or (width, height)",
                 lambda o: all(is_whole(v) and 0 < v < 2**31 for v in ([o] if is_whole(o) else o)) and

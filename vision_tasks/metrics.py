@@ -169,8 +169,9 @@ _POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a li
 def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
     "Distance of each point from its truth, in the unit of both; nan where it is not marked"
     p,t = torch.as_tensor(pred).double(),torch.as_tensor(targ).double()
-    if p.shape == t.shape: return (p - t).norm(dim=-1)
-    raise ValueError(f"pred and targ: expected one shape (n, k, 2), got {tuple(p.shape)} and {tuple(t.shape)}")
+    if all(n == m or 1 in (n, m) for n,m in zip(p.shape[::-1], t.shape[::-1])): return (p - t).norm(dim=-1)
+    raise ValueError(f"pred and targ: expected (n, k, 2), or one of either for all of the other, got {tuple(p.shape)} "
+                     f"and {tuple(t.shape)}")
 
 BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number of pixels"),
             Kind("two points, by index or name", lambda o: isinstance(o, (tuple, list)) and len(o) == 2 and

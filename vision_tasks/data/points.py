@@ -53,7 +53,7 @@ def write_dlc(
     """Write what `read_dlc` reads; a point that is nan or whose `visible` is 0 becomes two empty cells. Labels, scores,
     group and split have no place in this format"""
     fname = Path(fname)
-    bad = [o for o in names if o != o.strip() or names.count(o) > 1]
+    bad = [o for o in names if not o or o != o.strip() or names.count(o) > 1]
     if bad: raise ValueError(f"names: expected a name for each point, each once, without blanks at its ends, got "
                              f"{brief(bad[0])}; the csv could not be read back: rename it")
     path = _project(fname) if path is None else Path(path)
