@@ -30,7 +30,7 @@ from vision_tasks.keypoint import crop_instances
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.show import contact_sheet
 try: from vision_tasks.learner import load_learner
-except ImportError: from fastai.learner import load_learner   # versions before 0.2
+except ImportError: from fastai.learner import load_learner   # earlier versions have no own
 
 # --- what is written, in version 0 or 1, and how it is read back
 
@@ -213,7 +213,7 @@ class Case:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, (self.name, k)
         return self.verdict()
 
-WATCHED = 'open', 'fsync', 'replace', 'symlink', 'unlink'   # open: for writing
+WATCHED = 'open', 'fsync', 'replace', 'symlink', 'link', 'unlink'   # open: for writing
 
 @contextmanager
 def watched(k=None, act=lambda: None, what=WATCHED):
@@ -252,6 +252,7 @@ def main():
     ap.add_argument('--seed', type=int, default=0)
     ap.add_argument('names', nargs='*', help="writers; default: all")
     args = ap.parse_args()
+    torch.set_num_threads(1)   # a forked process waits forever for threads that it does not have
     rng,every = random.Random(args.seed),Counter()
     print('| writer | seconds | tried | old whole | new whole | clear error | lost |')
     print('|---|---:|---:|---:|---:|---:|---:|')
