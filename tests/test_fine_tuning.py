@@ -82,7 +82,7 @@ def test_it_can_be_called_again(learn):
 
 @pytest.mark.parametrize('kwargs, message', [
     (dict(epochs=0), "epochs: expected a whole number of 1 or more, got 0"), (dict(epochs=1.5), "epochs: .* got 1.5"),
-    (dict(epochs=1, base_lr=-1), "base_lr: expected a number above 0, got -1"),
+    (dict(epochs=1, base_lr=-1), "base_lr: expected a number between 0 and 1000000, both excluded, got -1"),
     (dict(epochs=1, base_lr=float('nan')), "base_lr: .* got nan"), (dict(epochs=1, lr_mult=0), "lr_mult: "),
     (dict(epochs=1, freeze_epochs=-1), "freeze_epochs: expected a whole number of 0 or more, got -1"),
     (dict(epochs=1, moms=(.9, .8)), "moms: expected three momentums"), (dict(epochs=1, pct_start=3), "pct_start: ")])

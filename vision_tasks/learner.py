@@ -34,7 +34,7 @@ from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder, show_predictions
-from .task_arguments import CBS, FASTAI, LOADERS, MOMS, RATE, check_ds_idx
+from .task_arguments import CBS, FASTAI, LOADERS, MOMS, ONE_RATE, RATE, check_ds_idx
 from .warning import warn
 
 # the rest is for the tasks
@@ -349,9 +349,10 @@ class TaskLearner(Learner):
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
         self.check_training(cbs)
+        self.check_rates('lr', lr)
         Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
 
-    @checked(epochs=COUNT, base_lr=POSITIVE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
+    @checked(epochs=COUNT, base_lr=ONE_RATE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
              div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
     def fine_tune(self,
         epochs:int,            # with all layers
@@ -385,9 +386,10 @@ class TaskLearner(Learner):
     def fit_one_cycle(self, n_epoch:int, lr_max=None, div=25., div_final=1e5, pct_start=.25, wd=None, moms=None,
                       cbs=None, reset_opt=False, start_epoch=0):
         "fastai's `fit_one_cycle`"
+        self.check_rates('lr_max', lr_max)
         Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
 
-    @checked(start_lr=POSITIVE, end_lr=POSITIVE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
+    @checked(start_lr=ONE_RATE, end_lr=ONE_RATE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
     def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
                 suggest_funcs=SuggestionMethod.Valley):
         """fastai's `lr_find`. Raises `ValueError` before it starts where `check_training` does, and where the loss
@@ -397,6 +399,14 @@ class TaskLearner(Learner):
         except IndexError as e:   # what the suggestions say of a curve without points
             raise ValueError(f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no "
                              "curve; begin at a lower rate, or pass stop_div=False") from e
+
+    def check_rates(self, name, lr):
+        "Raise `ValueError` where `lr` is a list of other than one rate for each parameter group"
+        if not isinstance(lr, (list, tuple, np.ndarray)): return
+        n = len(L(self.splitter(self.model)))
+        if len(lr) != n: raise ValueError(
+            f"{name}: expected a rate for each of the {n} parameter groups, got {brief(list(lr))}; slice(low, high) "
+            "spreads two over all groups")
 
     def check_training(self, cbs=None):
         """Raise `ValueError` where training with the further callbacks `cbs` makes no sense: on no batch at all, or

@@ -161,7 +161,7 @@ class MultilabelLearner(TaskLearner):
         """Set the threshold to the best on these data; `predict`, `annotate`, metrics and export use it from now on.
         Warns of classes that it never predicts, such as those that cannot reach the precision asked for"""
         kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
-        thresh,best = best_threshold(*self._scores(ds_idx, dl), score or 'f1', **kwargs)
+        thresh,best = best_threshold(*self._scores(ds_idx, dl), 'f1' if score is None else score, **kwargs)
         self.loss_func.thresh = thresh
         return thresh,best
 

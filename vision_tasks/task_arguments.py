@@ -14,8 +14,8 @@ from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind
 from .data.annotation import Annotation
 from .models.kinds import N_OUT
 
-__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'PAIRS', 'CLASSES',
-           'check_ds_idx']
+__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'ONE_RATE', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'PAIRS',
+           'CLASSES', 'check_ds_idx']
 
 # fastai makes an instance of a class of transforms
 _TFM   = Kind("a transform", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, Transform))
@@ -25,9 +25,12 @@ PAIRS  = Kind("a list of pairs, such as ('left_eye', 'right_eye')",
               lambda o: isinstance(o, (list, tuple, L, np.ndarray)))
 CLASSES = several(Kind("a name, which is a text", lambda o: isinstance(o, str) and bool(o)), "a list of names", least=1,
                   todo=NAMES.todo)
-RATE   = either(number(0), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
-                                is_number(o.stop) and o.stop > 0 and (o.start is None or is_number(o.start))),
-                several(number(0), "a rate for each parameter group", least=1))
+MOST   = 10**6   # of a learning rate
+RATE   = either(number(0, MOST), Kind("a slice of two rates", lambda o: isinstance(o, slice) and o.step is None and
+                                is_number(o.stop) and 0 < o.stop <= MOST and
+                                (o.start is None or is_number(o.start) and 0 <= o.start <= MOST)),
+                several(number(0, MOST), "a rate for each parameter group", least=1))
+ONE_RATE = number(0, MOST, open=True)
 MOMS   = several(FRACTION, "three momentums in [0, 1]", n=3)
 _CALLBACK = Kind("a callback", lambda o: isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback))
 CBS    = either(_CALLBACK, several(_CALLBACK, "a list of callbacks"))
