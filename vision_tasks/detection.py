@@ -263,7 +263,7 @@ class DetectionLearner(TaskLearner):
 
     def predict(self, item, rm_type_tfms=0, with_input=False):
         "The `Annotation`; the detections (k, 6) that count, in pixels of the network's input; and all (max_dets, 6)"
-        dl = self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
+        dl = self.dls.test_dl(self.pictures_of([item]), rm_type_tfms=rm_type_tfms, num_workers=0)
         inp,dets,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         said,on = self.to_annotations(self.probabilities(dets), [picture_of(item)], None)[0],tuplify(dec)[0][0][:,5] > 0
         dec  = detuplify(tuple(o[0][on] for o in tuplify(dec)))
