@@ -128,6 +128,17 @@ def add_learner(anns, to):
     WRITERS.update(save=writing(lambda: learn.save('m')), export=writing(lambda: learn.export('m.pkl')))
     READERS.update(save=loaded, export=lambda anns, to: weights(load_learner(to/'m.pkl')))
 
+@contextmanager
+def learners_files(anns, to):
+    "A while in which `WRITERS` and `READERS` have those of a learner's files"
+    old = dict(WRITERS),dict(READERS)
+    add_learner(anns, to)
+    try: yield
+    finally:
+        for now,before in zip((WRITERS, READERS), old):
+            now.clear()
+            now.update(before)
+
 # --- killing
 
 def verdict(name, anns, to, old, new):

@@ -2,7 +2,7 @@
 import errno, gc, os, shutil, subprocess
 from functools import cache
 import pytest
-from killing import READERS, WRITERS, Case, add_learner, drawn, read, watched
+from killing import WRITERS, Case, drawn, learners_files, read, watched
 from vision_tasks.data.writing import MARKER
 
 NAMES = [*WRITERS, 'save', 'export']
@@ -14,12 +14,7 @@ def anns(tmp_path_factory): return drawn(tmp_path_factory.mktemp('drawn'), 4)
 @pytest.fixture(scope='module', autouse=True)
 def learners(anns, tmp_path_factory):
     "Writers and readers of a learner's files, as long as these tests run"
-    old = dict(WRITERS),dict(READERS)
-    add_learner(anns, tmp_path_factory.mktemp('learners'))
-    yield
-    for now,before in zip((WRITERS, READERS), old):
-        now.clear()
-        now.update(before)
+    with learners_files(anns, tmp_path_factory.mktemp('learners')): yield
 
 def files(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 

@@ -2,7 +2,7 @@
 import os, random, time
 from functools import cache
 import pytest, torch
-from killing import READERS, WRITERS, Case, add_learner, drawn, random_kills, read, set_weights, weights
+from killing import WRITERS, Case, drawn, learners_files, random_kills, read, set_weights, weights
 import killing
 from vision_tasks.data import writing
 from vision_tasks.data.annotation import AnnotationError
@@ -19,11 +19,7 @@ def anns(tmp_path_factory): return drawn(tmp_path_factory.mktemp('drawn'), 4)
 @pytest.fixture(scope='module', autouse=True)
 def learners(anns, tmp_path_factory):
     "Writers and readers of a learner's files, as long as these tests run"
-    old = dict(WRITERS),dict(READERS)
-    yield add_learner(anns, tmp_path_factory.mktemp('learners'))
-    for now,before in zip((WRITERS, READERS), old):
-        now.clear()
-        now.update(before)
+    with learners_files(anns, tmp_path_factory.mktemp('learners')): yield
 
 @pytest.fixture(scope='module')
 def cases(anns, tmp_path_factory):

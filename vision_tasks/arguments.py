@@ -13,10 +13,10 @@ from numbers import Integral, Real
 from reprlib import Repr
 import numpy as np
 
-__all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check', 'check_thresh', 'brief', 'came', 'nearest', 'error',
-           'is_whole', 'is_number', 'whole', 'number', 'numbers', 'choice', 'either', 'several', 'shaped', 'instance',
-           'fixed', 'FLAG', 'TEXT', 'PATH', 'NAMES', 'SIZE', 'WIDTH_HEIGHT', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION',
-           'COUNT', 'POSITIVE', 'IOU', 'BETA', 'AXES', 'LEAST_THRESH', 'PATHS', 'COLUMN']
+__all__ = ['Kind', 'KINDS', 'checked', 'checked_methods', 'check_thresh', 'brief', 'came', 'nearest', 'error',
+           'is_whole', 'is_number', 'whole', 'number', 'numbers', 'choice', 'either', 'several', 'instance', 'FLAG',
+           'TEXT', 'PATH', 'NAMES', 'SIZE', 'WIDTH_HEIGHT', 'FUNCTION', 'SEED', 'SHARE', 'FRACTION', 'COUNT',
+           'POSITIVE', 'IOU', 'BETA', 'AXES', 'LEAST_THRESH', 'PATHS', 'COLUMN']
 
 # --- values in messages
 
@@ -74,8 +74,13 @@ def error(text) -> ValueError:
     e.ours = True
     return e
 
-def is_whole(o) -> bool: return isinstance(o, Integral) and not isinstance(o, (bool, np.bool_))
-def is_number(o) -> bool: return isinstance(o, Real) and not isinstance(o, (bool, np.bool_)) and abs(o) < float('inf')
+def is_whole(o) -> bool:
+    "Whether `o` is a whole number, numpy's too; a bool is none"
+    return isinstance(o, Integral) and not isinstance(o, (bool, np.bool_))
+
+def is_number(o) -> bool:
+    "Whether `o` is a finite real number, numpy's too; a bool is none"
+    return isinstance(o, Real) and not isinstance(o, (bool, np.bool_)) and abs(o) < float('inf')
 
 def _range(lo, hi):
     if lo is None and hi is None: return ''
@@ -103,10 +108,6 @@ def choice(*options, what:str=None) -> Kind:
     text = what or (f"one of {', '.join(names)}" if len(names) > 1 else names[0])
     return Kind(text, ok, lambda o: nearest(o, [v for v in options if isinstance(v, str)]).removeprefix('; ')
                                     if isinstance(o, str) else '')
-
-def fixed(value) -> Kind:
-    "That value alone"
-    return choice(value)
 
 def instance(*types, what:str) -> Kind:
     "Instances of one of `types`"
@@ -139,14 +140,6 @@ def several(
         if kind.convert is None and all(map(kind.ok, items)): return items   # fast where all is well
         return [kind(f'{name}, number {i}', v) for i,v in enumerate(items)]
     return Kind(what, lambda o: (len(o) == n if n is not None else len(o) >= least), todo, convert)
-
-def shaped(
-    *shapes,      # tuples of sizes, where None is any
-    what:str,     # for the message, such as "(n, 4) boxes"
-) -> Kind:
-    "Arrays and tensors of one of `shapes`"
-    def ok(o): return any(len(o.shape) == len(s) and all(n in (None, m) for n,m in zip(s, o.shape)) for s in shapes)
-    return Kind(what, ok)
 
 def numbers(
     *shapes,      # tuples of sizes, where None is any and `...` in front any number of axes; none: any shape
@@ -212,10 +205,6 @@ KINDS = dict(
     ci=Kind("a confidence between 0 and 1, both excluded", number(0, 1, open=True).ok))
 
 # --- the border
-
-def check(name:str, value, kind:Kind):
-    "`value`, converted, where it is of `kind`. Raises `ValueError` that says what was expected"
-    return kind(name, value)
 
 LEAST_THRESH = -2.**-8   # a threshold that predicts all, tuned where the lowest score is 0, is just below 0
 

@@ -7,7 +7,7 @@ from fastai.learner import Metric
 from fastai.torch_core import to_detach
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_masks
-from .arguments import COUNT, IOU, TEXT, check_thresh, checked, choice, fixed, nearest
+from .arguments import COUNT, IOU, TEXT, check_thresh, checked, choice, nearest
 from .data.annotation import AnnotationError, vocab_of
 from .data.blocks import NO_OBJECT
 from .data.coco import coco_shape       # so that shapes and areas are those which `write_coco` writes
@@ -92,7 +92,6 @@ def coco_ap(
     The area that makes a truth small (up to 32²), medium or large (from 96²) is its mask's wherever it has one, for
     boxes too; that of a detection is its box's, for 'segm' its mask's (as of COCO's results without 'bbox'). The mask
     [] is empty"""
-    annotations,predictions = list(annotations),list(predictions)
     vocab,truth,dets = _read(annotations, predictions, vocab)
     caps = [*(o for o in (1, 10) if o < max_dets), int(max_dets)]
     p,r  = _evaluated(annotations, predictions, truth, dets, len(vocab), iou_type, caps)
@@ -253,7 +252,7 @@ def match_detections(
     """Which detection finds which truth, by COCO's rule: the highest score first (of equal ones the first), each takes
     the truth of its class that is left with the highest IoU, `iou` at least. One that finds none, but lies by a share
     of `iou` in a truth with `ignore`, is ignored; its `iou` is that share. VOC's rule is in `voc_ap`"""
-    vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
+    vocab,truth,dets = _read(annotations, predictions, vocab)
     found = _match(truth, dets, iou)
     hit,ignored = _verdicts(found, truth)
     some,overlap,row = found >= 0,np.full(len(found), np.nan),np.full(len(found), -1)
@@ -264,7 +263,7 @@ def match_detections(
 
 # --- PASCAL VOC
 
-@checked(iou=IOU, points=fixed(11))
+@checked(iou=IOU, points=choice(11))
 def voc_ap(
     annotations,     # list[Annotation], the truth
     predictions,     # list[Annotation] of the same pictures
@@ -279,7 +278,7 @@ def voc_ap(
     most; that one found before, it is false. Truth with `ignore` is difficult: neither sought, nor a detection of it
     counted. Interpolated: at each recall the best precision from there on. The devkit's boxes include their last pixel,
     so that it adds 1 to their sides; ours, as `read_voc` gives them, end at the edge behind it: the IoU is the same"""
-    vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
+    vocab,truth,dets = _read(annotations, predictions, vocab)
     hit,ignored = _verdicts(_voc_match(truth, dets, iou), truth)
     table = _per_class(vocab, truth, [], ['ap'])
     order = np.argsort(-dets.scores, kind='stable')
@@ -316,7 +315,7 @@ class _Counted(NamedTuple):
         return self.scores[on],self.hit[on],self.n.sum() if c is None else self.n[c]
 
 def _counted(annotations, predictions, iou, vocab):
-    vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
+    vocab,truth,dets = _read(annotations, predictions, vocab)
     hit,ignored = _verdicts(_match(truth, dets, iou), truth)
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
     return _Counted(vocab, n, *(o[~ignored] for o in (dets.label, dets.scores, hit)))
@@ -395,7 +394,7 @@ def detection_confusion(
     `useCats=0`): the highest score first, each takes the truth that is left with the highest IoU, whatever its class.
     Truth with `ignore` counts nowhere, nor what is found only there; that nothing is nothing is not counted.
     `plot_confusion` draws it"""
-    vocab,truth,dets = _read(list(annotations), list(predictions), vocab)
+    vocab,truth,dets = _read(annotations, predictions, vocab)
     on   = dets.scores > np.broadcast_to(check_thresh(thresh, len(vocab)), len(vocab))[dets.label]
     dets = _Objects(*(o[on] for o in dets))
     found  = _match(truth, dets, iou, within_class=False)

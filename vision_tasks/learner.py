@@ -20,7 +20,7 @@ from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from PIL import Image
 from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, PATH, POSITIVE, SHARE, Kind, brief, came, checked,
-                        checked_methods, either, fixed, instance, number, several, whole)
+                        checked_methods, choice, either, number, several, whole)
 from .data.annotation import ANNOTATIONS, Annotation, AnnotationError, vocab_of, wh
 from .data.blocks import FileImage, array_size, check_labels, clip_objects, grey_range_of
 from .data.check import check_images
@@ -34,7 +34,7 @@ from .models.encoders import create_encoder
 from .models.layers import refuse_nan
 from .models.registry import get_arch, list_archs
 from .show import FixedOrder, show_predictions
-from .task_arguments import CBS, FASTAI, LOADERS, MOMS, ONE_RATE, RATE, check_ds_idx
+from .task_arguments import CBS, FASTAI, LOADERS, MODULE, MOMS, ONE_RATE, RATE, check_ds_idx
 from .warning import warn
 
 # the rest is for the tasks
@@ -135,7 +135,6 @@ def clipped(annotations) -> list[Annotation]:
 
 # --- model
 
-MODULE = instance(nn.Module, what="an `nn.Module`")
 STATS  = several(number(), "a number for each channel", least=1)
 
 @checked(model=MODULE)
@@ -195,8 +194,8 @@ class NormalizeInPlace(Normalize):
     "fastai's `Normalize` without its two copies of the batch, which `IntToFloatTensor` made for us anyway"
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
-@checked(dls=LOADERS, mean=either(fixed(None), STATS),
-         std=either(fixed(None), several(POSITIVE, "a number above 0 for each channel", least=1)))
+@checked(dls=LOADERS, mean=either(choice(None), STATS),
+         std=either(choice(None), several(POSITIVE, "a number above 0 for each channel", least=1)))
 def one_normalize(dls, mean, std):
     """Let every DataLoader of `dls` normalize once, with `mean` and `std`; what normalized before is replaced. None:
     they do not normalize"""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
-from .arguments import (FRACTION, LEAST_THRESH, POSITIVE, WIDTH_HEIGHT, Kind, checked, choice, either, fixed, nearest,
+from .arguments import (FRACTION, LEAST_THRESH, POSITIVE, WIDTH_HEIGHT, Kind, checked, choice, either, nearest,
                         number, numbers, whole)
 from .data.annotation import AnnotationError
 from .data.blocks import class_mask
@@ -374,7 +374,7 @@ class SegmentationCEDice(SegmentationLoss):
         return ce + self.dice*dice
 
 _W0,_SIGMA  = number(0, 10**9),number(0, 10**5, open=True, what="pixels")
-_BACKGROUND = either(whole(0, 255, what="a class index"), fixed(None))
+_BACKGROUND = either(whole(0, 255, what="a class index"), choice(None))
 
 class BorderCE(SegmentationCE):
     """Cross entropy in which pixels between two objects that nearly touch count more, as in U-Net (Ronneberger et al.,

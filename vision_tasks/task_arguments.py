@@ -9,13 +9,13 @@ from fasttransform import Transform
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Metric
-from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind, brief, choice, either, fixed,
-                        instance, is_number, number, several)
+from .arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind, brief, choice, either, instance,
+                        is_number, is_whole, number, several)
 from .data.annotation import Annotation
 from .models.kinds import N_OUT
 
-__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'ONE_RATE', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'PAIRS',
-           'CLASSES', 'check_ds_idx']
+__all__ = ['BLOCK', 'CHECK', 'DLS', 'LEARNER', 'FASTAI', 'ONE_RATE', 'RATE', 'MOMS', 'CBS', 'LOADERS', 'MODULE',
+           'PAIRS', 'CLASSES', 'check_ds_idx']
 
 # fastai makes an instance of a class of transforms
 _TFM   = Kind("a transform", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, Transform))
@@ -35,6 +35,7 @@ MOMS   = several(FRACTION, "three momentums in [0, 1]", n=3)
 _CALLBACK = Kind("a callback", lambda o: isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback))
 CBS    = either(_CALLBACK, several(_CALLBACK, "a list of callbacks"))
 LOADERS = instance(DataLoaders, what="DataLoaders, as the task's `*_dls` makes them")
+MODULE = instance(nn.Module, what="an `nn.Module`")
 _BUILDER = Kind("a builder", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, nn.Module))
 _METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
                 lambda o: FUNCTION.ok(o) or isinstance(o, Metric), FUNCTION.todo)
@@ -50,10 +51,10 @@ FASTAI = dict(dls=LOADERS, opt_func=FUNCTION, lr=RATE, splitter=FUNCTION, cbs=CB
               wd_bn_bias=FLAG, train_bn=FLAG, moms=MOMS, default_cbs=FLAG)
 LEARNER = dict(
     dls=LOADERS, n_out=N_OUT,
-    arch=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER,
+    arch=either(MODULE, _BUILDER,
                 Kind("a name", TEXT.ok, "`list_archs(task)` and `list_encoders()` have the names")),
-    encoder=either(instance(nn.Module, what="an `nn.Module`"), _BUILDER, Kind("a name", TEXT.ok)),
-    pretrained=either(FLAG, fixed(None), PATH),
+    encoder=either(MODULE, _BUILDER, Kind("a name", TEXT.ok)),
+    pretrained=either(FLAG, choice(None), PATH),
     arch_kwargs=Kind("a dict of the builder's arguments", lambda o: isinstance(o, Mapping) and
                      all(isinstance(k, str) and k.isidentifier() for k in o)),
     loss_func=either(FUNCTION, Kind("the name of a loss", TEXT.ok)), metrics=FASTAI['metrics'], splitter=FUNCTION,
@@ -65,6 +66,6 @@ def check_ds_idx(
 ):
     "Raise `ValueError` where `dls` have no set of that number"
     n = len(dls.loaders)
-    if isinstance(ds_idx, (int, np.integer)) and not isinstance(ds_idx, bool) and 0 <= ds_idx < n: return
+    if is_whole(ds_idx) and 0 <= ds_idx < n: return
     sets = ' or '.join(['0 (training)', '1 (validation)', *map(str, range(2, n))][:n])
     raise ValueError(f"ds_idx: expected {sets}, got {brief(ds_idx)}; pass dl=annotations for another set")

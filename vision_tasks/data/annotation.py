@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, several
-from .image import BROKEN, open_image, stored_size
+from .image import open_image, stored_size
 
 __all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
 
@@ -207,9 +207,6 @@ def _object_numbers(a, keep):   # -> (k,) int, from 0
     if k.dtype == bool and k.shape == (n,): return np.flatnonzero(k)
     if k.dtype.kind in 'iu' and k.ndim == 1 and ((k >= -n) & (k < n)).all(): return np.arange(n)[k]
     raise ValueError(f"keep: expected indices of objects below {n}, or ({n},) bool, got {brief(keep)} ({a.path})")
-
-# what `image_size` and `read_image` raise for a file that is missing, broken, or larger than Pillow's limit
-UNREADABLE = BROKEN
 
 def wh(size) -> str:
     "`size` as people write it: 640x480"

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from ..arguments import checked, instance, is_whole, nearest, whole
-from .annotation import SPLITS, UNREADABLE, AnnotationError, select_objects, unturned, wh
-from .image import grey_levels, image_size, read_bytes, read_image
+from .annotation import SPLITS, AnnotationError, select_objects, unturned, wh
+from .image import BROKEN, grey_levels, image_size, read_bytes, read_image
 from .masks import decode_class_mask
 from ..ops.masks import decode_mask, mask_extent
 from ..warning import warn
@@ -100,7 +100,7 @@ def _file_problems(a, hashed=False):   # -> [Problem], key, hash
         # the means of pixels have more levels than the pixels: what has few of them is read as a whole
         if size[0]*size[1] >= 1024 and grey_levels(im) <= 2*FEW and (n := grey_levels(a.path)) <= FEW:
             found.append(Problem('few grey levels', f"{n} of 256; does the file use all of its bits?"))
-    except UNREADABLE as e: return [Problem('unreadable image', str(e))],key,code
+    except BROKEN as e: return [Problem('unreadable image', str(e))],key,code
     if size == a.size: return found,key,code
     detail = f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size)
     return [Problem('size differs', detail), *found],key,code
@@ -187,7 +187,7 @@ def _mask_problems(a, vocab):   # -> [Problem], names of the classes that the cl
     if a.mask is None: return [],()
     try: m = decode_class_mask(a.mask)
     except AnnotationError as e: return [Problem('mask value outside the codes', str(e))],()
-    except UNREADABLE as e: return [Problem('unreadable image', str(e))],()
+    except BROKEN as e: return [Problem('unreadable image', str(e))],()
     found = []
     if m.shape != a.size[::-1]:
         found.append(Problem('size differs', f"mask {a.mask} is {wh(m.shape[::-1])}, the image {wh(a.size)}"))

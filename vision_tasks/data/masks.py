@@ -10,7 +10,7 @@ from pathlib import Path
 import re
 import numpy as np
 from PIL import Image
-from ..arguments import (FUNCTION, PATH, PATHS, TEXT, WIDTH_HEIGHT, Kind, brief, check, checked, either, fixed,
+from ..arguments import (FUNCTION, PATH, PATHS, TEXT, WIDTH_HEIGHT, Kind, brief, checked, choice, either,
                          instance, is_whole, nearest, several, whole)
 from .annotation import Annotation, AnnotationError, unturned, wh
 from .image import BROKEN, lossy_format, open_image, unreadable, upright
@@ -25,7 +25,7 @@ VOID = 255   # the class index of what is not classified; no class has it
 
 _FOLDER  = Kind("a folder", PATH.ok)
 _IMAGES  = either(_FOLDER, PATHS)
-_MASKS   = either(_FOLDER, several(either(fixed(None), PATH, PATHS), "a list of paths, beside a list of images"),
+_MASKS   = either(_FOLDER, several(either(choice(None), PATH, PATHS), "a list of paths, beside a list of images"),
                   Kind("None, beside mask_of", lambda o: o is None))
 _CODES   = either(several(Kind("a name", lambda o: isinstance(o, str)), "a list of names"),
                   instance(Mapping, what="{value: name}"), Kind("a yaml file of either", PATH.ok))
@@ -175,7 +175,7 @@ def _check_complete(pairs):
     check_complete(*{f.parent for f in files})
 
 def _called(mask_of, image):
-    try: return check("what mask_of returned", mask_of(image), either(fixed(None), PATH, PATHS))
+    try: return either(choice(None), PATH, PATHS)("what mask_of returned", mask_of(image))
     except Exception as e: raise AnnotationError(f"{image}: mask_of failed: {type(e).__name__}: {e}") from e
 
 def _mask_files(m, folder):
@@ -309,8 +309,8 @@ class MaskFile:
     path:Path
     table:MaskTable
     def __post_init__(self):
-        check('path', self.path, PATH)
-        check('table', self.table, instance(MaskTable, what="what `read_masks` makes of codes and colors"))
+        PATH('path', self.path)
+        instance(MaskTable, what="what `read_masks` makes of codes and colors")('table', self.table)
     def __repr__(self): return f'MaskFile({self.path})'
 
 @checked(size=WIDTH_HEIGHT)

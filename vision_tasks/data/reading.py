@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from ..arguments import brief
-from .annotation import UNREADABLE, Annotation, AnnotationError
-from .image import brief_text, image_size, read_bytes
+from .annotation import Annotation, AnnotationError
+from .image import BROKEN, brief_text, image_size, read_bytes
 from .writing import check_complete
 from ..warning import warn
 
@@ -110,7 +110,7 @@ def size_of(path) -> tuple[int,int]:
     "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
     try: return image_size(path)
     except FileNotFoundError: why,todo = "no such image file", "fix the name or the folder"
-    except UNREADABLE as e:
+    except BROKEN as e:
         why,todo = f"cannot be read as an image ({getattr(e, 'why', brief_text(e))})", "replace the file"
     raise AnnotationError(f"{path}: {why}; {todo}, or drop the image before reading")
 

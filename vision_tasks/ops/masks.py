@@ -86,9 +86,7 @@ def paste_rle(
     """The pixels of each object, without ever making an image of them. The mask is interpolated bilinearly at the
     centers of the pixels, as torch's `grid_sample` does; torchvision's `paste_masks_in_image` first rounds the box to
     whole pixels, and is up to half a pixel off. A box that holds no center of a pixel gives an empty mask"""
-    try: probs,bboxes = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64)
-    except (TypeError, ValueError) as e: raise ValueError(f"expected numbers as probs and bboxes ({e})") from None
-    size = _image_size(size)
+    probs,bboxes,size = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64),_image_size(size)
     m = probs.shape[-1] if probs.ndim else 0
     if probs.shape != (len(probs) if m else 0, m, m) or bboxes.shape != (len(probs), 4):
         raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
