@@ -89,3 +89,12 @@ def test_it_can_be_called_again(learn):
 def test_arguments_that_make_no_sense_are_refused_before_anything_is_frozen(learn, kwargs, message):
     with pytest.raises(ValueError, match=message): learn.fine_tune(**kwargs)
     assert all(p.requires_grad for p in learn.model.parameters())
+
+def test_lr_find_names_a_curve_without_points_and_leaves_other_errors_alone(learn):
+    with torch.no_grad(): learn.model.head[-1].weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="the loss diverged within 10 steps from start_lr=1"):
+        learn.lr_find(start_lr=1., num_it=10, show_plot=False)
+    class Broken(Callback):
+        def after_batch(self): [][0]
+    learn.add_cb(Broken())
+    with pytest.raises(IndexError, match="list index out of range"): learn.lr_find(show_plot=False)

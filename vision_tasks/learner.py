@@ -1,6 +1,6 @@
 "What all learners share: evaluate, annotate, thresholds that are kept, one `Normalize`, the encoder apart"
 from __future__ import annotations
-import os, pickle, zipfile
+import os, pickle, traceback, zipfile
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
@@ -10,6 +10,7 @@ from fastcore.basics import defaults
 from fastcore.foundation import L
 from fastcore.xtras import join_path_file
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
+from fastai.callback import schedule
 from fastai.callback.all import Callback, MixHandler, SuggestionMethod, TrackerCallback
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, Metric, load_learner as load_fastai_learner, save_model
@@ -395,7 +396,9 @@ class TaskLearner(Learner):
         diverges before there is a curve"""
         self.check_training()
         try: return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
-        except IndexError as e:   # what the suggestions say of a curve without points
+        except IndexError as e:
+            # of the suggestions, whose curve has no points; another one, as of the data, is no matter of rates
+            if traceback.extract_tb(e.__traceback__)[-1].filename != schedule.__file__: raise
             raise ValueError(f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no "
                              "curve; begin at a lower rate, or pass stop_div=False") from e
 
