@@ -14,9 +14,9 @@ from loading import CAMVID, camvid
 from machine import describe
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.image import open_image
-from vision_tasks.data.masks import decode_class_mask
+from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
-from vision_tasks.metrics import confusion_counts, confusion_scores
+from vision_tasks.metrics.segmentation import confusion_counts, confusion_scores
 from vision_tasks.ops.crf import dense_crf
 try: from pydensecrf import densecrf
 except ImportError: densecrf = None

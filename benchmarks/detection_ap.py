@@ -10,7 +10,9 @@ from pycocotools.cocoeval import COCOeval
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.detection_metrics import best_detection_threshold, coco_ap, match_detections, voc_ap
+from vision_tasks.metrics.detection import coco_ap, voc_ap
+from vision_tasks.metrics.detection_curves import best_detection_threshold
+from vision_tasks.metrics.matching import match_detections
 
 N,DETS,VOCAB,SIZE = 5000,100,[f'class {i:02}' for i in range(80)],np.array([640, 480])
 

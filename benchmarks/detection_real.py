@@ -14,10 +14,10 @@ from multilabel_real import WEIGHTS, facemask_xml, folder
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation, vocab_of
-from vision_tasks.data.blocks import clip_objects
+from vision_tasks.data.targets import clip_objects
 from vision_tasks.data.image import read_image
 from vision_tasks.detection import detection_dls, detection_learner
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.registry import get_arch
 
 def detector(args, weights, vocab, resize):

@@ -11,12 +11,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data import coco
+from vision_tasks.data.formats import coco
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.table import read_df, write_df
-from vision_tasks.data.voc import read_voc, write_voc
-from vision_tasks.data.yolo import read_yolo, write_yolo
+from vision_tasks.data.formats.coco import read_coco, write_coco
+from vision_tasks.data.formats.table import read_df, write_df
+from vision_tasks.data.formats.voc import read_voc, write_voc
+from vision_tasks.data.formats.yolo import read_yolo, write_yolo
 
 SIZE,OBJECTS,CLASSES,VERTICES = (640, 480),7.3,80,20   # as train2017: 860 001 objects in 118 287 pictures
 

@@ -13,10 +13,11 @@ from machine import begin
 from multilabel_real import WEIGHTS, folder
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
-from vision_tasks.data.blocks import clip_objects
-from vision_tasks.data.masks import read_codes, read_instance_masks
-from vision_tasks.data.yolo import read_yolo
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.data.targets import clip_objects
+from vision_tasks.data.formats.instance_masks import read_instance_masks
+from vision_tasks.data.formats.mask_values import read_codes
+from vision_tasks.data.formats.yolo import read_yolo
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.instance import instance_dls, instance_learner
 from vision_tasks.models.registry import get_arch
 from vision_tasks.ops.masks import decode_mask, encode_rle

@@ -10,10 +10,11 @@ from fastai.vision.all import (DataBlock, ImageBlock, Normalize, PointBlock, Res
 from machine import begin
 from multilabel_real import WEIGHTS, folder, probs_of, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.blocks import path_of
+from vision_tasks.data.targets import path_of
 from vision_tasks.data.splits import AnnotationSplitter
-from vision_tasks.data.table import read_df
-from vision_tasks.data.transforms import FitView, JointTransform
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import FitView
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 
 SCORES = ('error px', 'NME', 'PCK@.05')

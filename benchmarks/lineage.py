@@ -17,7 +17,7 @@ from machine import describe
 from multilabel_real import WEIGHTS, facemask_xml, folder
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.blocks import clip_objects
+from vision_tasks.data.targets import clip_objects
 from vision_tasks.data.image import read_image
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import draw_shapes

@@ -13,17 +13,19 @@ from PIL import Image
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.blocks import label_set, path_of
+from vision_tasks.data.targets import label_set, path_of
 from vision_tasks.data.image import image_size
-from vision_tasks.data.masks import read_instance_masks, read_masks
-from vision_tasks.data.table import read_df
-from vision_tasks.data.transforms import FitView, JointTransform
-from vision_tasks.data.voc import read_voc
-from vision_tasks.data.yolo import read_yolo
+from vision_tasks.data.formats.instance_masks import read_instance_masks
+from vision_tasks.data.formats.masks import read_masks
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import FitView
+from vision_tasks.data.formats.voc import read_voc
+from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.detection import detection_dls
 from vision_tasks.instance import instance_dls
 from vision_tasks.keypoint import keypoint_dls
-from vision_tasks.learner import one_normalize
+from vision_tasks.training.build import one_normalize
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls

@@ -9,7 +9,7 @@ import numpy as np, torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 from machine import describe
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.models.detection.torchvision import mask_targets
+from vision_tasks.models.detection.torchvision_parts import mask_targets
 from vision_tasks.ops.masks import decode_mask, mask_bbox, paste_rle
 
 SIDE = 160

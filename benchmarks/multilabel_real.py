@@ -12,12 +12,12 @@ from torchvision.models import mobilenet_v2
 from machine import begin
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
-from vision_tasks.data.blocks import label_set, path_of
+from vision_tasks.data.targets import label_set, path_of
 from vision_tasks.data.splits import AnnotationSplitter, stratified_folds
-from vision_tasks.data.table import read_df
-from vision_tasks.data.voc import read_voc
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.formats.voc import read_voc
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
-from vision_tasks.thresholds import out_of_fold_threshold
+from vision_tasks.metrics.threshold_curves import out_of_fold_threshold
 
 WEIGHTS = 'mobilenet_v2_imagenet_features_tv.pth'
 SCORES  = ('mAP', 'F1 at .5', 'F1 global, out of fold', 'F1 per class, out of fold', 'F1 best of 29, in sample')

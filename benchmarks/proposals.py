@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.image import read_image
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.voc import read_voc
-from vision_tasks.data.yolo import read_yolo
+from vision_tasks.data.formats.voc import read_voc
+from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.ops.proposals import grid_proposals, proposal_recall, random_proposals, selective_search
 try: import cv2
 except ImportError: cv2 = None

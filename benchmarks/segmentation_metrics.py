@@ -13,7 +13,8 @@ from sklearn.metrics import confusion_matrix
 from torchmetrics.classification import MulticlassConfusionMatrix
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.metrics import ClassAccuracy, FrequencyIoU, MeanDice, MeanIoU, PixelAccuracy, confusion_counts
+from vision_tasks.metrics.segmentation import (ClassAccuracy, FrequencyIoU, MeanDice, MeanIoU, PixelAccuracy,
+                                               confusion_counts)
 
 N,SOME,W,H,C,VOID = 500,25,480,360,11,255   # CamVid's size and classes; SOME different maps, again and again
 

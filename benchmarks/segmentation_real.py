@@ -14,11 +14,12 @@ from loading import CAMVID, LIGHT, camvid
 from machine import begin
 from multilabel_real import WEIGHTS, folder, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.data.blocks import class_mask, path_of
+from vision_tasks.data.targets import class_mask, path_of
 from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.image import open_image
-from vision_tasks.data.transforms import FitView, JointTransform
-from vision_tasks.metrics import confusion_counts, confusion_scores
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import FitView
+from vision_tasks.metrics.segmentation import confusion_counts, confusion_scores
 from vision_tasks.models.registry import get_arch, list_archs
 from vision_tasks.ops.crf import dense_crf
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner

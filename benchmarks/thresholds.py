@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import f1_score, precision_recall_curve
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.thresholds import best_threshold
+from vision_tasks.metrics.thresholds import best_threshold
 
 # the loop over the grid is slow: it sees SOME classes, and its time is scaled up
 GRID,SOME = np.linspace(.05, .95, 29),8

@@ -82,7 +82,7 @@ def _outcome(make, arg, value):
     except Exception as e:
         if isinstance(e, OSError) and e.filename: return 'refused'   # Python's own, which names the file
         frame = traceback.extract_tb(e.__traceback__)[-1]
-        ours = frame.filename.startswith(ROOT) and type(e).__module__ in ('builtins', 'vision_tasks.data.annotation')
+        ours = frame.filename.startswith(ROOT) and type(e).__module__ in ('builtins', 'vision_tasks.data.errors')
         if ours and isinstance(e, (ValueError, OSError)) and 'raise' in (frame.line or ''): return 'refused'
         # `raise` over several lines shows another one of them
         if ours and isinstance(e, (ValueError, OSError)) and not _foreign(frame): return 'refused'

@@ -16,20 +16,21 @@ import numpy as np, pandas as pd, torch
 from fastai.torch_core import trainable_params
 from torch import nn
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.masks import (decode_class_mask, read_instance_masks, read_masks, write_instance_masks,
-                                     write_masks)
-from vision_tasks.data.points import read_dlc, write_dlc
+from vision_tasks.data.formats.coco import read_coco, write_coco
+from vision_tasks.data.class_masks import decode_class_mask
+from vision_tasks.data.formats.instance_masks import read_instance_masks, write_instance_masks
+from vision_tasks.data.formats.masks import read_masks, write_masks
+from vision_tasks.data.formats.points import read_dlc, write_dlc
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_figures, draw_shapes
-from vision_tasks.data.table import read_df
-from vision_tasks.data.via import read_via, write_via
-from vision_tasks.data.voc import read_voc, write_voc
-from vision_tasks.data.yolo import read_yolo, write_yolo
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.formats.via import read_via, write_via
+from vision_tasks.data.formats.voc import read_voc, write_voc
+from vision_tasks.data.formats.yolo import read_yolo, write_yolo
 from vision_tasks.keypoint import crop_instances
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
-from vision_tasks.show import contact_sheet
-try: from vision_tasks.learner import load_learner
+from vision_tasks.show.sheet import contact_sheet
+try: from vision_tasks.training.files import load_learner
 except ImportError: from fastai.learner import load_learner   # earlier versions have no own
 
 # --- what is written, in version 0 or 1, and how it is read back

@@ -1,7 +1,8 @@
 import pickle
 from dataclasses import replace
 import numpy as np, pytest
-from vision_tasks.data.annotation import Annotation, AnnotationError, vocab_of
+from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.errors import AnnotationError
 
 NAN = float('nan')
 def ann(**kw): return Annotation(**{**dict(path='a.jpg', size=(20, 10)), **kw})

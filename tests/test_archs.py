@@ -21,10 +21,10 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
-from vision_tasks.data.masks import decode_class_mask
+from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.learner import encoder_splitter
-from vision_tasks.metrics import confusion_counts, iou_from_confusion
+from vision_tasks.training.build import encoder_splitter
+from vision_tasks.metrics.segmentation import confusion_counts, iou_from_confusion
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.layers import init_he
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs

@@ -11,7 +11,7 @@ from vision_tasks.all import (
     read_dlc, read_image, read_instance_masks, read_masks, read_via, read_voc, read_yolo, select_objects,
     set_grey_range, stratified_folds, to_rgb, vocab_of, write_coco, write_df, write_dlc, write_instance_masks,
     write_masks, write_via, write_voc, write_yolo)
-from vision_tasks.data.masks import MaskTable
+from vision_tasks.data.class_masks import MaskTable
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 AREA = ('annotation', 'check', 'coco', 'masks', 'points', 'proposals', 'splits', 'synthetic', 'table', 'via', 'voc',

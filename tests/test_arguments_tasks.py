@@ -9,7 +9,9 @@ from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, n
 from test_tasks import TASKS
 import vision_tasks.all as package
 from vision_tasks.detection import fit_anchors
-from vision_tasks.learner import TaskLearner, encoder_splitter, load_learner, one_normalize
+from vision_tasks.training.build import encoder_splitter, one_normalize
+from vision_tasks.training.files import load_learner
+from vision_tasks.training.learner import TaskLearner
 from vision_tasks.segmentation import AuxLoss
 
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.usefixtures('closed_figures')]
@@ -126,7 +128,8 @@ def method_calls(task, anns, made):
 NORMALIZE = {'plot_confusion.normalize': flag}
 
 def test_every_public_name_of_the_tasks_is_in_the_matrix():
-    modules = [import_module(f'vision_tasks.{m}') for m in (*map(repr, TASKS), 'learner')]
+    modules = [import_module(f'vision_tasks.{m}') for m in (*map(repr, TASKS), 'training.learner', 'training.build',
+                                                           'training.files')]
     public = {n for m in modules for n in m.__all__}
     made = {f'{t!r}_{o}' for t in TASKS for o in ('block', 'dls', 'learner')}
     learners = {n for n in public if n.endswith('Learner')}          # made by these; `TaskLearner` stands for all

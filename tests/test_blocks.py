@@ -2,9 +2,11 @@ import pickle
 import numpy as np, pytest, torch
 from fastai.vision.all import DataBlock, ImageBlock, image2tensor
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import (FileImage, FileImageBlock, LabelSet, LabelSetEncode, check_labels, grey_range_of,
-                                      label_set, path_of)
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.blocks import FileImageBlock, LabelSetEncode, grey_range_of
+from vision_tasks.data.items import FileImage, LabelSet
+from vision_tasks.data.targets import check_labels, label_set, path_of
 from vision_tasks.data.image import set_grey_range
 from vision_tasks.data.transforms import JointTransform
 

@@ -5,17 +5,18 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from PIL import Image
 from fastai.vision.all import (aug_transforms, EarlyStoppingCallback, load_learner, MixUp, nn, noop, ProgressCallback,
                                TerminateOnNaNCallback)
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, PixelBBox
-from vision_tasks.data.coco import read_coco
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage, PixelBBox
+from vision_tasks.data.formats.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
-from vision_tasks.data.masks import read_masks
+from vision_tasks.data.formats.masks import read_masks
 from vision_tasks.data.synthetic import draw_figures, draw_shapes, FIGURE_FLIP_PAIRS, FIGURE_JOINTS
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.data.voc import read_voc, write_voc
-from vision_tasks.data.yolo import read_yolo
+from vision_tasks.data.formats.voc import read_voc, write_voc
+from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.detection import detection_dls, detection_learner
-from vision_tasks.detection_metrics import MeanAP
+from vision_tasks.metrics.detection import MeanAP
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.ops.masks import decode_mask

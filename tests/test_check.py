@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from pycocotools import mask as coco
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.check import (_is_sound, check_annotations, check_images, check_relative, difference_hash,
-                                     drop_problems)
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.check import _is_sound, check_annotations, check_images, check_relative, difference_hash
+from vision_tasks.data.drop import drop_problems
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox, mask_extent
 

@@ -3,10 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.check import check_annotations
-from vision_tasks.data.masks import (MaskFile, decode_class_mask, read_codes, read_instance_masks, read_masks,
-                                    write_masks)
+from vision_tasks.data.class_masks import MaskFile, decode_class_mask
+from vision_tasks.data.formats.instance_masks import read_instance_masks
+from vision_tasks.data.formats.mask_values import read_codes
+from vision_tasks.data.formats.masks import read_masks, write_masks
 
 CODES = ['sky', 'road', 'car']
 W,H = 8,6

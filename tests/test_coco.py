@@ -3,8 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, vocab_of
-from vision_tasks.data.coco import coco_keypoints, read_coco, write_coco
+from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.coco import coco_keypoints, read_coco, write_coco
 from vision_tasks.data.synthetic import SHAPE_POINTS
 from vision_tasks.ops.masks import decode_mask, encode_rle
 
@@ -298,7 +299,7 @@ def test_what_coco_cannot_hold_is_refused(shapes, tmp_path):
 
 def test_ten_times_as_many_objects_take_about_ten_times_as_long(tmp_path, monkeypatch):
     "No quadratic look-up: 100 times would be the sign of one"
-    import time, vision_tasks.data.coco as module
+    import time, vision_tasks.data.formats.coco as module
     monkeypatch.setattr(module, 'size_of', lambda path: (20, 10))
     def seconds(n):
         images,anns = [pic(i, f'{i}.png') for i in range(n)],[obj(i, i%n) for i in range(5*n)]

@@ -1,6 +1,6 @@
 import numpy as np, pytest
 from skimage.color import rgb2lab
-from vision_tasks.data.blocks import NO_OBJECT
+from vision_tasks.data.targets import NO_OBJECT
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPES
 from vision_tasks.ops.colours import class_colours, is_background, palette, text_colour
 

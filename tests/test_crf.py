@@ -7,10 +7,10 @@ from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.image import open_image
-from vision_tasks.data.masks import decode_class_mask
+from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.metrics import confusion_counts, confusion_scores
+from vision_tasks.metrics.segmentation import confusion_counts, confusion_scores
 from vision_tasks.ops.crf import dense_crf
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 

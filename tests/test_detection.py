@@ -7,14 +7,16 @@ from fastai.vision.all import (DihedralItem, FlipItem, MixUp, Normalize, RandomC
                                set_seed)
 from torch import Tensor, nn
 from torch.testing import assert_close
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, ObjectBBoxes, ObjectLabels
-from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.transforms import FitView, JointTransform
-from vision_tasks.data.yolo import read_yolo
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage, ObjectBBoxes, ObjectLabels
+from vision_tasks.data.formats.coco import read_coco, write_coco
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import FitView
+from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.detection import detection_dls, detection_learner, fit_anchors
-from vision_tasks.detection_metrics import coco_ap
-from vision_tasks.losses import DetectionLoss
+from vision_tasks.metrics.detection import coco_ap
+from vision_tasks.losses.detection import DetectionLoss
 from vision_tasks.models.detection import Detector, yolo_v1
 
 PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)

@@ -6,16 +6,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
-from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
-from vision_tasks.data.coco import write_coco
-from vision_tasks.detection_metrics import (MeanAP, best_detection_threshold, coco_ap, detection_confusion,
-                                            detection_curve, match_detections, plot_f_threshold, plot_precision_recall,
-                                            voc_ap)
-from vision_tasks.learner import TaskLearner
+from vision_tasks.data.annotation import Annotation, select_objects
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.coco import write_coco
+from vision_tasks.metrics.detection import MeanAP, coco_ap, voc_ap
+from vision_tasks.metrics.detection_curves import best_detection_threshold, detection_confusion, detection_curve
+from vision_tasks.metrics.matching import match_detections
+from vision_tasks.show.detection_plots import plot_f_threshold, plot_precision_recall
+from vision_tasks.training.learner import TaskLearner
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask, encode_rle
 from vision_tasks.ops.colours import class_colours
-from vision_tasks.show import plot_confusion
+from vision_tasks.show.plots import plot_confusion
 
 W,H,VOCAB = 320,240,['ant', 'bee', 'cat']
 

@@ -7,10 +7,12 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 from vision_tasks.data.annotation import Annotation, vocab_of
-from vision_tasks.data.blocks import BBoxLabels, FileImage, PixelBBox, ProposalsEncode, RegionProposals, pad_objects
+from vision_tasks.data.blocks import ProposalsEncode, pad_objects
+from vision_tasks.data.items import BBoxLabels, FileImage, PixelBBox, RegionProposals
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.transforms import JitterView, JointTransform
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import JitterView
 from vision_tasks.detection import detection_dls, detection_learner
 
 NET = dict(encoder='test_resnet', pretrained=False)

@@ -23,12 +23,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.learner import encoder_splitter
+from vision_tasks.training.build import encoder_splitter
 from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
                                            pad_dets, retinanet, ssdlite, torchvision_detector)
 from vision_tasks.models.detection.base import MIN_SCORE, fit_anchors, lies_on
-from vision_tasks.models.detection.torchvision import (MultiScaleRoIPool, SSDLiteBackbone, _seeded, mask_rcnn,
-                                                       mask_targets)
+from vision_tasks.models.detection.mask_rcnn import MultiScaleRoIPool, mask_rcnn
+from vision_tasks.models.detection.ssdlite import SSDLiteBackbone
+from vision_tasks.models.detection.torchvision_parts import _seeded, mask_targets
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.ops.masks import decode_mask, mask_bbox, paste_rle

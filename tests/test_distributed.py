@@ -14,7 +14,8 @@ from fastai.torch_core import rank_distrib
 from torch import Tensor, nn
 from test_tasks import TASKS, equal
 from vision_tasks.distributed import Distributed, counted, joined, training_share, validation_share
-from vision_tasks.metrics import MeanIoU, MultilabelAccuracy, MultilabelAP, MultilabelF1, PixelAccuracy
+from vision_tasks.metrics.labels import MultilabelAccuracy, MultilabelAP, MultilabelF1
+from vision_tasks.metrics.segmentation import MeanIoU, PixelAccuracy
 
 ROOT = Path(__file__).parent.parent
 ENV  = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'CUDA_VISIBLE_DEVICES': '',

@@ -4,8 +4,10 @@ from dataclasses import replace
 import numpy as np, pytest
 from fastai.vision.all import Resize, aug_transforms
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.check import check_annotations, drop_problems
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.check import check_annotations
+from vision_tasks.data.drop import drop_problems
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.detection import detection_dls

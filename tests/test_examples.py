@@ -6,12 +6,12 @@ from shutil import copy
 import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.blocks import label_set
-from vision_tasks.data.coco import write_coco
+from vision_tasks.data.targets import label_set
+from vision_tasks.data.formats.coco import write_coco
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_POINTS
-from vision_tasks.data.table import write_df
-from vision_tasks.data.voc import write_voc
-from vision_tasks.data.yolo import write_yolo
+from vision_tasks.data.formats.table import write_df
+from vision_tasks.data.formats.voc import write_voc
+from vision_tasks.data.formats.yolo import write_yolo
 
 ROOT     = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT/'examples').glob('*.py'))

@@ -6,21 +6,27 @@ import numpy as np, pytest
 from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 from fuzz import Reader, fuzz, make_coco, readers
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage
 from vision_tasks.data.check import check_annotations
-from vision_tasks.data.coco import read_coco
+from vision_tasks.data.formats.coco import read_coco
 from vision_tasks.data.image import image_size, read_image
-from vision_tasks.data.masks import decode_class_mask, read_codes, read_instance_masks, read_masks
-from vision_tasks.data.points import read_biwi, read_dlc
+from vision_tasks.data.class_masks import decode_class_mask
+from vision_tasks.data.formats.instance_masks import read_instance_masks
+from vision_tasks.data.formats.mask_values import read_codes
+from vision_tasks.data.formats.masks import read_masks
+from vision_tasks.data.formats.points import read_biwi, read_dlc
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.reading import read_json, read_text, read_yaml
-from vision_tasks.data.table import read_df
-from vision_tasks.data.via import read_via
-from vision_tasks.data.voc import read_voc
-from vision_tasks.data.yolo import read_yolo
-from vision_tasks.ops.masks import (check_mask, decode_mask, encode_instances, encode_rle, join_polygons, mask_extent,
-                                    mask_polygons, paste_rle, rle_columns, rle_counts)
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.formats.via import read_via
+from vision_tasks.data.formats.voc import read_voc
+from vision_tasks.data.formats.yolo import read_yolo
+from vision_tasks.ops.masks import (check_mask, decode_mask, encode_instances, encode_rle, mask_extent, mask_polygons,
+                                    paste_rle)
+from vision_tasks.ops.polygons import join_polygons
+from vision_tasks.ops.rle import rle_columns, rle_counts
 
 # --- random changes
 

@@ -6,9 +6,12 @@ from fastai.vision.all import (AffineCoordTfm, DisplayedTransform, RandomResized
                                aug_transforms, nn)
 from PIL import Image
 from torch import Tensor
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, PixelBBox
-from vision_tasks.data.transforms import CropView, FitView, JitterView, JointTransform, _reduction
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage, PixelBBox
+from vision_tasks.data.laying import _reduction
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import CropView, FitView, JitterView
 from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.instance import instance_dls
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner

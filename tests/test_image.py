@@ -1,8 +1,8 @@
 import struct, zlib
 import numpy as np, pytest
 from PIL import Image, TiffImagePlugin
-from vision_tasks.data.annotation import AnnotationError
-from vision_tasks.data.blocks import FileImage
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage
 from vision_tasks.data.image import (grey_levels, image_size, lossy_format, read_image, set_grey_range, shown_size,
                                      stored_size, to_rgb, upright)
 from vision_tasks.data.reading import size_of

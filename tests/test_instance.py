@@ -4,13 +4,15 @@ from dataclasses import replace
 import numpy as np, pytest, torch, torchvision
 from fastai.vision.all import Resize, TensorImage, aug_transforms, set_seed
 from torch import Tensor, nn
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, InstanceMasks, ObjectMasks, PixelBBox
-from vision_tasks.data.coco import read_coco, write_coco
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage, InstanceMasks, ObjectMasks, PixelBBox
+from vision_tasks.data.formats.coco import read_coco, write_coco
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.transforms import CropView, FitView, JitterView, JointTransform
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import CropView, FitView, JitterView
 from vision_tasks.detection import detection_dls, detection_learner
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.instance import instance_dls, instance_learner
 from vision_tasks.models.detection import Detector
 from vision_tasks.multilabel import multilabel_dls

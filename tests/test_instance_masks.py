@@ -2,13 +2,15 @@ import os
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, select_objects
+from vision_tasks.data.annotation import Annotation, select_objects
+from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.check import check_annotations
-from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.masks import read_instance_masks, read_masks, write_instance_masks
+from vision_tasks.data.formats.coco import read_coco, write_coco
+from vision_tasks.data.formats.instance_masks import read_instance_masks, write_instance_masks
+from vision_tasks.data.formats.masks import read_masks
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.via import read_via, write_via
-from vision_tasks.data.yolo import read_yolo, write_yolo
+from vision_tasks.data.formats.via import read_via, write_via
+from vision_tasks.data.formats.yolo import read_yolo, write_yolo
 from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox, mask_polygons
 
 W,H = 9,6

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from fastai.vision.all import (Flip, RandomResizedCrop, Resize, Rotate, Zoom, aug_transforms, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor, nn
-from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS, draw_shapes
-from vision_tasks.data.table import read_df
+from vision_tasks.data.formats.table import read_df
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
-from vision_tasks.losses import PointLoss
-from vision_tasks.metrics import NME, PCK, PointError, normaliser_of
+from vision_tasks.losses.points import PointLoss
+from vision_tasks.metrics.points import NME, PCK, PointError, normaliser_of
 
 NET = 'shufflenet_v2_x0_5'
 NAN = float('nan')

@@ -5,10 +5,10 @@ import pytest, torch
 from killing import WRITERS, Case, drawn, learners_files, random_kills, read, set_weights, weights
 import killing
 from vision_tasks.data import writing
-from vision_tasks.data.annotation import AnnotationError
+from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.writing import MARKER, check_complete, replacing, writing_set
-from vision_tasks.learner import load_learner
+from vision_tasks.training.files import load_learner
 
 FILES = ['coco', 'via', 'dlc', 'sheet', 'proposals', 'save', 'export']   # one file, or files that are kept one by one
 SETS  = ['yolo', 'voc', 'masks', 'ids', 'crops', 'shapes', 'figures']

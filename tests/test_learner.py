@@ -11,20 +11,25 @@ from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CSVLogger, CutMi
 from PIL import Image
 from torch import Tensor, nn
 from test_tasks import TASKS, equal, same, state
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import FileImage, array_size
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.items import FileImage, array_size
 from vision_tasks.data.synthetic import draw_figures
 from vision_tasks.detection import DetectionLearner, detection_dls, detection_learner
-from vision_tasks.detection_metrics import MeanAP
+from vision_tasks.metrics.detection import MeanAP
 from vision_tasks.instance import InstanceLearner, instance_dls
 from vision_tasks.keypoint import KeypointLearner, keypoint_dls, keypoint_learner
-from vision_tasks.learner import TaskLearner
+from vision_tasks.training.learner import TaskLearner
 from vision_tasks.localization import LocalizationLearner, localization_dls
-from vision_tasks.metrics import NME
+from vision_tasks.metrics.points import NME
 from vision_tasks.models.registry import get_arch
 from vision_tasks.multilabel import MultilabelLearner, multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import SegmentationLearner, segmentation_learner
-from vision_tasks.show import DetectionDL, InstanceDL, KeypointDL, LocalizationDL, MultilabelDL, SegmentationDL
+from vision_tasks.show.class_masks import SegmentationDL
+from vision_tasks.show.labels import MultilabelDL
+from vision_tasks.show.objects import DetectionDL, InstanceDL
+from vision_tasks.show.one_object import LocalizationDL
+from vision_tasks.show.points import KeypointDL
 
 LEARNERS = TaskLearner,MultilabelLearner,KeypointLearner,LocalizationLearner,SegmentationLearner,DetectionLearner,\
            InstanceLearner

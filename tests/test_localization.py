@@ -6,13 +6,15 @@ import torch.nn.functional as F
 from fastai.vision.all import RandomResizedCrop, Resize, aug_transforms, load_learner, set_seed
 from torch import Tensor, nn
 from torchvision.ops import box_iou, generalized_box_iou_loss
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import NO_OBJECT, object_label
-from vision_tasks.data.transforms import CropView, JointTransform
-from vision_tasks.data.voc import read_voc
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.targets import NO_OBJECT, object_label
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import CropView
+from vision_tasks.data.formats.voc import read_voc
 from vision_tasks.localization import LocalizationHead, largest_object, localization_dls, localization_learner
-from vision_tasks.losses import LocalizationLoss
-from vision_tasks.metrics import localized
+from vision_tasks.losses.localization import LocalizationLoss
+from vision_tasks.metrics.localization import localized
 
 NET,NAN = 'test_resnet',float('nan')
 

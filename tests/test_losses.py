@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from fastai.losses import BCEWithLogitsLossFlat
 from torchvision.ops import sigmoid_focal_loss
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.losses import (AsymmetricLoss, LocalizationLoss, MULTILABEL_LOSSES, MultilabelBCE, MultilabelFocal,
-                                 PointLoss, balanced_pos_weight)
+from vision_tasks.losses.labels import (AsymmetricLoss, MULTILABEL_LOSSES, MultilabelBCE, MultilabelFocal,
+                                        balanced_pos_weight)
+from vision_tasks.losses.localization import LocalizationLoss
+from vision_tasks.losses.points import PointLoss
 
 def batch(n=16, c=5, scale=3.):
     g = torch.Generator().manual_seed(0)

@@ -2,9 +2,10 @@ import tracemalloc
 import numpy as np, pytest, torch
 from scipy import ndimage
 from torch.nn.functional import grid_sample
-from vision_tasks.ops import masks
-from vision_tasks.ops.masks import (decode_mask, encode_instances, encode_rle, join_polygons, mask_bbox, mask_polygons,
-                                    paste_rle, rle_columns, rle_counts)
+from vision_tasks.ops import polygons
+from vision_tasks.ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox, mask_polygons, paste_rle
+from vision_tasks.ops.polygons import join_polygons
+from vision_tasks.ops.rle import rle_columns, rle_counts
 
 TRIANGLE = [1., 1., 8., 1., 1., 8.]
 
@@ -35,9 +36,9 @@ def test_polygons_fill_the_pixels_that_coco_fills(seed):
         full += ours.any()
     assert full > 100
 
-@pytest.mark.parametrize('some', [masks._SOME, 40])
+@pytest.mark.parametrize('some', [polygons._SOME, 40])
 def test_polygons_far_outside_fill_what_coco_fills_inside(some, monkeypatch):
-    monkeypatch.setattr(masks, '_SOME', some)   # crossings at a time: many parts give the same pixels
+    monkeypatch.setattr(polygons, '_SOME', some)   # crossings at a time: many parts give the same pixels
     coco,rng,full = _coco(),np.random.default_rng(0),0
     for i in range(300):
         w,h = rng.integers(1, 90, 2).tolist()

@@ -3,11 +3,13 @@ import numpy as np, pytest, torch
 from fastai.metrics import accuracy_multi
 from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score, fbeta_score,
                              multilabel_confusion_matrix)
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import NO_OBJECT
-from vision_tasks.losses import MultilabelBCE
-from vision_tasks.metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts,
-                                  f_beta, label_confusion, localization_confusion, multilabel_confusion)
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.targets import NO_OBJECT
+from vision_tasks.losses.labels import MultilabelBCE
+from vision_tasks.metrics.labels import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision,
+                                         binary_counts, f_beta, label_confusion, multilabel_confusion)
+from vision_tasks.metrics.localization import localization_confusion
 
 def data(n=60, c=4, levels=None, seed=0):
     rng = np.random.default_rng(seed)

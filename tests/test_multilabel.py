@@ -6,10 +6,11 @@ from fastai.vision.all import (BCEWithLogitsLossFlat, Brightness, Flip, Normaliz
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, multilabel_confusion_matrix, recall_score
 from torch import Tensor, nn
-from vision_tasks.data.annotation import Annotation, AnnotationError
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.splits import StratifiedSplitter
-from vision_tasks.losses import AsymmetricLoss, MultilabelBCE, MultilabelFocal, balanced_pos_weight
-from vision_tasks.metrics import MultilabelF1
+from vision_tasks.losses.labels import AsymmetricLoss, MultilabelBCE, MultilabelFocal, balanced_pos_weight
+from vision_tasks.metrics.labels import MultilabelF1
 from vision_tasks.multilabel import multilabel_block, multilabel_dls, multilabel_learner
 
 NET = 'shufflenet_v2_x0_5'

@@ -1,8 +1,9 @@
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.points import dlc_points, read_biwi, read_dlc, write_dlc
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.points import dlc_points, read_biwi, read_dlc, write_dlc
 from vision_tasks.data.synthetic import draw_shapes
 
 NAN = float('nan')

@@ -14,11 +14,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.detection import RCNN, rcnn
 from vision_tasks.models.detection.base import encode_bboxes
-from vision_tasks.models.detection.rcnn import (AlexNet, _Rows, linear_svm, pick_windows, ridge_regression,
-                                                warp_regions)
+from vision_tasks.models.alexnet import AlexNet
+from vision_tasks.models.detection.rcnn_stages import _Rows, linear_svm, ridge_regression
+from vision_tasks.models.detection.windows import pick_windows, warp_regions
 
 class Means(nn.Module):
     "(n, 3, 16, 16) -> (n, 48): means of 4 x 4 cells, so that features can be known beforehand; the outer are context"

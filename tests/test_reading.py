@@ -2,15 +2,17 @@ import gc, json, time, warnings
 import pytest
 from PIL import Image
 from vision_tasks.arguments import brief
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.coco import read_coco
-from vision_tasks.data.masks import read_codes, read_masks
-from vision_tasks.data.points import read_biwi, read_dlc
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.coco import read_coco
+from vision_tasks.data.formats.mask_values import read_codes
+from vision_tasks.data.formats.masks import read_masks
+from vision_tasks.data.formats.points import read_biwi, read_dlc
 from vision_tasks.data.reading import read_all, read_json, read_lines, read_text, read_yaml
-from vision_tasks.data.table import read_df
-from vision_tasks.data.via import read_via
-from vision_tasks.data.voc import read_voc
-from vision_tasks.data.yolo import read_yolo
+from vision_tasks.data.formats.table import read_df
+from vision_tasks.data.formats.via import read_via
+from vision_tasks.data.formats.voc import read_voc
+from vision_tasks.data.formats.yolo import read_yolo
 
 def test_the_search_for_cycles_is_paused_while_files_are_read_and_goes_on_after_errors(tmp_path):
     seen = []

@@ -8,8 +8,9 @@ from fastai.vision.all import RandomResizedCrop, Resize, TensorImage, Transform,
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from torch import nn
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.masks import decode_class_mask
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.segmentation import AuxLoss, segmentation_dls, segmentation_learner

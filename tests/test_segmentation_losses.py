@@ -9,10 +9,13 @@ from fastai.vision.core import TensorMask
 from sklearn.metrics import f1_score
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.masks import VOID
-from vision_tasks.losses import (SEGMENTATION_LOSSES, BorderCE, SegmentationCE, SegmentationCEDice, SegmentationDice,
-                                 SegmentationFocal, border_weights, class_weights, crop_target)
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.ops.masks import VOID
+from vision_tasks.data.class_weights import class_weights
+from vision_tasks.losses.borders import BorderCE, border_weights
+from vision_tasks.losses.segmentation import (SEGMENTATION_LOSSES, SegmentationCE, SegmentationCEDice, SegmentationDice,
+                                              SegmentationFocal, crop_target)
 
 close = torch.testing.assert_close
 LOSSES = [*SEGMENTATION_LOSSES.values(), BorderCE]

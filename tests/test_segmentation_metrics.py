@@ -7,12 +7,12 @@ from fastai.vision.core import TensorMask
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, recall_score
 from torch import nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
-from vision_tasks import metrics as ours
-from vision_tasks.data.masks import VOID
-from vision_tasks.losses import SegmentationCE
-from vision_tasks.metrics import (ClassAccuracy, FrequencyIoU, MeanDice, MeanIoU, PixelAccuracy,
-                                  class_accuracy_from_confusion, confusion_counts, confusion_scores,
-                                  dice_from_confusion, iou_from_confusion)
+from vision_tasks.metrics import segmentation as ours
+from vision_tasks.ops.masks import VOID
+from vision_tasks.losses.segmentation import SegmentationCE
+from vision_tasks.metrics.segmentation import (ClassAccuracy, FrequencyIoU, MeanDice, MeanIoU, PixelAccuracy,
+                                               class_accuracy_from_confusion, confusion_counts, confusion_scores,
+                                               dice_from_confusion, iou_from_confusion)
 
 METRICS = MeanIoU, PixelAccuracy, ClassAccuracy, FrequencyIoU, MeanDice
 NAMES = 'miou', 'pixel_accuracy', 'class_accuracy', 'fw_iou', 'dice'

@@ -15,9 +15,12 @@ from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.colours import class_colours, palette, text_colour
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls
-from vision_tasks.show import (FALSE, MISSED, RIGHT, _columns, _label_lines, _short, contact_sheet, draw_points,
-                               paint_classes, plot_confusion, plot_confusion_per_class, plot_counts,
-                               plot_label_confusion, plot_per_class, show_annotation)
+from vision_tasks.show.draw import draw_points, paint_classes, show_annotation
+from vision_tasks.show.labels import _label_lines
+from vision_tasks.show.layout import FALSE, MISSED, RIGHT, _columns
+from vision_tasks.show.plots import (_short, plot_confusion, plot_confusion_per_class, plot_counts,
+                                     plot_label_confusion, plot_per_class)
+from vision_tasks.show.sheet import contact_sheet
 
 def drawn(fig):
     fig.canvas.draw()

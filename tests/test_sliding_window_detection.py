@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.detection import SlidingWindowDetector, default_windows, sliding_window
 from vision_tasks.models.detection.sliding_window import window_classifier
 from vision_tasks.models.registry import get_arch

@@ -2,8 +2,9 @@ import warnings
 import numpy as np, pytest
 from fastai.vision.all import DataBlock
 from sklearn.model_selection import StratifiedGroupKFold
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.blocks import label_set, path_of
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.targets import label_set, path_of
 from vision_tasks.data.splits import AnnotationSplitter, StratifiedSplitter, stratified_folds
 
 def anns(n=40, **kw): return [Annotation(f'{i}.jpg', (1, 1), **{k: f(i) for k,f in kw.items()}) for i in range(n)]

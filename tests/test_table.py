@@ -3,9 +3,10 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.table import read_df, write_df
-from vision_tasks.data.voc import read_voc
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.table import read_df, write_df
+from vision_tasks.data.formats.voc import read_voc
 
 NAN = float('nan')
 

@@ -8,9 +8,10 @@ from scipy.stats import binomtest, norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (accuracy_score, f1_score, fbeta_score, jaccard_score, precision_recall_curve,
                              precision_score, recall_score)
-from vision_tasks.thresholds import (best_threshold, bootstrap_threshold, calibration_error, fit_temperature,
-                                     out_of_fold_threshold, plot_reliability, plot_thresholds, reliability,
-                                     sweep_thresholds, wilson_interval)
+from vision_tasks.metrics.calibration import calibration_error, fit_temperature, reliability, wilson_interval
+from vision_tasks.metrics.threshold_curves import bootstrap_threshold, out_of_fold_threshold, sweep_thresholds
+from vision_tasks.metrics.thresholds import best_threshold
+from vision_tasks.show.threshold_plots import plot_reliability, plot_thresholds
 
 def over(a, b): return a/b if b else 0.
 

@@ -6,9 +6,11 @@ from fastai.vision.all import (PILImage, PILMask, PointScaler, Pipeline, TensorB
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
-from vision_tasks.data.blocks import BBoxLabels, FileImage, InstanceMasks, PixelBBox, pad_objects
-from vision_tasks.data.transforms import (CropView, FitView, IoUView, JitterView, JointTransform, LightJitter, View,
-                                          ZoomOutView, _fill_polygon, _turn)
+from vision_tasks.data.blocks import pad_objects
+from vision_tasks.data.items import BBoxLabels, FileImage, InstanceMasks, PixelBBox
+from vision_tasks.data.laying import _fill_polygon, _turn
+from vision_tasks.data.transforms import JointTransform, LightJitter
+from vision_tasks.data.views import CropView, FitView, IoUView, JitterView, View, ZoomOutView
 
 VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitView('crop'), jitter=JitterView((.5, 2.)),
              stretch=JitterView((.7, 1.4), 'squish'), iou=IoUView(), zoom=ZoomOutView(3., 1.))
@@ -151,7 +153,7 @@ def test_points_that_leave_the_picture_are_nan_and_nan_stays_nan():
     assert out[0].isnan().all() and out[1].tolist() == [40, 40] and out[2].isnan().all()
 
 def test_objects_that_leave_take_labels_masks_and_points_along_while_labels_of_the_image_stay():
-    from vision_tasks.data.blocks import LabelSet
+    from vision_tasks.data.items import LabelSet
     class Left(FitView):
         def __call__(self, w, h, out, bboxes=None): return (0, 0, w//2, h),(0, 0, *out)
     d = painted(0, (80, 60))

@@ -2,8 +2,9 @@ import json
 from dataclasses import replace
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.via import read_via, write_via
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.via import read_via, write_via
 from vision_tasks.ops.masks import decode_mask, encode_rle
 
 W,H = 20,10

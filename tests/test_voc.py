@@ -3,8 +3,9 @@ from collections import Counter
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError
-from vision_tasks.data.voc import read_voc, write_voc
+from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.voc import read_voc, write_voc
 
 XML = """<annotation><filename>{name}</filename>{size}{objects}</annotation>"""
 SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from killing import WRITERS, one_class, plain, points_of, proposals
-from vision_tasks.data.annotation import AnnotationError
-from vision_tasks.data.coco import write_coco
-from vision_tasks.data.masks import write_instance_masks, write_masks
-from vision_tasks.data.points import write_dlc
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.coco import write_coco
+from vision_tasks.data.formats.instance_masks import write_instance_masks
+from vision_tasks.data.formats.masks import write_masks
+from vision_tasks.data.formats.points import write_dlc
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
-from vision_tasks.data.via import write_via
-from vision_tasks.data.voc import write_voc
+from vision_tasks.data.formats.via import write_via
+from vision_tasks.data.formats.voc import write_voc
 from vision_tasks.data.writing import MARKER, check_outputs, replacing
-from vision_tasks.data.yolo import write_yolo
+from vision_tasks.data.formats.yolo import write_yolo
 from vision_tasks.keypoint import crop_instances
 
 def files(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}

@@ -3,11 +3,12 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, yaml
 from PIL import Image
-from vision_tasks.data.annotation import Annotation, AnnotationError, vocab_of
-from vision_tasks.data.coco import read_coco, write_coco
-from vision_tasks.data.masks import read_codes
+from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.errors import AnnotationError
+from vision_tasks.data.formats.coco import read_coco, write_coco
+from vision_tasks.data.formats.mask_values import read_codes
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.yolo import read_yolo, write_yolo
+from vision_tasks.data.formats.yolo import read_yolo, write_yolo
 from vision_tasks.ops.masks import decode_mask, encode_rle
 
 @pytest.fixture

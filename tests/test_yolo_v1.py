@@ -9,9 +9,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.data.transforms import FitView, JointTransform
+from vision_tasks.data.transforms import JointTransform
+from vision_tasks.data.views import FitView
 from vision_tasks.detection import detection_dls, detection_learner
-from vision_tasks.detection_metrics import coco_ap
+from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.detection import YOLO, yolo_v1
 from vision_tasks.models.detection.yolo import YOLOBody, in_cells, out_of_cells, yolo_loss
 from vision_tasks.models.encoders import create_encoder

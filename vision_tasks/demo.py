@@ -14,11 +14,11 @@ from .detection import detection_dls, detection_learner
 from .instance import instance_dls, instance_learner
 from .keypoint import keypoint_dls, keypoint_learner
 from .localization import localization_dls, localization_learner
-from .metrics import PCK, PointError
+from .metrics.points import PCK, PointError
 from .multilabel import multilabel_dls, multilabel_learner
 from .segmentation import segmentation_dls, segmentation_learner
-from .show import contact_sheet
-from .thresholds import out_of_fold_threshold
+from .show.sheet import contact_sheet
+from .metrics.threshold_curves import out_of_fold_threshold
 
 def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
     "Which shapes are in the picture? The row of the table; a contact sheet and the exported learner go to `path`"

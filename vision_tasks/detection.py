@@ -17,22 +17,29 @@ from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
 from .arguments import (COUNT, FLAG, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice, either)
 from .data.annotation import Annotation
-from .data.blocks import (FileImageBlock, ObjectBlock, ProposalsBlock, annotation_of, check_labels, object_bboxes,
-                          path_of)
+from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock
+from .data.targets import annotation_of, check_labels, object_bboxes, path_of
 from .data.check import check_relative
 from .data.proposals import Proposals
 from .data.splits import AnnotationSplitter
-from .data.transforms import FitView, JitterView, JointTransform, batch_geometry
-from .detection_metrics import MeanAP, best_detection_threshold, coco_ap, detection_confusion
-from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      takes_pretrained, splitter_of, task_dls, warn_tiny)
-from .losses import DetectionLoss, above
+from .data.geometry import batch_geometry
+from .data.transforms import JointTransform
+from .data.views import FitView, JitterView
+from .metrics.detection import MeanAP, coco_ap
+from .metrics.detection_curves import best_detection_threshold, detection_confusion
+from .training.build import came_pretrained, make_learner, takes_pretrained
+from .training.checks import check_data, check_vocab, clipped, warn_tiny
+from .training.images import picture_of
+from .training.learner import TaskLearner
+from .training.loaders import splitter_of, task_dls
+from .losses.detection import DetectionLoss, above
 from .models.detection import Detector, torchvision_detector
 from .models.detection.base import fit_anchors as fit_to_sizes
 from .models.layers import check_n_out
 from .models.registry import get_arch
-from .show import DetectionDL, plot_confusion
-from .task_arguments import BLOCK, DLS, LEARNER
+from .show.objects import DetectionDL
+from .show.plots import plot_confusion
+from .training.kinds import BLOCK, DLS, LEARNER
 
 __all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
 

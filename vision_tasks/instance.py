@@ -9,20 +9,23 @@ from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
 from .arguments import FLAG, checked, checked_methods, choice
 from .data.annotation import Annotation
-from .data.blocks import (FileImageBlock, ObjectBlock, ObjectMasksBlock, annotation_of, check_masks, object_bboxes,
-                          object_masks)
+from .data.blocks import FileImageBlock, ObjectBlock, ObjectMasksBlock
+from .data.targets import annotation_of, check_masks, object_bboxes, object_masks
 from .data.check import check_relative
 from .data.splits import AnnotationSplitter
-from .data.transforms import JitterView, JointTransform, TightBoxes, batch_geometry
+from .data.geometry import batch_geometry
+from .data.transforms import JointTransform, TightBoxes
+from .data.views import JitterView
 from .detection import DetectionLearner, make_detector
-from .detection_metrics import MeanAP, coco_ap
-from .learner import (came_pretrained, check_data, check_vocab, clipped, make_learner, splitter_of, task_dls,
-                      warn_tiny)
-from .losses import DetectionLoss
+from .metrics.detection import MeanAP, coco_ap
+from .training.build import came_pretrained, make_learner
+from .training.checks import check_data, check_vocab, clipped, warn_tiny
+from .training.loaders import splitter_of, task_dls
+from .losses.detection import DetectionLoss
 from .models.layers import check_n_out
 from .ops.masks import decode_mask, mask_polygons, paste_rle
-from .show import InstanceDL
-from .task_arguments import BLOCK, CHECK, DLS, LEARNER
+from .show.objects import InstanceDL
+from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
 __all__ = ['instance_block', 'instance_dls', 'instance_learner', 'InstanceLearner']
 

@@ -10,21 +10,27 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
 from .arguments import FLAG, FRACTION, checked, checked_methods, number, whole
-from .data.annotation import Annotation, AnnotationError
-from .data.blocks import (FileImageBlock, KeypointBlock, annotation_of, marked_points, mirror_points, object_bboxes,
-                          point_pairs)
+from .data.annotation import Annotation
+from .data.errors import AnnotationError
+from .data.blocks import FileImageBlock, KeypointBlock
+from .data.targets import annotation_of, marked_points, mirror_points, object_bboxes, point_pairs
 from .data.check import check_relative
 from .data.image import read_image
 from .data.splits import AnnotationSplitter
-from .data.transforms import CropView, JointTransform, batch_geometry
+from .data.geometry import batch_geometry
+from .data.transforms import JointTransform
+from .data.views import CropView
 from .data.writing import check_outputs, writing_set
-from .learner import (TaskLearner, came_pretrained, check_data, make_learner, picture_of, pooled_head, splitter_of,
-                      task_dls, task_model)
-from .losses import PointLoss
-from .metrics import BY, NME, PCK, PointError, normaliser_of, point_errors
+from .training.build import came_pretrained, make_learner, pooled_head, task_model
+from .training.checks import check_data
+from .training.images import picture_of
+from .training.learner import TaskLearner
+from .training.loaders import splitter_of, task_dls
+from .losses.points import PointLoss
+from .metrics.points import BY, NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead, check_n_out
-from .show import KeypointDL
-from .task_arguments import BLOCK, DLS, LEARNER, PAIRS
+from .show.points import KeypointDL
+from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .warning import warn
 
 __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']

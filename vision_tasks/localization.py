@@ -8,19 +8,26 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .arguments import FLAG, check_thresh, checked, checked_methods, choice
-from .data.annotation import Annotation, AnnotationError, select_objects
-from .data.blocks import (NO_OBJECT, FileImageBlock, OneObjectBlock, annotation_of, check_labels, object_bbox,
-                          object_label)
+from .data.annotation import Annotation, select_objects
+from .data.errors import AnnotationError
+from .data.blocks import FileImageBlock, OneObjectBlock
+from .data.targets import NO_OBJECT, annotation_of, check_labels, object_bbox, object_label
 from .data.check import check_relative
 from .data.splits import AnnotationSplitter
-from .data.transforms import JitterView, JointTransform, batch_geometry
-from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, clipped, make_learner, picture_of,
-                      pooled_head, splitter_of, task_dls, task_model, warn_tiny)
-from .losses import LocalizationLoss
-from .metrics import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
+from .data.geometry import batch_geometry
+from .data.transforms import JointTransform
+from .data.views import JitterView
+from .training.build import came_pretrained, make_learner, pooled_head, task_model
+from .training.checks import check_data, check_vocab, clipped, warn_tiny
+from .training.images import picture_of
+from .training.learner import TaskLearner
+from .training.loaders import splitter_of, task_dls
+from .losses.localization import LocalizationLoss
+from .metrics.localization import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
 from .models.layers import GridHead, check_n_out
-from .show import LocalizationDL, plot_confusion
-from .task_arguments import BLOCK, DLS, LEARNER
+from .show.one_object import LocalizationDL
+from .show.plots import plot_confusion
+from .training.kinds import BLOCK, DLS, LEARNER
 
 __all__ = ['localization_block', 'localization_dls', 'localization_learner', 'LocalizationLearner', 'largest_object']
 

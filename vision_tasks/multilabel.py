@@ -8,19 +8,26 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
-from .data.blocks import FileImageBlock, LabelSetBlock, check_labels, label_set, path_of
+from .data.blocks import FileImageBlock, LabelSetBlock
+from .data.targets import check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
-from .learner import (TaskLearner, came_pretrained, check_data, check_vocab, make_learner, pooled_head, splitter_of,
-                      task_dls, task_model)
-from .losses import MULTILABEL_LOSSES, loss_by_name
-from .metrics import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
-                      label_confusion, multilabel_confusion)
+from .training.build import came_pretrained, make_learner, pooled_head, task_model
+from .training.checks import check_data, check_vocab
+from .training.learner import TaskLearner
+from .training.loaders import splitter_of, task_dls
+from .losses.base import loss_by_name
+from .losses.labels import MULTILABEL_LOSSES
+from .metrics.labels import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
+                             label_confusion, multilabel_confusion)
 from .models.layers import check_n_out
-from .show import MultilabelDL, plot_confusion_per_class, plot_label_confusion
-from .task_arguments import BLOCK, DLS, LEARNER
-from .thresholds import (best_threshold, bootstrap_threshold, fit_temperature, plot_reliability, plot_thresholds,
-                         sweep_thresholds)
+from .show.labels import MultilabelDL
+from .show.plots import plot_confusion_per_class, plot_label_confusion
+from .training.kinds import BLOCK, DLS, LEARNER
+from .metrics.calibration import fit_temperature
+from .metrics.threshold_curves import bootstrap_threshold, sweep_thresholds
+from .metrics.thresholds import best_threshold
+from .show.threshold_plots import plot_reliability, plot_thresholds
 
 __all__ = ['multilabel_block', 'multilabel_dls', 'multilabel_learner', 'MultilabelLearner']
 

@@ -1,6 +1,6 @@
 "Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
 from __future__ import annotations
-import inspect, math
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -17,25 +17,35 @@ from fastai.torch_core import to_float
 from fastai.vision.core import TensorImage
 from fastprogress.fastprogress import progress_bar
 from torchvision.transforms.v2.functional import pil_to_tensor
-from .arguments import (COUNT, FLAG, FUNCTION, NAMES, SIZE, Kind, brief, checked, checked_methods, either, is_number,
-                        number)
+from .arguments import COUNT, FLAG, FUNCTION, NAMES, SIZE, Kind, checked, checked_methods, either, number
 from .data.annotation import Annotation
-from .data.blocks import ClassMaskBlock, FileImage, FileImageBlock, annotation_of, class_mask, grey_range_of
+from .data.blocks import ClassMaskBlock, FileImageBlock, grey_range_of
+from .data.geometry import batch_geometry, valid_step
+from .data.items import FileImage
 from .data.splits import AnnotationSplitter
-from .data.transforms import CropView, JointTransform, View, batch_geometry, valid_step
-from .learner import TaskLearner, check_data, make_learner, picture_of, splitter_of, task_dls
-from .losses import SEGMENTATION_LOSSES, loss_by_name
-from .metrics import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts, confusion_scores,
-                      dice_from_confusion, iou_from_confusion)
+from .data.targets import annotation_of, class_mask
+from .data.transforms import JointTransform
+from .data.views import CropView, View
+from .losses.base import loss_by_name
+from .losses.segmentation import SEGMENTATION_LOSSES
+from .metrics.segmentation import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts,
+                                   confusion_scores, dice_from_confusion, iou_from_confusion)
 from .models.layers import check_n_out
 from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
-from .show import SegmentationDL, plot_confusion
-from .task_arguments import BLOCK, CHECK, CLASSES, DLS, LEARNER
+from .ops.windows import _check_scale, _extend, _resample, _starts, _window
+from .show.class_masks import SegmentationDL
+from .show.plots import plot_confusion
+from .training.build import make_learner
+from .training.checks import check_data
+from .training.images import picture_of
+from .training.kinds import BLOCK, CHECK, CLASSES, DLS, LEARNER
+from .training.learner import TaskLearner
+from .training.loaders import splitter_of, task_dls
 from .warning import warn
 
-__all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'SegmentationLearner', 'AuxLoss']
+__all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'AuxLoss', 'SegmentationLearner']
 
 AT_ONCE = 2**26   # numbers of one picture's probabilities in memory, when they are brought to the file's size
 
@@ -420,51 +430,6 @@ class SegmentationLearner(TaskLearner):
 
     def tune_threshold(self, *args, **kwargs):
         raise ValueError("every pixel takes the class with the highest score, so that there is no threshold to tune")
-
-def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
-    "Maps `p` at the centers of the pixels of `rect` of the file, which `view` lays on them; bilinear"
-    whole = tuple(round(o) for o in view.dst)
-    if np.allclose((*rect, *whole), (*view.src, *view.dst), rtol=0, atol=1e-6):
-        (x1,y1,x2,y2),(u1,v1,u2,v2) = rect,whole
-        p = p[:, v1:v2, u1:u2]
-        if p.shape[-2:] == (y2-y1, x2-x1): return p
-        return F.interpolate(p[None], (y2-y1, x2-x1), mode='bilinear', align_corners=False)[0]
-    grid = []
-    for i,n in ((0, p.shape[2]), (1, p.shape[1])):
-        (a,b),(u,v) = view.src[i::2],view.dst[i::2]
-        at = u + (torch.arange(rect[i], rect[i+2]) + .5 - a)*(v - u)/(b - a)
-        at = at.clamp(min(math.ceil(u - 1e-6) + .5, n - .5), max(math.floor(v + 1e-6) - .5, .5))   # not of padding
-        grid.append((at*2/n - 1).to(p))
-    x,y = grid
-    xy = torch.stack([x.expand(len(y), -1), y[:,None].expand(-1, len(x))], -1)
-    return F.grid_sample(p[None], xy[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
-
-def _check_scale(scale) -> tuple[float,float]:
-    xy = tuple(scale) if isinstance(scale, (tuple, list, np.ndarray)) and np.ndim(scale) else (scale, scale)
-    if len(xy) == 2 and all(is_number(o) and 0 < o <= 100 for o in xy): return xy
-    raise ValueError("scale: expected one number above 0 and up to 100, or two, (x, y): network pixels per image "
-                     f"pixel, got {brief(scale)}")
-
-def _starts(n, tile):
-    "Where tiles begin that cover `n` pixels and overlap by half"
-    if n <= tile: return [0]
-    k = -(-(n-tile)//max(tile//2, 1)) + 1
-    return np.linspace(0, n-tile, k).round().astype(int).tolist()
-
-def _window(start, tile, starts):
-    "(tile,) weights: at each border that is inside the picture an eighth counts nothing, and as much rises to 1"
-    m,i = tile//8,torch.arange(tile)
-    w = torch.ones(tile)
-    if start != starts[0]:  w = w*((i - m + 1)/max(m, 1)).clamp(0, 1)
-    if start != starts[-1]: w = w*((tile - m - i)/max(m, 1)).clamp(0, 1)
-    return w
-
-def _extend(image, pads):
-    "`image` with (left, right, top, bottom) more pixels, mirrored, or where there are too few to mirror, repeated"
-    l,r,t,b = pads
-    fits = max(l, r) < image.shape[-1] and max(t, b) < image.shape[-2]
-    if not any(pads): return image
-    return F.pad(image[None].float(), pads, mode='reflect' if fits else 'replicate')[0].to(image.dtype)
 
 def _checked(res, probs):
     if isinstance(res, Tensor) and res.shape == probs.shape: return res

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, several
-from .image import open_image, stored_size
+from .class_masks import MaskFile
+from .errors import AnnotationError
+from .image import open_image, stored_size, wh
 
-__all__ = ['Annotation', 'AnnotationError', 'vocab_of', 'select_objects', 'SPLITS']   # the rest is for the package
+__all__ = ['SPLITS', 'Annotation', 'vocab_of', 'select_objects']
 
 SPLITS = ('train', 'valid', 'test')
-
-class AnnotationError(ValueError):
-    "An annotation that has no meaning; the message names file, field and row"
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
@@ -139,7 +138,6 @@ class Annotation:
 
     def _mask(self):
         if self.mask is None: return None
-        from .masks import MaskFile   # not above: masks.py builds on this module
         if isinstance(self.mask, MaskFile): return self.mask
         if PATH.ok(self.mask): return Path(self.mask)
         m = np.asarray(None if isinstance(self.mask, str) else self.mask)
@@ -207,10 +205,6 @@ def _object_numbers(a, keep):   # -> (k,) int, from 0
     if k.dtype == bool and k.shape == (n,): return np.flatnonzero(k)
     if k.dtype.kind in 'iu' and k.ndim == 1 and ((k >= -n) & (k < n)).all(): return np.arange(n)[k]
     raise ValueError(f"keep: expected indices of objects below {n}, or ({n},) bool, got {brief(keep)} ({a.path})")
-
-def wh(size) -> str:
-    "`size` as people write it: 640x480"
-    return f"{size[0]}x{size[1]}"
 
 def unturned(path, size) -> str:
     "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"

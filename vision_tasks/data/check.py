@@ -2,20 +2,20 @@
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image
-from ..arguments import checked, instance, is_whole, nearest, whole
-from .annotation import SPLITS, AnnotationError, select_objects, unturned, wh
+from ..arguments import checked, nearest, whole
+from .annotation import SPLITS, unturned
+from .image import wh
+from .class_masks import decode_class_mask
+from .errors import AnnotationError
 from .image import BROKEN, grey_levels, image_size, read_bytes, read_image
-from .masks import decode_class_mask
 from ..ops.masks import decode_mask, mask_extent
-from ..warning import warn
 
-__all__ = ['check_annotations', 'drop_problems']
+__all__ = ['check_annotations']
 
 FEW = 16     # grey levels: a file of 16 bits that holds values of 12 bits has no more once it is read
 
@@ -305,63 +305,3 @@ def _class_problems(annotations, vocab, classes):
         detail = f"{o!r}: no image in train, {some or 'nor elsewhere'}"
         rows.append((where[o][0] if where[o] else _ALL, Problem('class without training images', detail)))
     return rows
-
-# --- dropping
-
-_DROPS_IMAGE = ('unreadable image', 'size differs', 'mask value outside the codes', 'image twice',
-                'near-duplicate across the split')
-_DROPS_LABEL = ('unknown class', 'empty label')
-_DROPS_OBJECT = ('box without area', 'box below a pixel', 'unreadable mask', 'empty mask', 'mask outside box',
-                 'object twice')
-
-@checked(problems=instance(pd.DataFrame, what="the DataFrame of check_annotations(annotations), or some of its rows"))
-def drop_problems(
-    annotations,   # list[Annotation]
-    problems,      # DataFrame of `check_annotations(annotations)`, or some of its rows
-) -> list:         # list[Annotation] without what has these problems, in the same order
-    """`annotations` without the images and objects that cannot be trained on; one warning counts what was dropped, and
-    names what was left.
-
-    An annotation is dropped where its image or class mask is unreadable or of another size, its class mask has other
-    values than the codes, or the image is there twice (the later one) or a near-duplicate of one on another side (the
-    one in train, else in valid). An object is dropped, and its image kept, where its box has no area or is below a
-    pixel, its mask is unreadable, empty or outside its box, its label is empty or unknown (without boxes only the
-    label), or it is there twice (the later one). An image whose objects are all dropped is one without objects.
-
-    Left are boxes and points outside, which the DataLoaders clip or take for not marked, few grey levels, classes
-    without training images, and sides of the split that share an image or a group. Relative coordinates are an
-    `AnnotationError`, since all objects would go"""
-    if not {*_INDEX} <= {*problems.index.names} or not {'path', 'problem'} <= {*problems.columns}:
-        if not {*_INDEX, 'path', 'problem'} <= {*problems.columns}: raise ValueError(
-            "problems: expected rows of check_annotations(annotations), whose index is (annotation, object); got the "
-            f"index {list(problems.index.names)} and the columns {list(problems.columns)}")
-        problems = problems.set_index(_INDEX)
-    gone,objects,left,dropped = set(),{},Counter(),Counter()
-    for (i,obj),path,problem in zip(problems.index, problems.path, problems.problem):
-        if is_whole(i) and i == _ALL: left[problem] += 1; continue
-        fits = is_whole(i) and is_whole(obj) and 0 <= i < len(annotations) and str(annotations[i].path) == str(path)
-        if not fits or not _IMAGE <= obj < len(annotations[i].labels): raise ValueError(
-            f"problems: row {(i, obj)} is of {path}, which is not the path of annotations[{i}]: they were found in "
-            "another list; check this one")
-        if problem == 'relative coordinates':
-            for field in ('bboxes', 'points'): check_relative(annotations, field)
-        if problem in _DROPS_IMAGE: gone.add(i); dropped[problem] += 1
-        elif problem in _DROPS_OBJECT: objects.setdefault(i, {})[obj] = problem
-        elif problem in _DROPS_LABEL:
-            a = annotations[i]
-            objects.setdefault(i, {}).update({j: problem for j,o in enumerate(a.labels) if o == a.labels[obj]})
-        else: left[problem] += 1
-    res = [a if i not in objects else _without(a, objects[i]) for i,a in enumerate(annotations) if i not in gone]
-    some = {i: o for i,o in objects.items() if i not in gone}
-    dropped.update(problem for o in some.values() for problem in o.values())
-    told = lambda what, counts: f"{what}{', '.join(f'{n} {k!r}' for k,n in counts.items())}" if counts else ''
-    if dropped or left: warn(
-        f"{len(gone)} of {len(annotations)} annotations were dropped, and {sum(map(len, some.values()))} objects of "
-        f"{len(some)} others{told(': ', dropped)}{told('; left as they are: ', left)}")
-    return res
-
-def _without(a, objects):
-    "`a` without the objects of these numbers, or, where it has no boxes, without these labels"
-    keep = [i for i in range(len(a.labels)) if i not in objects]
-    if a.bboxes is not None: return select_objects(a, keep)
-    return replace(a, labels=[a.labels[i] for i in keep], scores=None if a.scores is None else a.scores[keep])

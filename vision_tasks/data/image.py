@@ -1,16 +1,19 @@
 "Image files as everybody sees them: upright (EXIF orientation applied) and RGB, whatever the file's mode"
 from __future__ import annotations
 from collections.abc import Mapping
+from pathlib import Path
 from io import BytesIO
 import os, stat, struct, zlib
-from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 from ..arguments import PATH, WIDTH_HEIGHT, Kind, brief, checked, either, instance
 from ..warning import warn
 
-# `image_size` and the rest are ours alone: fastai has one too
-__all__ = ['read_image', 'to_rgb', 'grey_levels', 'set_grey_range']
+__all__ = ['set_grey_range', 'to_rgb', 'read_image', 'grey_levels']
+
+def wh(size) -> str:
+    "`size` as people write it: 640x480"
+    return f"{size[0]}x{size[1]}"
 
 _ORIENTATION = 0x0112     # the EXIF tag
 _WIDTH,_HEIGHT,_BITS,_KIND,_PHOTOMETRIC = 256,257,258,254,262   # TIFF's tags

@@ -26,7 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from ..arguments import brief
-from .annotation import Annotation, AnnotationError
+from .annotation import Annotation
+from .errors import AnnotationError
 from .image import BROKEN, brief_text, image_size, read_bytes
 from .writing import check_complete
 from ..warning import warn

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import defaultdict
 import numpy as np
 from ..arguments import checked, whole
-from .annotation import AnnotationError
+from .errors import AnnotationError
 from ..warning import warn
 
 __all__ = ['AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds']

@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 try: import fcntl
 except ImportError: fcntl = None   # Windows
-from .annotation import AnnotationError
+from .errors import AnnotationError
 
 __all__ = ['replacing', 'writing_set', 'check_complete', 'remove_leftovers', 'check_outputs', 'check_once']
 

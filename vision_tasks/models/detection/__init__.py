@@ -4,8 +4,13 @@ from .fast_rcnn import FastRCNN, fast_rcnn
 from .faster_rcnn import faster_rcnn_vgg16     # before `faster_rcnn`, whose name this module has
 from .rcnn import RCNN, rcnn
 from .sliding_window import SlidingWindowDetector, default_windows, sliding_window
-from .torchvision import (TorchvisionDetector, default_anchors, faster_rcnn, fcos, mask_rcnn, retinanet, ssdlite,
-                          torchvision_detector)
+from .faster_rcnn import faster_rcnn
+from .fcos import fcos
+from .mask_rcnn import mask_rcnn
+from .pyramid import default_anchors
+from .retinanet import retinanet
+from .ssdlite import ssdlite
+from .torchvision import TorchvisionDetector, torchvision_detector
 from .yolo import YOLO, YOLOBody, yolo_v1
 
 # `base.fit_anchors` is not among them: the task's own, of annotations, has the name; in

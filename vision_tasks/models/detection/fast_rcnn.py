@@ -21,7 +21,8 @@ from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
-from .torchvision import _encoder, _freeze_norms, _seeded
+from .pyramid import _encoder, _freeze_norms
+from .torchvision_parts import _seeded
 
 __all__ = ['FastRCNN', 'fast_rcnn']
 

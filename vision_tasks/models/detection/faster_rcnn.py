@@ -7,12 +7,16 @@ joint training; what differs:
 - Smooth L1 turns straight at 1/9 for the second stage too, as torchvision has it; the paper's at 1."""
 from __future__ import annotations
 from torchvision.models.detection import FasterRCNN
-from ..kinds import checked_net
-from ..registry import register
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
 from .fast_rcnn import RoICells, map_and_head, predictor
-from .torchvision import TorchvisionDetector, _anchor_generator, _check_kwargs, _min_score
+from .pyramid import _anchor_generator, _pyramid, default_anchors
+from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from ..kinds import checked_net
+from ..layers import scaled
+from ..registry import register
 
-__all__ = ['faster_rcnn_vgg16', 'vgg16_anchors']
+__all__ = ['vgg16_anchors', 'faster_rcnn_vgg16', 'faster_rcnn']
 
 RELEASED = dict(rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_test=300,
                 box_batch_size_per_image=128, box_nms_thresh=.3)   # the others are torchvision's own
@@ -54,4 +58,31 @@ def faster_rcnn_vgg16(
         box_predictor=predictor(head[-3].out_features, n_out),
         **{**dict(min_size=600, max_size=1000), **stats, **RELEASED, **kwargs})
     net.roi_heads.box_roi_pool = RoICells(pool, body.stride)      # the constructor takes none but its own
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+
+@register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656)
+@checked_net()
+def faster_rcnn(
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,           # True, or the path of a local state dict: of the encoder, whose BatchNorm is then fixed
+    encoder='resnet50',         # what `create_encoder` takes
+    size:int|tuple=512,         # of the pictures in pixels, shorter side or (w, h), for `default_anchors`
+    anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None: `default_anchors`
+    width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32), 1024 in the head
+    strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
+    max_dets:int=100,           # a picture
+    resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
+    **kwargs,                   # of torchvision's `FasterRCNN`
+) -> TorchvisionDetector:
+    "Faster R-CNN with a feature pyramid on any encoder; with 'resnet50' fasterrcnn_resnet50_fpn, but for the anchors"
+    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
+    hidden = scaled(1024, width)
+    _check_kwargs(kwargs, FasterRCNN)
+    net = FasterRCNN(
+        body, rpn_anchor_generator=_anchor_generator(anchors or default_anchors(levels, size), len(levels)),
+        box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(strides))], 7, 2),
+        box_head=TwoMLPHead(body.out_channels*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
+        **{**stats, **kwargs})
     return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)

@@ -14,163 +14,21 @@ What differs:
 from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
-from torchvision.ops import box_iou, roi_align
-from ..encoders import _read_weights, create_encoder
-from ..kinds import MODULE, checked_net
-from ..layers import conv_relu, refuse_nan, scaled, zero_loss
-from ..registry import register
+from torchvision.ops import box_iou
+from ..alexnet import AlexNet
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
-from .torchvision import _seeded
+from .rcnn_stages import _Rows, linear_svm, ridge_regression
+from .torchvision_parts import _seeded
+from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
+from ..kinds import MODULE, checked_net
+from ..layers import refuse_nan, zero_loss
+from ..registry import register
 from ...warning import warn
 
-__all__ = ['RCNN', 'rcnn', 'warp_regions', 'ridge_regression']
-
-# --- regions as pictures
-
-def warp_regions(
-    x:Tensor,        # (b, c, h, w)
-    rois:Tensor,     # (n, 5): index of the picture, x1 y1 x2 y2 in its pixels
-    crop:int,        # side in pixels of what comes out
-    context:int=0,   # pixels of that, on each side, that show what is around the region
-) -> Tensor:         # (n, c, crop, crop)
-    """The regions as pictures of one size, whatever their shape (appendix A). Enlarging interpolates; shrinking takes
-    means, so that nothing is aliased. What is half a pixel or more outside of the picture is 0: the mean colour, where
-    pictures are normalised"""
-    grow = context/(crop - 2*context)
-    wh   = rois[:,3:] - rois[:,1:3]
-    return roi_align(x, torch.cat([rois[:,:1], rois[:,1:3] - wh*grow, rois[:,3:] + wh*grow], 1), crop, aligned=True)
-
-def as_rois(regions:list[Tensor]) -> Tensor: # b times (n, 4) -> (all n, 5), the index of the picture in front
-    return torch.cat([F.pad(r, (1, 0), value=float(i)) for i,r in enumerate(regions)])
-
-def pick_windows(
-    labels:Tensor,   # (n,) of each window: 1.. object, 0 background, -1 neither
-    n_fg:int,        # objects, and
-    n_bg:int,        # background, at most
-) -> Tensor:         # (n,) bool
-    "Windows to learn from, drawn at random"
-    lot,keep = torch.rand(len(labels), device=labels.device),torch.zeros_like(labels, dtype=torch.bool)
-    for of,n in ((labels > 0, n_fg), (labels == 0, n_bg)):
-        keep[lot.masked_fill(~of, 2).argsort()[:min(n, int(of.sum()))]] = True
-    return keep
-
-def window_loss(net, x, regions:list[Tensor], labels:Tensor) -> Tensor:
-    "Cross entropy of `net.classifier` on the regions; 0 of fewer than two, which BatchNorm does not take"
-    if len(labels) < 2: return zero_loss(net.parameters())
-    return F.cross_entropy(net.classifier(net.features(x, regions)).float(), labels)
-
-# --- nets for them
-
-class AlexNet(nn.Module):
-    "(n, n_in, crop, crop) -> (n, d), the features fc7; torchvision's `alexnet`, by its names"
-    mean,std = (.485, .456, .406),(.229, .224, .225)
-    least = 63                          # pixels of a crop, for which a cell is left after three pools
-    def __init__(self,
-        n_in:int=3,
-        width:float=1.,   # 1 = 64 to 384 channels, 4096 in fc6 and fc7
-        ps:float=.5,      # dropout in front of these two
-    ):
-        super().__init__()
-        self.n_in,self.width,self.d = n_in,width,scaled(4096, width)
-        a,b,c,d = (scaled(o, width) for o in (64, 192, 384, 256))
-        def pool(): return nn.MaxPool2d(3, 2)
-        self.features = nn.Sequential(
-            *conv_relu(n_in, a, 11, stride=4, padding=2), pool(), *conv_relu(a, b, 5, padding=2), pool(),
-            *conv_relu(b, c, padding=1), *conv_relu(c, d, padding=1), *conv_relu(d, d, padding=1), pool())
-        self.classifier = nn.Sequential(
-            nn.Dropout(ps), nn.Linear(d*36, self.d),   nn.ReLU(inplace=True),
-            nn.Dropout(ps), nn.Linear(self.d, self.d), nn.ReLU(inplace=True))
-        for m in self.modules():
-            if not isinstance(m, (nn.Conv2d, nn.Linear)): continue
-            nn.init.kaiming_normal_(m.weight, nonlinearity='relu')
-            nn.init.zeros_(m.bias)
-
-    def forward(self, x:Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 6).flatten(1))
-
-    def load(self, pretrained:bool|str|Path):
-        "ImageNet's weights, or those of a file of torchvision's alexnet; False: leave everything as it is"
-        if pretrained is False: return
-        if self.width != 1:
-            raise ValueError(f"the weights are AlexNet's, of width=1; width={self.width} came: pass pretrained=False")
-        from timm.models import adapt_input_conv
-        try: sd = (get_model_weights('alexnet').DEFAULT.get_state_dict(progress=True, check_hash=True)
-                   if pretrained is True else _read_weights(Path(pretrained)))
-        except FileNotFoundError: raise
-        except OSError as e:
-            raise OSError(f"the weights of alexnet did not come ({e}); without a network, give `pretrained` the path "
-                          "of a local state dict of torchvision's alexnet") from e
-        own,first = self.state_dict(),'features.0.weight'
-        if first in sd and sd[first].shape[1:2] == (3,) != (self.n_in,):
-            sd = {**sd, first: adapt_input_conv(self.n_in, sd[first])}
-        bad = [k for k,v in own.items() if k not in sd or sd[k].shape != v.shape]
-        if bad: raise ValueError(f"{pretrained} does not hold the weights of torchvision's alexnet: {bad[0]} is "
-                                 "missing or of another shape; give the file of that net's state dict")
-        self.load_state_dict({k: sd[k] for k in own})
-
-class PooledEncoder(nn.Module):
-    "(n, n_in, crop, crop) -> (n, d): an encoder's last map, averaged"
-    def __init__(self, body):
-        super().__init__()
-        self.body,self.d,self.mean,self.std = body,body.channels[-1],body.mean,body.std
-    def forward(self, x:Tensor) -> Tensor: return self.body(x).mean((2, 3))
-
-def window_encoder(encoder, pretrained, n_in, crop, default=224) -> tuple[PooledEncoder,int]:
-    "The encoder under a mean, and the side of its windows: `crop`, or what it is made for"
-    enc  = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in, pyramid=False)
-    only = enc.input_size and enc.input_size[0]
-    if only and crop not in (None, only):
-        raise ValueError(f"{enc.name} takes pictures of {only} x {only} pixels only; {crop} came: leave it out")
-    return PooledEncoder(enc),crop or only or default
-
-def mean_std(encoder, n_in) -> tuple[list,list]:
-    "Of the `Normalize` that `encoder` wants, for `n_in` channels"
-    return tuple(list(o) if n_in == 3 else [sum(o)/3]*n_in for o in (encoder.mean, encoder.std))
-
-# --- what the later stages fit
-
-class _Rows:
-    "The rows with the highest keys among all that were added, `n` at most (while they come in, twice as many)"
-    def __init__(self, n): self.n,self.parts = n,[]
-
-    def add(self, keys, *rows):
-        if len(keys): self.parts.append([keys, *rows])
-        if sum(len(p[0]) for p in self.parts) > 2*self.n: self.cut()
-
-    def cut(self):
-        rows = [torch.cat(o) for o in zip(*self.parts)]
-        keep = rows[0].topk(min(self.n, len(rows[0]))).indices
-        self.parts = [[o[keep] for o in rows]]
-
-    def get(self) -> list[Tensor]:
-        if not self.parts: return []
-        self.cut()
-        return self.parts[0][1:]
-
-def linear_svm(pos:Tensor, neg:Tensor, C:float) -> tuple[Tensor,Tensor]: # (n, d), (m, d) -> (d,), ()
-    "Weights and bias of the SVM that the released code fits by liblinear"
-    from sklearn.svm import LinearSVC           # comes with fastai
-    svm = LinearSVC(C=C, loss='hinge', intercept_scaling=10, class_weight={1: 2}, max_iter=10_000, random_state=0)
-    svm.fit(torch.cat([pos, neg]).numpy(), [1]*len(pos) + [0]*len(neg))
-    return torch.from_numpy(svm.coef_[0]).float(),torch.tensor(svm.intercept_[0], dtype=torch.float)
-
-def ridge_regression(
-    x:Tensor,          # (n, d)
-    y:Tensor,          # (n, k)
-    ridge:float=1000., # counts the squares of the weights, but not the intercept's; above 0
-) -> tuple[Tensor,Tensor]: # (k, d) weights and (k,) intercept, float32
-    "Least squares with a penalty, in closed form"
-    x,y = x.double(),y.double()
-    mx,my = x.mean(0),y.mean(0)
-    x = x - mx
-    # (x'x + ridge)^-1 x' = x' (xx' + ridge)^-1; rows are fewer than the features of most nets, or about as many
-    w = torch.linalg.solve(x@x.T + ridge*torch.eye(len(x), dtype=x.dtype), y - my).T@x
-    return w.float(),(my - w@mx).float()
+__all__ = ['RCNN', 'rcnn']
 
 @contextmanager
 def _evaluating(net):

@@ -12,8 +12,8 @@ from ..kinds import checked_net
 from ..layers import conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
-from .rcnn import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
-from .torchvision import _seeded
+from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
+from .torchvision_parts import _seeded
 
 __all__ = ['SlidingWindowDetector', 'window_classifier', 'default_windows', 'sliding_window']
 

@@ -1,0 +1,287 @@
+"Item types: what an `Annotation` becomes on its way into a batch"
+from __future__ import annotations
+import errno, io, os
+import numpy as np
+import torch
+from torch import Tensor
+from fastai.data.transforms import Categorize, Category, MultiCategory
+from fastai.torch_core import TensorCategory, TensorMultiCategory
+from fastai.vision.core import PILImage, TensorBBox, TensorMask, TensorPoint
+from fasttransform import DisplayedTransform
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
+from ..arguments import came, checked, nearest
+from .annotation import Annotation, unturned
+from .image import wh
+from .errors import AnnotationError
+from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, open_image, orientation, read_bytes,
+                    resolve_grey_range, shown_size)
+from .targets import NO_OBJECT, _named, check_labels, object_bboxes, object_masks, swap_points
+from ..ops.masks import decode_mask
+from ..ops.rle import rle_columns
+try: from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
+
+__all__ = ['FileImage', 'LabelSet', 'Keypoints', 'OneObject', 'ClassMask', 'PixelBBox', 'RegionProposals', 'BBoxLabels',
+           'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels', 'ObjectMasks']
+
+# --- images
+
+def _bytes_of(path):
+    "What the file at `path` holds. Raises `OSError` that says what to do"
+    try: return read_bytes(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such image file; fix the path", str(path)) from None
+    except IsADirectoryError:
+        raise IsADirectoryError(errno.EISDIR, "a folder, not an image file; fix the path", str(path)) from None
+
+class FileImage(PILImage):
+    """An image that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
+    more than it needs"""
+    _bytes = _open = _name = _grey_range = None
+    exif = 1   # orientation of the file
+
+    @classmethod
+    def create(cls, o, grey_range=None):
+        """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes of an image file, a PIL image, or
+        a uint8 array or tensor as `array_size` takes it, whose alpha channel, if any, is dropped. A JPEG opened by
+        Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
+        are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
+        if grey_range is not None: grey_range = resolve_grey_range(grey_range)
+        if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
+        if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(o), str(o), grey_range)
+        if isinstance(o, (bytes, bytearray)): return cls._of_bytes(bytes(o), 'image in memory', grey_range)
+        if isinstance(o, (np.ndarray, Tensor)): o = _image_of_array(o)
+        if not isinstance(o, Image.Image):
+            raise ValueError("image: expected a path, an Annotation, bytes of an image file, a PIL image, an array or "
+                             f"a tensor, got {came(o)}")
+        name = getattr(o, 'filename', '') or 'image in memory'
+        check_single(o, name)
+        jpeg = bytes_of_jpeg(o)
+        if jpeg is not None: return cls._of_bytes(jpeg, name, grey_range)
+        im = decode_rgb(o, grey_range)
+        return cls(im.copy() if im is o else im)   # fastai changes the class of what it is given
+
+    @classmethod
+    def _of_annotation(cls, a, grey_range):
+        self = cls.create(a.path, grey_range)
+        if self.size == a.size: return self
+        raise AnnotationError(
+            f"{a.path}, size: expected that of the image, {wh(self.size)}{unturned(a.path, a.size)}, got {wh(a.size)}; "
+            "boxes, points and masks would be shifted: fix `size`, and the coordinates if they belong to an image of "
+            "another size, or drop the annotation. `check_annotations` lists all such annotations")
+
+    @classmethod
+    def _of_bytes(cls, data, name, grey_range):
+        im = open_image(io.BytesIO(data), name)
+        self = cls(Image.Image())
+        self._bytes,self._open,self._name,self._mode,self._size = bytearray(data),im,name,'RGB',shown_size(im)
+        self.exif,self._grey_range = orientation(im),resolve_grey_range(grey_range)
+        return self
+
+    @property
+    def loaded(self) -> bool:
+        "Whether the pixels are there"
+        return self._im is not None
+
+    def decode(self, least:tuple[int,int]=None) -> Image.Image:
+        "The pixels as a plain RGB image; of a JPEG possibly a smaller one, but not under `least` (w, h)"
+        return self if self.loaded else decode_image(self._file(), self._name, least, self._grey_range)
+
+    def _file(self):
+        im,self._open = self._open or open_image(io.BytesIO(self._bytes), self._name),None
+        return im
+
+    def pixels(self, least:tuple[int,int]=None) -> Tensor:
+        "The same as (3, h, w) uint8; torchvision decodes a plain JPEG, to the same values and sooner"
+        if not self.loaded:
+            im = self._open = self._file()
+            # Pillow makes a JPEG 2, 4 or 8 times smaller
+            fits = least is None or min(im.width/least[0], im.height/least[1]) < 2
+            plain = im.format == 'JPEG' and im.mode in ('RGB', 'L') and orientation(im) == 1
+            if decode_jpeg is not None and plain and fits:
+                try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
+                except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
+        return pil_to_tensor(self.decode(least))
+
+    def load(self):
+        if not self.loaded and self._bytes is not None:
+            self._im,self._bytes = self.decode().im,None
+        return super().load()
+
+def array_size(o) -> tuple[int,int]:
+    """(w, h) of an image as an array (h, w), (h, w, c), or as a tensor (h, w), (c, h, w), c = 1, 3 or 4 channels. A
+    tensor with channels last, and an array with channels first, are taken where their shape can mean nothing else"""
+    return _hw(o)[0][::-1]
+
+def _hw(o) -> tuple[tuple[int,int],bool]:
+    "((h, w), whether channels come first) of an image as an array or a tensor"
+    shape,channels = tuple(o.shape),(1, 3, 4)
+    if len(shape) == 2 and min(shape) > 0: return shape,False
+    if len(shape) == 3 and min(shape) > 0:
+        first,last = shape[0] in channels,shape[2] in channels
+        if first and (isinstance(o, Tensor) or not last): return shape[1:],True
+        if last: return shape[:2],False
+    what,usual = ("a tensor", "(h, w) or (3, h, w)") if isinstance(o, Tensor) else ("an array", "(h, w) or (h, w, 3)")
+    raise ValueError(f"{what} as an image is {usual}, also with 1 or 4 channels; {shape} came" +
+                     (": pass several images as a list" if len(shape) == 4 else ""))
+
+def _image_of_array(o) -> Image.Image:
+    (h,w),first = _hw(o)
+    if isinstance(o, Tensor): o = o.as_subclass(Tensor).cpu().numpy()
+    if o.dtype != np.uint8:
+        raise ValueError(f"an array or tensor as an image holds uint8 in 0..255, not {o.dtype}; scale and cast it "
+                         "first: (x*255).round().astype('uint8') where it is in 0..1")
+    if first: o = o.transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(o[...,0] if o.ndim == 3 and o.shape[2] == 1 else o))
+
+# what an image is made from, so that fastai's `dls.test_dl(items)` knows where in the pipeline an item of it belongs
+IMAGE_TYPES = Annotation,str,os.PathLike,bytes,bytearray,Image.Image,np.ndarray,Tensor
+
+# --- labels of a picture
+
+class LabelSet(TensorMultiCategory):
+    "(c,) float, 1 where the picture has the label"
+
+class Keypoints(TensorPoint):
+    """(k, 2) or (b, k, 2) points, nan = not marked, which know their `flip_pairs`: whatever mirrors the picture,
+    fastai's batch transforms too, exchanges them; what a batch transform pushes out of the picture becomes nan"""
+    flip_pairs = None
+    def set_meta(self, x, as_copy=False):
+        "That of `x`, but for what is known already: the size that a transform of fastai has just made"
+        known = dict(self.__dict__)
+        super().set_meta(x, as_copy)
+        self.__dict__.update(known)
+        return self
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        if mat is None and coord_tfm is None: return self
+        p = TensorPoint(self.as_subclass(Tensor)).affine_coord(mat, coord_tfm, sz, mode, pad_mode, align_corners)
+        p = p.as_subclass(Tensor)
+        mirrored = None if mat is None else torch.linalg.det(mat.as_subclass(Tensor)[:,:2,:2].float()) < 0
+        if mirrored is not None and mirrored.any():
+            p = torch.where(mirrored.view(-1, 1, 1), swap_points(p, self.flip_pairs), p)
+        return Keypoints(torch.where((p.abs() > 1).any(-1, keepdim=True), torch.nan, p), flip_pairs=self.flip_pairs)
+
+class OneObject(Categorize):
+    "A name to its id in `vocab` and back"
+    @checked()
+    def __init__(self, vocab): super().__init__(vocab=list(vocab), sort=False)
+    def encodes(self, o):
+        if o in self.vocab.o2i: return TensorCategory(self.vocab.o2i[o])
+        if o == NO_OBJECT: raise AnnotationError(
+            f"a picture without an object, but no class for such: the vocab {list(self.vocab)} lacks {NO_OBJECT!r}; "
+            f"leave such pictures out, or train with vocab=[{NO_OBJECT!r}, ...]")
+        raise AnnotationError(f"label {o!r} is not in the vocab {list(self.vocab)}{nearest(o, self.vocab)}")
+    def decodes(self, o): return Category(self.vocab[int(o)])
+
+class OneBox(DisplayedTransform):
+    """(n, 4) boxes in [-1, 1], of which there is one or none left, as (1, 4); nan where a crop left none of it in the
+    picture"""
+    order = 3   # after the geometry, before pictures become tensors
+    def encodes(self, o:TensorBBox):
+        b = o.as_subclass(Tensor).clamp(-1, 1)[:1]
+        if not len(b): b = torch.full((1, 4), torch.nan)
+        return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
+
+def _as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
+
+# --- a class for every pixel
+
+class ClassMask(TensorMask):
+    "(h, w) or (b, h, w) class index of every pixel, 255 = void"
+
+# --- objects: boxes, their labels, their masks
+
+class PixelBBox(TensorBBox):
+    "(n, 4) or (b, n, 4) float x1 y1 x2 y2 in pixels of the picture that it comes with, whose (w, h) is `img_size`"
+    @classmethod
+    def create(cls, o, img_size=None):
+        return cls(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone(), img_size=img_size)
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        "fastai's batch transforms move it as they move the picture; rows of zeros are padding and stay so"
+        if pad_mode == 'reflection':
+            raise ValueError("pad_mode='reflection' paints objects without boxes; "
+                             "use aug_transforms(..., pad_mode='zeros')")
+        if mat is None and coord_tfm is None and sz is None: return self
+        w,h = self.img_size
+        old = self.as_subclass(Tensor)
+        s = old.new_tensor([w, h, w, h])
+        b = TensorBBox(old*2/s - 1, img_size=(w, h))
+        b = TensorBBox.affine_coord(b, mat, coord_tfm, None, mode, pad_mode, align_corners).as_subclass(Tensor)
+        if sz is not None: w,h = (sz, sz) if isinstance(sz, int) else (sz[1], sz[0])
+        b = (b.clamp(-1, 1) + 1)*b.new_tensor([w, h, w, h])/2
+        return PixelBBox(torch.where((old == 0).all(-1, keepdim=True), 0., b), img_size=(w, h))
+
+    def _do_crop_pad(self, sz, tl, orig_sz, resize_to=None, **kwargs):
+        "fastai's `Resize` and crops of items move it as they move the picture: (w, h) `sz` from `tl` on, `resize_to`"
+        old,out = self.as_subclass(Tensor),tuple(resize_to or sz)
+        cut,start,end = (old.new_tensor([*o]*2) for o in (sz, tl, out))
+        return PixelBBox(((old - start)*end/cut).clamp(min=0).minimum(end), img_size=out)
+
+    def flip_lr(self): raise ValueError("fastai's flips of items leave boxes in pixels, and masks, where they are; "
+                                        "JointTransform(size, flip=..., vflip=...) flips all alike")
+    def dihedral(self, k): return self.flip_lr()
+
+class RegionProposals(PixelBBox):
+    "(k, 4) or (b, k, 4) boxes without labels, where objects may be; they stay or go whatever the objects do"
+
+class BBoxLabels(TensorMultiCategory):
+    "(n,) or (b, n) int64, one id per box; 0 = `#na#` = background = padding"
+    @classmethod
+    def create(cls, o): return cls(torch.as_tensor(np.asarray(o), dtype=torch.int64).view(-1))
+
+class InstanceMasks(TensorMask):
+    "(n, h, w) or (b, n, h, w) uint8, one mask of 0 and 1 per box"
+    @classmethod
+    def create(cls, o): return cls(torch.as_tensor(np.asarray(o)).to(torch.uint8))
+
+    def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
+        o = TensorMask(self.as_subclass(Tensor).float())
+        o = TensorMask.affine_coord(o, mat, coord_tfm, sz, 'nearest', 'zeros', align_corners)
+        return InstanceMasks(o.as_subclass(Tensor).round().to(torch.uint8))
+
+class ObjectBBoxes(DisplayedTransform):
+    "The boxes of an `Annotation`, in pixels"
+    def encodes(self, a): return PixelBBox.create(object_bboxes(a), img_size=a.size)
+
+class ObjectLabels(DisplayedTransform):
+    """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
+    ignored (crowd, difficult)"""
+    @checked()
+    def __init__(self, vocab):
+        if NO_OBJECT in vocab: raise ValueError(
+            f"a class is called {NO_OBJECT!r}, which is fastai's word for no object, the class 0 of background and "
+            "padding; drop these objects, or rename the class")
+        self.vocab,self.o2i = [NO_OBJECT, *vocab],{o: i for i,o in enumerate(vocab, 1)}
+    def encodes(self, a):
+        if not self.o2i.keys() >= {*a.labels}: check_labels([a], self.vocab[1:])   # which says what is wrong
+        ids = np.array([self.o2i[o] for o in a.labels], np.int64)
+        return BBoxLabels.create(ids if a.ignore is None else np.where(a.ignore, -1, ids))
+    def decodes(self, o): return MultiCategory([self.vocab[i] if i >= 0 else 'ignored' for i in o.tolist()])
+
+class ObjectMasks:
+    """The masks of an `Annotation` as they are kept, until `JointTransform` lays them on the network's input: polygons
+    are filled there, and what is not in view is never decoded"""
+    @checked()
+    def __init__(self, a):
+        object_masks(a)
+        self.a = a
+    def __len__(self): return len(self.a.bboxes)
+    def __repr__(self): return f"ObjectMasks({len(self)} of {self.a.path})"
+    def polygons(self, i) -> list|None:   # of (m, 2) float64, pixels of the file
+        "The mask of object `i` as polygons, `None` where it is something else"
+        m = self.a.masks[i]
+        if not isinstance(m, (list, tuple)): return None
+        try:
+            res = [np.asarray(p, np.float64).reshape(-1, 2) for p in m]
+            if all(len(p) > 2 and np.isfinite(p).all() for p in res): return res
+        except (TypeError, ValueError, OverflowError): pass
+        self.decode(i)   # which says what is wrong
+    def decode(self, i) -> np.ndarray:   # (h, w) bool
+        "The mask of object `i`; an error names the file"
+        with _named(self.a, i): return decode_mask.unchecked(self.a.masks[i], self.a.size)
+    def columns(self, i) -> tuple[int,np.ndarray]:
+        "The columns of the picture that hold some of object `i`, whose mask is run lengths, as of `rle_columns`"
+        with _named(self.a, i): return rle_columns(self.a.masks[i], self.a.size)

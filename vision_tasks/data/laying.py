@@ -1,0 +1,189 @@
+"Pixels, boxes, points and masks on the canvas of a view"
+from __future__ import annotations
+import inspect, math
+from dataclasses import replace
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision import tv_tensors as tv
+from torchvision.transforms import v2
+from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
+from PIL import Image
+from .items import FileImage, RegionProposals
+
+__all__ = []
+
+def _objects(items, size):
+    "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
+    for o in items:
+        if isinstance(o, TensorBBox) and not isinstance(o, RegionProposals):
+            return o.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([*size, *size]))
+    for o in items:
+        if isinstance(o, TensorPoint):
+            p = o.as_subclass(Tensor).reshape(-1, 2)
+            return p[((p >= 0) & (p <= torch.tensor(size))).all(1)].repeat(1, 2)
+
+def _is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
+
+def _like(t, o, **meta):
+    "`t` as the type of `o`, with its metadata"
+    res = t.as_subclass(type(o))
+    for k,v in {**getattr(o, '__dict__', {}), **meta}.items(): setattr(res, k, v)
+    return res
+
+def _slice(t, src):
+    x1,y1,x2,y2 = src
+    return t[..., y1:y2, x1:x2]
+
+def _cut(im, view, exact):
+    """(c, h, w) uint8: the part of `im` that `view` looks at, and the view. A file is decoded no finer than needed;
+    from a reduced JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between
+    pixels. Unless the view must be `exact`, its left and upper edge move out to whole pixels of the reduced image"""
+    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
+    if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src)),view
+    (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
+    t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
+    k = _reduction((w, h), (t.shape[2], t.shape[1]))
+    if k == 1: return _slice(t, view.src),view
+    # the columns and rows that reach beyond the edge are the last ones of the file, before it is turned
+    dx,dy = (t.shape[2]*k - w)*(im.exif in (2, 3, 6, 7)),(t.shape[1]*k - h)*(im.exif in (3, 4, 7, 8))
+    if not exact: x1,y1 = max((x1+dx)//k*k - dx, 0),max((y1+dy)//k*k - dy, 0)
+    box = (x1+dx)/k,(y1+dy)/k,(x2+dx)/k,(y2+dy)/k
+    return _reduce(t, box, (u2-u1, v2_-v1)),replace(view, src=(x1, y1, x2, y2))
+
+def _reduce(t, box, size):   # (3, h, w) uint8; x1 y1 x2 y2, fractions of pixels allowed; (w, h)
+    "What is in `box`, resized"
+    x1,y1,x2,y2 = box
+    if not (x1.is_integer() and y1.is_integer()):
+        im = Image.fromarray(t.permute(1, 2, 0).numpy())
+        return v2.functional.pil_to_tensor(im.resize(size, Image.Resampling.BILINEAR, box))
+    # sooner, but a scale can only be told from the first pixel on; the output may have a pixel more than asked for
+    cut = t[:, int(y1):math.ceil(y2), int(x1):math.ceil(x2)]
+    scale = tuple(n/(b-a)*(1 + 1e-9) for n,a,b in ((size[1], y1, y2), (size[0], x1, x2)))
+    res = F.interpolate(cut[None], scale_factor=scale, mode='bilinear', antialias=True, recompute_scale_factor=False)
+    return res[0, :, :size[1], :size[0]]
+
+def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
+    """How many pixels of a JPEG of `size` a column or row of its `decoded` form covers. This is not the ratio of the
+    sizes: libjpeg's last column and row reach beyond the edge"""
+    return next(k for k in (1, 2, 4, 8) if all(-(-n//k) == m for n,m in zip(size, decoded)))
+
+def _lay(cut, view, fill, nearest=False):
+    "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
+    (u1,v1,u2,v2_),(w,h) = view.dst,view.out
+    mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
+    size = [v2_-v1, u2-u1]
+    t = v2.functional.resize(cut, size, mode, antialias=True) if len(cut) else cut.new_zeros(0, *size)
+    if (u2-u1, v2_-v1) != (w, h):
+        ground = torch.as_tensor(fill, dtype=t.dtype).reshape(-1, 1, 1).expand(len(t), h, w).clone()
+        ground[:, v1:v2_, u1:u2] = t
+        t = ground
+    dims = [d for d,on in ((-1, view.flip), (-2, view.vflip)) if on]
+    if dims: t = t.flip(dims)
+    return _turn(t, view, fill, nearest) if view.angle and len(t) else t
+
+def _lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
+    """The masks of `o` on the canvas of `view`: polygons are moved by their corners and filled there; others, and what
+    reaches out of the picture, are decoded, and each pixel of the canvas takes the one under its centre"""
+    (w,h),size,under = view.out,o.a.size,None
+    res  = np.zeros((len(o), h, w), np.uint8)
+    seen = view.bboxes(torch.from_numpy(o.a.bboxes)).numpy()
+    seen = ((seen[:,2:] > 0) & (seen[:,:2] < [w, h])).all(1)
+    for i in np.flatnonzero(seen).tolist():
+        polygons = o.polygons(i)
+        if polygons is None or any((p < 0).any() or (p > size).any() for p in polygons):
+            rows,cols,inside = under = under or _under(view, size)
+            if isinstance(o.a.masks[i], dict) and not view.angle: _lay_columns(res[i], *o.columns(i), *under)
+            else: res[i] = o.decode(i)[rows, cols] & inside
+        else:
+            for p in polygons: _fill_polygon(res[i], p@view.matrix[:,:2].T + view.matrix[:,2])
+    # a cut that is turned leaves corners empty, over which polygons would reach
+    if view.angle and view.src != (0, 0, *size): res &= (under or _under(view, size))[2]
+    return torch.from_numpy(res)
+
+def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ..., as of `_under` without a turn
+    "The same for the columns of a picture that hold some of an object: `some`, from the `first` on"
+    on = np.flatnonzero((cols >= first) & (cols < first + len(some)))
+    if len(on): canvas[:,on] = some[cols[on] - first][:,rows[:,0]].T & inside[:,on]
+
+def _under(view, size):
+    """Row and column of the pixel of a picture of `size` under the centre of each pixel of the canvas, and whether
+    there is one; they broadcast to (h, w)"""
+    (x1,y1,x2,y2),((a,b,_),(c,d,_)) = view.src,view.matrix
+    m = np.array([[d, -b], [-c, a]])/(a*d - b*c)
+    m = np.column_stack([m, -m @ view.matrix[:,2]])
+    x,y = np.arange(view.out[0]) + .5,np.arange(view.out[1])[:,None] + .5
+    # without a turn a row of columns and a column of rows
+    u,v = (m[0,0]*x + m[0,2],m[1,1]*y + m[1,2]) if not view.angle else (m[i,0]*x + m[i,1]*y + m[i,2] for i in (0, 1))
+    cols,rows = (np.floor(o).astype(int).clip(0, k-1) for o,k in zip((u, v), size))
+    return rows,cols,(u >= x1) & (u < x2) & (v >= y1) & (v < y2)
+
+def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
+    "Add to `canvas`, as 1, the pixels whose centres are inside polygon `p` by the even-odd rule"
+    (h,w),q = canvas.shape,np.roll(p, -1, 0)
+    # the rows whose centres an edge crosses, its upper end included, its lower not
+    ends = np.ceil(np.stack([p[:,1], q[:,1]]) - .5).astype(int).clip(0, h)
+    first,n = ends.min(0),abs(ends[1] - ends[0])
+    slope = (q[:,0] - p[:,0])/np.where(n, q[:,1] - p[:,1], 1)
+    def crossings(i):   # (k,) edges -> rows, columns: from there on all pixels of the row change sides
+        edge = np.repeat(i, n[i])
+        row  = np.arange(len(edge)) - np.repeat(np.cumsum(n[i]) - n[i] - first[i], n[i])
+        x    = p[edge,0] + (row + .5 - p[edge,1])*slope[edge]
+        return row,np.ceil(x - .5).astype(int).clip(0, w)
+    edges,some = np.arange(len(p)),2**18   # crossings at a time, so that memory is bounded whatever the polygon
+    if n.sum() <= some: row,col = crossings(edges)
+    else:
+        odd = np.zeros(h*(w + 1), bool)
+        for row,col in map(crossings, np.split(edges, np.flatnonzero(np.diff(n.cumsum()//some)) + 1)):
+            odd ^= np.bincount(row*(w + 1) + col, minlength=len(odd))%2 > 0
+        row,col = np.divmod(np.flatnonzero(odd), w + 1)
+    if not len(row): return
+    top,left,right = row.min(),col.min(),col.max()
+    k,size = right-left+1,row.max()+1-top
+    sides = np.bincount((row-top)*k + col-left, minlength=size*k).reshape(size, k).cumsum(1, dtype=np.uint8) & 1
+    canvas[top:top+size, left:right] |= sides[:,:-1]
+
+def _turn(t, view, fill, nearest):
+    """`t` (c, h, w) turned as `view` says. v2's `affine` does the same and takes longer: it carries a mask for the
+    fill, and multiplies matrices for each pixel of a grid that is the sum of a row and a column"""
+    (c,s),(h,w) = view.turn[0,:2].tolist(),t.shape[-2:]
+    x,y = torch.arange(w)[:,None] - (w-1)/2,torch.arange(h)[:,None,None] - (h-1)/2
+    # the turn back, x and y in grid_sample's -1..1
+    grid = x*torch.tensor([c*2/w, s*2/h]) + y*torch.tensor([-s*2/w, c*2/h])
+    ground = torch.as_tensor(fill, dtype=torch.float32).reshape(-1, 1, 1)
+    mode = 'nearest' if nearest else 'bilinear'
+    out = F.grid_sample(t.float().sub_(ground)[None], grid[None], mode, 'zeros', align_corners=False)[0]
+    return out.add_(ground).round_().to(t.dtype)   # what comes from outside is 0 above the ground
+
+def _mask_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
+    "The tight box of each mask"
+    out = []
+    for dim in (1, 2):       # rows folded away: x; columns folded away: y
+        on = m.bool().any(dim)
+        first = on.int().argmax(1)
+        last  = on.shape[1] - on.flip(1).int().argmax(1)
+        out.append((first, torch.where(on.any(1), last, 0)))
+    (x1,x2),(y1,y2) = out
+    return torch.stack([x1, y1, x2, y2], 1).float()
+
+def _no_clamp(cls):
+    "torchvision moves what leaves the canvas to its border; where possible not, for `_sanitize` must see it outside"
+    return dict(clamping_mode=None) if 'clamping_mode' in inspect.signature(cls.__new__).parameters else {}
+
+def _apply_v2(tfms, items):
+    "v2 transforms on the picture and all that follows it; they see tv_tensors, the caller gets its own types back"
+    canvas = items[next(i for i,o in enumerate(items) if type(o) is Tensor and o.ndim == 3)].shape[-2:]
+    def wrap(o):
+        t = o.as_subclass(Tensor) if isinstance(o, Tensor) else o
+        if type(o) is Tensor and o.ndim == 3: return tv.Image(t)
+        if isinstance(o, TensorBBox):
+            return tv.BoundingBoxes(t, format='XYXY', canvas_size=canvas, **_no_clamp(tv.BoundingBoxes))
+        if isinstance(o, TensorPoint): return tv.KeyPoints(t, canvas_size=canvas, **_no_clamp(tv.KeyPoints))
+        if isinstance(o, TensorMask): return tv.Mask(t)
+        return None
+    moved = tfms([wrap(o) for o in items])
+    def back(o, m):
+        if m is None: return o
+        return m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)
+    return [back(o, m) for o,m in zip(items, moved)]

@@ -1,0 +1,30 @@
+"What the losses share: losses by name, and the kinds of their arguments"
+from __future__ import annotations
+import torch
+from torch import Tensor
+from ..arguments import LEAST_THRESH, choice, nearest, number, numbers
+
+__all__ = []
+
+def loss_by_name(o, losses, shape):
+    "A loss of `losses` where `o` is the name of one; anything else as it is; `shape`, of the logits, is for the error"
+    if not isinstance(o, str): return o
+    if o not in losses:
+        raise ValueError(f"no loss is called {o!r}{nearest(o, losses)}; there are {list(losses)}; "
+                         f"or pass a loss on {shape} logits")
+    return losses[o]()
+
+REDUCTION = choice('mean', 'sum', 'none')
+_WEIGHT   = number(0)
+_BETA     = number(0, 10**6)
+_TOP      = torch.finfo(torch.float32).max
+_WEIGHTS  = numbers((None,), what="a list of weights, finite numbers of 0 or more, one for each class", types='iuf',
+                    lo=0, hi=_TOP)
+_THRESH   = numbers((), (None,), what="a number in [0, 1], or one for each class", types='iuf', lo=LEAST_THRESH, hi=1)
+
+def _float(v): return None if v is None else torch.as_tensor(v, dtype=torch.float32)
+
+def _check_length(name, v, c):
+    if isinstance(v, Tensor) and v.ndim and len(v) != c:
+        raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; "
+                         "give one number, or one for each class in the order of dls.vocab")

@@ -1,0 +1,90 @@
+"Calibration: scores that are probabilities, and how far they are from it"
+from __future__ import annotations
+from statistics import NormalDist
+import numpy as np, pandas as pd
+from ..arguments import checked, numbers
+from .threshold_scores import _SCORES, _TARGS, _T_MAX, _cast, _like, _read
+
+__all__ = ['fit_temperature', 'reliability', 'calibration_error', 'wilson_interval']
+
+# ---- calibration
+
+@checked(logits=_SCORES, targs=_TARGS)
+def fit_temperature(
+    logits,               # (n, c) or (n,) before the sigmoid, Tensor or array
+    targs,                # same shape, 0 or 1
+    per_class:bool=False, # one temperature for each class, or one for all
+):                        # float, or (c,) float32 as `logits`
+    """The T > 0 for which `sigmoid(logits/T)` has the least cross-entropy (Guo et al., 2017, arXiv:1706.04599).
+
+    T is sought in [1/20, 20] and is the bound where the data pull beyond it: low where the sign of the logits tells the
+    targets without error, high where they tell nothing. With targets of one kind only it is 1"""
+    z,t = _read(logits, targs, logits=True)
+    if not per_class: return _temperature(z.ravel(), t.ravel())
+    return _like([_temperature(z[:,i], t[:,i]) for i in range(z.shape[1])], logits)
+
+def _temperature(z, t):
+    "The best T for logits `z` (n,) and targets `t` (n,)"
+    if t.all() or not t.any(): return 1.
+    z = z.astype(np.float64)
+    low,high,a = 1/_T_MAX,_T_MAX,1. # of a = 1/T, in which the loss is convex
+    def slopes(a): # first and second derivative of the loss; tanh, since exp overflows
+        s = .5 + .5*np.tanh(a/2*z)
+        return z @ (s-t),(z*z) @ (s*(1-s))
+    if slopes(low)[0]  >= 0: return 1/low
+    if slopes(high)[0] <= 0: return 1/high
+    while high-low > 1e-12*a: # Newton's step, or half the bracket where that leaves it
+        d,dd = slopes(a)
+        if d > 0: high = a
+        else:     low  = a
+        new = a - d/dd if dd > 0 else low
+        if not low < new < high: new = (low+high)/2
+        if abs(new-a) < 1e-9*a: return float(1/new)
+        a = new
+    return float(1/a)
+
+@checked(probs=_SCORES, targs=_TARGS)
+def reliability(
+    probs,          # (n, c) or (n,) in [0, 1]
+    targs,          # same shape, 0 or 1
+    n_bins:int=10,  # of equal width, (low, high]; 0 belongs to the first
+) -> pd.DataFrame:  # a row for each bin: low, high, n, score (mean), positive (fraction); the last two nan where n is 0
+    "What the scores promise and what comes true, over all entries of all classes together"
+    p,t   = (o.ravel() for o in _read(probs, targs))
+    edges = np.linspace(0, 1, n_bins+1)
+    bins  = np.searchsorted(_cast(edges[1:-1], probs), p)
+    n,score,positive = (np.bincount(bins, w, n_bins) for w in (None, p, t))
+    some  = np.where(n > 0, n, np.nan)
+    return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, score=score/some, positive=positive/some))
+
+@checked(probs=_SCORES, targs=_TARGS)
+def calibration_error(
+    probs,         # (n, c) or (n,) in [0, 1]
+    targs,         # same shape, 0 or 1
+    n_bins:int=10, # of equal width
+) -> float:        # in [0, 1]
+    """The expected calibration error: the mean distance of score and fraction positive in a bin, weighted by entries.
+
+    Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary decisions: the score is the confidence in 'yes', even below
+    .5"""
+    return _error(reliability(probs, targs, n_bins))
+
+def _error(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
+
+@checked(hits=numbers(what="a number, or several", types='iuf', lo=0),
+         n=numbers(what="a number, or several", types='iuf', lo=0, hi=10**15))
+def wilson_interval(
+    hits,          # (k,) or one: how often it happened
+    n,             # same shape: of how many
+    ci:float=.95,  # confidence, in (0, 1)
+) -> tuple:        # low, high, each as `hits`, in [0, 1]; nan where n is 0
+    "The confidence interval of a share of independent cases (Wilson, 1927); unlike the normal one it stays in [0, 1]"
+    hits,n = np.asarray(hits, float),np.asarray(n, float)
+    if n.ndim and hits.ndim and hits.shape != n.shape:
+        raise ValueError(f"hits and n: expected one shape, got {hits.shape} and {n.shape}")
+    if (hits > n).any(): raise ValueError(f"hits: expected at most n, got {hits} of {n}")
+    z2 = NormalDist().inv_cdf(.5 + ci/2)**2
+    n  = np.where(n > 0, n, np.nan)
+    p,share = hits/n,1/(1 + z2/n)
+    mid,half = share*(p + z2/(2*n)),share*np.sqrt(z2*(p*(1-p)/n + z2/(4*n*n)))
+    return (mid-half).clip(0, 1),(mid+half).clip(0, 1)

@@ -1,0 +1,202 @@
+"Average precision of detections in pixels of the image files, by COCO and by PASCAL VOC"
+from __future__ import annotations
+import numpy as np, pandas as pd
+from fastai.learner import Metric
+from fastai.torch_core import to_detach
+from faster_coco_eval import COCO, COCOeval_faster, mask as coco_masks
+from ..arguments import COUNT, IOU, checked, choice
+from ..data.errors import AnnotationError
+from ..data.formats.coco import coco_shape
+from .matching import _mean, _read, _verdicts, _voc_match
+from ..ops.masks import encode_rle
+
+__all__ = ['coco_ap', 'voc_ap', 'MeanAP']
+
+# --- COCO
+
+_IOU_TYPE = choice('bbox', 'segm')
+
+@checked(iou_type=_IOU_TYPE)
+def coco_ap(
+    annotations,       # list[Annotation], the truth
+    predictions,       # list[Annotation] of the same pictures
+    vocab=None,        # list of names
+    iou_type='bbox',   # 'bbox' or 'segm': what has to overlap, boxes or masks
+    max_dets:int=100,  # that count, of a picture and a class: those with the highest scores
+    per_class=False,   # a row for each class in place of the means
+):                     # dict name -> in [0, 1]; or DataFrame label, n (truths that count), ap, ap50, ap75, ar
+    """COCO's AP and AR, to the figure those of pycocotools for the files that `write_coco` writes: 'map', 'map50',
+    'map75', 'map_small', 'map_medium', 'map_large', 'ar_1', 'ar_10', 'ar_100' (at most so many detections of a picture
+    and a class), 'ar_small', 'ar_medium', 'ar_large'.
+
+    Means over the classes that have truth (in the range of area) and, but for 50 and 75, over the IoUs .5, .55 to .95;
+    precision is interpolated at 101 recalls. Without truth a figure is nan, with truth but no detection 0. Of equal
+    scores the first counts first. Truth with `ignore` is a crowd: it may take any number of detections, by the share of
+    each that lies inside, which then count nowhere.
+
+    The area that makes a truth small (up to 32²), medium or large (from 96²) is its mask's wherever it has one, for
+    boxes too; that of a detection is its box's, for 'segm' its mask's (as of COCO's results without 'bbox'). The mask
+    [] is empty"""
+    vocab,truth,dets = _read(annotations, predictions, vocab)
+    caps = [*(o for o in (1, 10) if o < max_dets), int(max_dets)]
+    p,r  = _evaluated(annotations, predictions, truth, dets, len(vocab), iou_type, caps)
+    if per_class:
+        of_class = lambda c: dict(ap=_mean(p[:,:,c,0,-1]), ap50=_mean(p[0,:,c,0,-1]), ap75=_mean(p[5,:,c,0,-1]),
+                                  ar=_mean(r[:,c,0,-1]))
+        return _per_class(vocab, truth, map(of_class, range(len(vocab))), ['ap', 'ap50', 'ap75', 'ar'])
+    sizes = list(enumerate(('small', 'medium', 'large'), 1))
+    return dict(map=_mean(p[...,0,-1]), map50=_mean(p[0,...,0,-1]), map75=_mean(p[5,...,0,-1]),
+                **{f'map_{o}': _mean(p[...,i,-1]) for i,o in sizes},
+                **{f'ar_{o}':  _mean(r[...,0,i]) for i,o in enumerate(caps)},
+                **{f'ar_{o}':  _mean(r[...,i,-1]) for i,o in sizes})
+
+def _per_class(vocab, truth, rows, columns):
+    n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
+    return pd.concat([pd.DataFrame(dict(label=vocab, n=n)), pd.DataFrame(list(rows), columns=columns)], axis=1)
+
+def _evaluated(annotations, predictions, truth, dets, n_classes, iou_type, caps):
+    "COCO's precision (10 IoUs, 101 recalls, c, 4 areas, caps) and recall (10, c, 4, caps); -1 where there is no truth"
+    if not annotations or not n_classes:
+        return np.full((10, 101, n_classes, 4, len(caps)), -1.),np.full((10, n_classes, 4, len(caps)), -1.)
+    shapes = [np.c_[o.bboxes[:,:2], o.bboxes[:,2:]-o.bboxes[:,:2]] for o in (truth, dets)]
+    areas  = [o[:,2]*o[:,3] for o in shapes]
+    areas[0] = _truth_areas(annotations, areas[0])
+    if iou_type == 'segm':
+        shapes = [[_rle(a, i) for a in o for i in range(len(a.labels))] for o in (annotations, predictions)]
+        areas[1] = np.asarray(coco_masks.area(shapes[1]), float) if shapes[1] else areas[1]
+    e = _ArrayEval(truth, dets, *shapes, *areas, len(annotations), n_classes, caps)
+    e.evaluate(); e.accumulate()
+    return e.eval['precision'],e.eval['recall']
+
+class _ArrayEval(COCOeval_faster):
+    "The evaluation of arrays: overlaps are taken from these, so that a box never becomes a list"
+    def __init__(self, truth, dets, truth_shapes, det_shapes, truth_areas, det_areas, n_pictures, n_classes, caps):
+        # 'bbox' for masks too: the type decides only where overlaps come from
+        super().__init__(_indexed(truth, truth_areas, n_pictures, n_classes),
+                         _indexed(dets, det_areas, n_pictures, n_classes), 'bbox')
+        self.params.maxDets = caps
+        key,order = zip(*(_sorted(o, n_classes) for o in (truth, dets)))
+        pick = lambda shapes, order: [shapes[i] for i in order] if isinstance(shapes, list) else shapes[order]
+        self.shapes,self.crowd = list(map(pick, (truth_shapes, det_shapes), order)),truth.ignore[order[0]].astype(int)
+        pairs  = np.intersect1d(*key)
+        bounds = np.stack([np.searchsorted(k, pairs, side) for k in key for side in ('left', 'right')], 1)
+        bounds[:,3] = np.minimum(bounds[:,3], bounds[:,2]+caps[-1])
+        ids = zip((pairs//n_classes+1).tolist(), (pairs%n_classes+1).tolist())
+        self.bounds = dict(zip(ids, bounds.tolist()))
+
+    def computeIoU(self, imgId, catId):
+        "Overlap of each detection, by falling score, with each truth of a picture and a class"
+        if (imgId, catId) not in self.bounds: return []
+        t0,t1,d0,d1 = self.bounds[imgId, catId]
+        return coco_masks.iou(self.shapes[1][d0:d1], self.shapes[0][t0:t1], self.crowd[t0:t1].tolist())
+
+def _sorted(o, n_classes):
+    "The sorted keys of picture and class, and the order that sorts them, by falling score where they are equal"
+    key   = o.picture*n_classes + o.label
+    order = np.lexsort((-o.scores, key))
+    return key[order],order
+
+def _indexed(o, areas, n_pictures, n_classes):
+    "`o` as the package wants it, ids from 1; dicts that hold no lists are not visited by the garbage collector"
+    rows = zip(*(x.tolist() for x in (o.picture+1, o.label+1, areas, o.ignore.astype(int), o.scores)))
+    coco = COCO()
+    coco.dataset = dict(images=[dict(id=i+1) for i in range(n_pictures)],
+                        categories=[dict(id=i+1) for i in range(n_classes)],
+                        annotations=[dict(id=i, image_id=p, category_id=c, area=a, iscrowd=g, score=s)
+                                     for i,(p,c,a,g,s) in enumerate(rows, 1)])
+    coco.createIndex()
+    return coco
+
+def _truth_areas(annotations, box_areas):
+    "(n,) pixels, of the mask where there is one"
+    objects = ((a, i) for a in annotations for i in range(len(a.labels)))
+    return np.array([_shape(a, i)[1] if a.masks is not None and len(a.masks[i]) else b
+                     for (a,i),b in zip(objects, box_areas)], float)
+
+def _shape(a, i):
+    "(what json has of the mask of object `i`, its area in pixels)"
+    try: return coco_shape(a.masks[i])
+    except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i}: {e}") from None
+
+def _rle(a, i):
+    "The mask of object `i` as compressed run lengths"
+    if a.masks is None: raise AnnotationError(
+        f"{a.path}: no masks for {len(a.labels)} boxes; iou_type='segm' compares masks, 'bbox' boxes")
+    if not len(a.masks[i]): return encode_rle(np.zeros(a.size[::-1], bool))
+    m = _shape(a, i)[0]
+    if isinstance(m, dict) and isinstance(m['counts'], str): return m
+    m = coco_masks.frPyObjects(m, *a.size[::-1])
+    return coco_masks.merge(m) if isinstance(m, list) else m
+
+# --- PASCAL VOC
+
+@checked(iou=IOU, points=choice(11))
+def voc_ap(
+    annotations,     # list[Annotation], the truth
+    predictions,     # list[Annotation] of the same pictures
+    vocab=None,      # list of names
+    iou:float=.5,    # in (0, 1]: the least overlap of a hit
+    points:int=None, # 11: mean precision at the recalls 0, .1 to 1, as in VOC2007; None: the area, as from 2010 on
+    per_class=False, # a row for each class in place of the mean
+):                   # mean AP in [0, 1]; or DataFrame label, n (truths that count), ap
+    """PASCAL VOC's AP, the mean over the classes that have truth; nan for a class without, and where no class has any.
+
+    The highest score first (of equal ones the first), a detection may only have the truth of its class that it overlaps
+    most; that one found before, it is false. Truth with `ignore` is difficult: neither sought, nor a detection of it
+    counted. Interpolated: at each recall the best precision from there on. The devkit's boxes include their last pixel,
+    so that it adds 1 to their sides; ours, as `read_voc` gives them, end at the edge behind it: the IoU is the same"""
+    vocab,truth,dets = _read(annotations, predictions, vocab)
+    hit,ignored = _verdicts(_voc_match(truth, dets, iou), truth)
+    table = _per_class(vocab, truth, [], ['ap'])
+    order = np.argsort(-dets.scores, kind='stable')
+    order = order[~ignored[order]]
+    found = [hit[order[dets.label[order] == c]] for c in range(len(vocab))]
+    table['ap'] = np.array([_voc_curve(h, n, points) for h,n in zip(found, table.n)], float)
+    return table if per_class else float(table.ap.mean())
+
+def _voc_curve(hit, n, points=None):
+    "AP of detections of one class by falling score, `hit` (k,), where there are `n` truths"
+    if not n: return np.nan
+    tp = np.cumsum(hit)
+    recall,precision = tp/n,tp/np.arange(1, len(tp)+1)
+    if points is None: return _area_below(recall, precision)
+    first = np.searchsorted(recall, np.arange(11)/10)   # divided as the recalls are, so that .3 is .3
+    return np.append(_best_from(precision), 0)[first].mean()
+
+def _best_from(precision): return np.maximum.accumulate(precision[::-1])[::-1]
+
+def _area_below(recall, precision): return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
+
+# --- while a model learns
+
+class MeanAP(Metric):
+    """COCO's mean AP, as `coco_ap` has it, of all pictures of the validation set in pixels of their files, over all
+    detections that the model gives: no threshold but 0"""
+    @checked(every=COUNT, iou_type=_IOU_TYPE)
+    def __init__(self,
+        every:int=1,        # epochs from one value to the next, since it takes time; nan in those between, for which
+                            # fastai's trackers wait: their `patience` counts values. The last epoch of a fit has a
+                            # value, and so has every `validate`
+        iou_type='bbox',    # 'bbox' or 'segm'
+        max_dets:int=100,   # that count, of a picture and a class
+    ):
+        self.every,self.iou_type,self.max_dets = every,iou_type,max_dets
+    @property
+    def name(self): return 'map' if self.iou_type == 'bbox' else f'map_{self.iou_type}'
+    def reset(self): self.annotations,self.predictions,self.vocab = [],[],None
+    def due(self, learn) -> bool:
+        "Whether this epoch of `learn` has a value"
+        # `validate` is known by the bar of epochs that it turns off; its epoch is that of some fit before
+        return not learn.create_mbar or (learn.epoch+1)%self.every == 0 or learn.epoch == learn.n_epoch-1
+    def accumulate(self, learn):
+        if not self.due(learn): return
+        dets  = learn.probabilities(to_detach(learn.pred, cpu=False, gather=False))
+        if self.iou_type == 'bbox': dets = dets[...,:6]   # without masks, which would be pasted in vain
+        items = learn.items_of_batch(len(self.annotations), len(dets))
+        self.annotations += items
+        self.predictions += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
+        self.vocab = tuple(learn.dls.vocab)   # a list would be what several processes join
+    @property
+    def value(self):
+        if not self.annotations: return float('nan')
+        return coco_ap(self.annotations, self.predictions, self.vocab, self.iou_type, self.max_dets)['map']

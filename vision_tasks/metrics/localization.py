@@ -1,0 +1,76 @@
+"Metrics of one object per image: class and box"
+from __future__ import annotations
+import numpy as np
+import pandas as pd
+import torch
+from fastai.learner import Metric
+from ..arguments import checked, nearest
+from ..data.targets import NO_OBJECT, object_bbox, object_label
+from ..ops.boxes import paired_iou
+
+__all__ = ['localization_confusion', 'LocalizationAccuracy', 'LocalizationIoU']
+
+# --- one class and one box
+
+def localized(
+    annotations, # list[Annotation], the truth, of one object or none
+    answers,     # list[Annotation] of the same pictures, as the learner gives them
+):               # (n,) bool: the class is right; (n,) IoU, 0 where the answer has no box, nan where the truth has none
+    "How far each answer is right, in pixels of the file"
+    box   = lambda o: torch.from_numpy(o[0] if len(o) else np.full(4, np.nan, np.float32)).double()
+    truth = torch.stack([box(object_bbox(a)) for a in annotations])
+    iou   = paired_iou.unchecked(torch.stack([box(a.bboxes) for a in answers]), truth)
+    right = torch.tensor([object_label(a) == (b.labels or [NO_OBJECT])[0] for a,b in zip(annotations, answers)])
+    return right,torch.where(truth.isnan().any(1), torch.nan, iou.nan_to_num())
+
+@checked()
+def localization_confusion(
+    annotations,     # list[Annotation], the ground truth, with one object each or none
+    predictions,     # list[Annotation] of the same images in the same order, as `annotate` gives them
+    vocab=None,      # list of class names; None = all that occur, sorted
+) -> pd.DataFrame:   # numbers of images, row = true class, column = predicted class
+    """Which class is predicted for which; boxes are not compared. `NO_OBJECT` is the class of images without an object,
+    and of predictions without one; it is added as the last class where it occurs and is not in `vocab`. Raises
+    `ValueError` for a class that is not in `vocab`, `AnnotationError` for an image with several objects"""
+    if len(annotations) != len(predictions): raise ValueError(
+        f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each image")
+    true,pred = [object_label(a) for a in annotations],[(a.labels or [NO_OBJECT])[0] for a in predictions]
+    names = sorted({*true, *pred} - {NO_OBJECT}) if vocab is None else list(vocab)
+    if NO_OBJECT not in names and NO_OBJECT in {*true, *pred}: names.append(NO_OBJECT)
+    unknown = sorted({*true, *pred} - {*names})
+    if unknown: raise ValueError(f"class {unknown[0]!r} is not in the vocab {names}{nearest(unknown[0], names)}")
+    ids = {o: i for i,o in enumerate(names)}
+    counts = np.zeros((len(names),)*2, int)
+    np.add.at(counts, ([ids[o] for o in true], [ids[o] for o in pred]), 1)
+    return pd.DataFrame(counts, index=names, columns=names)
+
+class _Localized(Metric):
+    "Answers in pixels of the file, against the annotations of the DataLoader"
+    def reset(self): self.right,self.ious,self.n = [],[],0
+    def accumulate(self, learn):
+        items = learn.items_of_batch(self.n, len(learn.pred))
+        if not items: return
+        self.n += len(items)
+        probs = learn.probabilities(learn.pred.detach())
+        right,iou = localized(items, learn.to_annotations(probs, [(a.path, a.size) for a in items], None))
+        self.right.append(right); self.ious.append(iou)
+
+class LocalizationAccuracy(_Localized):
+    """Share of the pictures whose class is right and, with `iou`, whose box too, by an IoU of at least that; a picture
+    without an object has no box to be wrong (ImageNet's localization counts such as errors, at .5)"""
+    @checked()
+    def __init__(self, iou:float=None): self.iou = iou
+    @property
+    def name(self): return 'accuracy' if self.iou is None else f'accuracy@{self.iou:g}'.replace('0.', '.')
+    @property
+    def value(self):
+        if not self.n: return None
+        right,iou = torch.cat(self.right),torch.cat(self.ious)
+        if self.iou is not None: right = right & (iou.isnan() | (iou >= self.iou))
+        return right.double().mean().item()
+
+class LocalizationIoU(_Localized):
+    "Mean IoU over the pictures that have a box, in pixels of the file; an answer without a box counts 0"
+    name = 'mean_iou'
+    @property
+    def value(self): return torch.cat(self.ious).nanmean().item() if self.n else None

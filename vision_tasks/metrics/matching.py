@@ -1,0 +1,138 @@
+"Which detection matches which object, by the rules of COCO and PASCAL VOC"
+from __future__ import annotations
+from typing import NamedTuple
+import numpy as np, pandas as pd
+from ..arguments import IOU, checked, nearest
+from ..data.annotation import vocab_of
+from ..data.errors import AnnotationError
+from ..data.targets import NO_OBJECT
+
+__all__ = ['match_detections']
+
+# In all functions `annotations` is the truth, list[Annotation] with bboxes, where `ignore` marks what is a crowd or
+# difficult; `predictions` is a list[Annotation] of the same pictures in the same order, with bboxes and scores; `vocab`
+# is the names that count, without `NO_OBJECT` (which is left out where it stands among them), None = those of the truth
+
+# --- what comes in
+
+class _Objects(NamedTuple):
+    "The objects of all pictures, one under the other"
+    picture:np.ndarray # (n,) index of the annotation
+    row:np.ndarray     # (n,) index among its objects
+    label:np.ndarray   # (n,) index into the vocab
+    bboxes:np.ndarray  # (n, 4) float64 x1 y1 x2 y2 in pixels
+    ignore:np.ndarray  # (n,) bool; of the truth
+    scores:np.ndarray  # (n,) float32 in [0, 1]; of detections
+
+def _read(annotations, predictions, vocab):
+    "(vocab, truth, detections), checked"
+    if len(annotations) != len(predictions): raise ValueError(
+        f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each picture, empty ones "
+        "included")
+    for i,(a,p) in enumerate(zip(annotations, predictions)):
+        if a.path != p.path: raise ValueError(f"picture {i} is {a.path} in annotations but {p.path} in predictions; "
+                                              "expected the same pictures in the same order")
+        for o,what in ((a, 'annotation'), (p, 'prediction')):
+            if o.bboxes is None: raise AnnotationError(f"{o.path}: {what} {i} has no bboxes; an empty (0, 4) array "
+                                                       "says that there is nothing")
+        if p.scores is None and p.labels: raise AnnotationError(
+            f"{p.path}: prediction {i} has no scores; expected one for each of its {len(p.labels)} boxes, as "
+            "`annotate` gives them")
+    vocab = [o for o in (vocab_of(annotations) if vocab is None else vocab) if o != NO_OBJECT]
+    return vocab,_objects(annotations, vocab),_objects(predictions, vocab)
+
+def _objects(annotations, vocab):
+    ids,n = {o: i for i,o in enumerate(vocab)},[len(a.labels) for a in annotations]
+    if len(ids) < len(vocab): raise ValueError(f"the vocab has a name twice: {sorted(vocab)}")
+    for a in annotations:
+        for o in set(a.labels) - ids.keys(): raise ValueError(
+            f"{a.path}: {o!r} is none of the {len(vocab)} names of the vocab{nearest(o, vocab)}; pass vocab= with all "
+            "that the model knows (None takes the names of the truth)")
+    def stack(f, dtype, *shape):
+        return np.concatenate([np.empty((0, *shape), dtype), *map(f, annotations)], dtype=dtype, casting='unsafe')
+    first = np.cumsum([0, *n], dtype=int)[:-1]
+    return _Objects(np.repeat(np.arange(len(n)), n), np.arange(sum(n)) - np.repeat(first, n),
+                    np.array([ids[o] for a in annotations for o in a.labels], int),
+                    stack(lambda a: a.bboxes, np.float64, 4),
+                    stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
+                    stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
+
+def _mean(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # COCO's -1: no truth
+
+# --- which detection finds which truth
+
+def _pairs(truth, dets, within_class=True):
+    "Indices of detection and truth for every two of one picture and, with `within_class`, of one class"
+    n = max(truth.label.max(initial=0), dets.label.max(initial=0)) + 1 if within_class else 1
+    key_t,key_d = (o.picture*n + (o.label if within_class else 0) for o in (truth, dets))
+    order  = np.argsort(key_t, kind='stable')
+    lo,hi  = (np.searchsorted(key_t[order], key_d, side) for side in ('left', 'right'))
+    d      = np.repeat(np.arange(len(key_d)), hi-lo)
+    within = np.arange(len(d)) - np.repeat(np.cumsum(hi-lo) - (hi-lo), hi-lo)
+    return d,order[lo[d]+within]
+
+def _overlaps(a, b, crowd): # (n, 4), (n, 4), (n,) bool -> (n,)
+    "IoU of each box of `a` with its partner in `b`; the share of `a` that lies inside where that is a `crowd`"
+    area  = lambda o: (o[:,2:]-o[:,:2]).clip(0).prod(1)
+    inter = area(np.c_[np.maximum(a[:,:2], b[:,:2]), np.minimum(a[:,2:], b[:,2:])])
+    whole = area(a) + np.where(crowd, 0, area(b)-inter)
+    return np.divide(inter, whole, out=np.zeros_like(inter), where=whole > 0)
+
+def _in_turn(scores):
+    "(n,) whose turn it is when: the highest score first, of equal ones the first"
+    rank = np.empty(len(scores), int)
+    rank[np.argsort(-scores, kind='stable')] = np.arange(len(scores))
+    return rank
+
+def _take(d, t, truth, n):
+    "(n,) the truth of each detection, -1 = none, when the pairs (`d`, `t`) are offered in their order"
+    found,taken,shared = [-1]*n,[False]*len(truth.label),truth.ignore.tolist()
+    for i,j in zip(d.tolist(), t.tolist()):
+        if found[i] < 0 and not taken[j]: found[i],taken[j] = j,not shared[j]
+    return np.array(found, int)
+
+def _match(truth, dets, iou, within_class=True):
+    "(n,) the truth that each detection gets by COCO's rule, -1 = none"
+    d,t = _pairs(truth, dets, within_class)
+    o   = _overlaps(dets.bboxes[d], truth.bboxes[t], truth.ignore[t])
+    on  = o >= min(iou, 1-1e-10)   # as COCO has it, so that an IoU of 1 can be asked for
+    d,t,o = d[on],t[on],o[on]
+    # what is ignored comes last; of equal overlaps COCO takes the last truth
+    order = np.lexsort((-t, -o, truth.ignore[t], _in_turn(dets.scores)[d]))
+    return _take(d[order], t[order], truth, len(dets.label))
+
+def _voc_match(truth, dets, iou):
+    "(n,) the truth that each detection gets by VOC's rule, -1 = none: only the one that it overlaps most"
+    d,t = _pairs(truth, dets)
+    o   = _overlaps(dets.bboxes[d], truth.bboxes[t], False)
+    on  = o >= iou
+    d,t,o = d[on],t[on],o[on]
+    order = np.lexsort((t, -o, _in_turn(dets.scores)[d]))
+    d,t = d[order],t[order]
+    best = np.diff(d, prepend=-1) != 0
+    return _take(d[best], t[best], truth, len(dets.label))
+
+def _verdicts(found, truth):
+    "(n,) bool, (n,) bool: hit and ignored; neither is a miss"
+    ignored = np.append(truth.ignore, False)[found]   # -1 is what was appended
+    return (found >= 0) & ~ignored,ignored
+
+@checked(iou=IOU)
+def match_detections(
+    annotations,  # list[Annotation], the truth
+    predictions,  # list[Annotation] of the same pictures
+    iou:float=.5, # in (0, 1]: the least overlap of a hit
+    vocab=None,   # list of names
+) -> pd.DataFrame:# a row for each detection, in their order: picture (index), row (of its detections), label, score,
+                  # hit and ignored (neither: a false one), truth (row of the truth's objects, -1 = none), iou (with it)
+    """Which detection finds which truth, by COCO's rule: the highest score first (of equal ones the first), each takes
+    the truth of its class that is left with the highest IoU, `iou` at least. One that finds none, but lies by a share
+    of `iou` in a truth with `ignore`, is ignored; its `iou` is that share. VOC's rule is in `voc_ap`"""
+    vocab,truth,dets = _read(annotations, predictions, vocab)
+    found = _match(truth, dets, iou)
+    hit,ignored = _verdicts(found, truth)
+    some,overlap,row = found >= 0,np.full(len(found), np.nan),np.full(len(found), -1)
+    row[some] = truth.row[found[some]]
+    overlap[some] = _overlaps(dets.bboxes[some], truth.bboxes[found[some]], truth.ignore[found[some]])
+    return pd.DataFrame(dict(picture=dets.picture, row=dets.row, label=np.array(vocab, object)[dets.label],
+                             score=dets.scores, hit=hit, ignored=ignored, truth=row, iou=overlap))

@@ -1,0 +1,104 @@
+"Metrics of keypoints, in pixels of the image files"
+from __future__ import annotations
+import math
+import numpy as np
+import torch
+from torch import Tensor
+from fastai.learner import Metric
+from ..arguments import Kind, checked, choice, either, is_whole, number, numbers
+from ..data.errors import AnnotationError
+from ..data.targets import marked_points, point_pairs
+
+__all__ = ['point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
+
+# --- points
+
+_POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a list")
+
+@checked(pred=_POINTS, targ=_POINTS)
+def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
+    "Distance of each point from its truth, in the unit of both; nan where it is not marked"
+    p,t = torch.as_tensor(pred).double(),torch.as_tensor(targ).double()
+    if all(n == m or 1 in (n, m) for n,m in zip(p.shape[::-1], t.shape[::-1])): return (p - t).norm(dim=-1)
+    raise ValueError(f"pred and targ: expected (n, k, 2), or one of either for all of the other, got {tuple(p.shape)} "
+                     f"and {tuple(t.shape)}")
+
+BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number of pixels"),
+            Kind("two points, by index or name", lambda o: isinstance(o, (tuple, list)) and len(o) == 2 and
+                 all(isinstance(v, str) or is_whole(v) for v in o)))
+
+@checked(by=BY)
+def normaliser_of(
+    a,              # Annotation with points
+    by='diagonal',  # 'diagonal' of the picture; 'box': square root of the area of its box, or of the upright box around
+                    # the marked points; two points, by index or name: their distance, as of the eyes; or a number of
+                    # pixels
+    vocab=(),       # names of the points, where `by` names two
+) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
+    "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
+    if a.points is None: raise AnnotationError(f"{a.path}: the annotation has no points")
+    p = marked_points(a).astype(float)
+    if by == 'diagonal': d = math.hypot(*a.size)
+    elif by == 'box':
+        boxed = a.bboxes is not None and len(a.bboxes)
+        lo,hi = (a.bboxes[0,:2], a.bboxes[0,2:]) if boxed else (_nan(np.nanmin, p), _nan(np.nanmax, p))
+        d = math.sqrt(max(float(np.prod(np.asarray(hi, float)-lo)), 0.))
+    elif isinstance(by, (tuple, list)) and len(by) == 2:
+        (i,j), = point_pairs([by], vocab, 'by', len(p))
+        d = float(np.linalg.norm(p[i]-p[j]))
+    else: d = float(by)
+    if d <= 0:
+        raise AnnotationError(f"{a.path}: the normaliser {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
+    return d
+
+def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.nan)
+
+class _InFilePoints(Metric):
+    """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
+    was resized or padded"""
+    @checked(by=BY)
+    def __init__(self, by='diagonal'): self.by = by
+    def reset(self): self.errors,self.norms,self.n = [],[],0
+    def accumulate(self, learn):
+        items = learn.items_of_batch(self.n, len(learn.pred))
+        if not items: return
+        self.n += len(items)
+        pred = learn.in_file(learn.probabilities(learn.pred), [a.size for a in items])
+        self.errors.append(point_errors(pred, torch.from_numpy(np.stack([marked_points(a) for a in items]))))
+        norms = [normaliser_of(a, self.by, learn.dls.vocab) for a in items]
+        self.norms.append(torch.tensor(norms, dtype=torch.float64))
+    @property
+    def of(self):
+        "What names the normaliser in the metric's name, where it is not the diagonal"
+        if self.by == 'diagonal': return ''
+        return f":{'-'.join(map(str, self.by)) if isinstance(self.by, (tuple, list)) else self.by}"
+    def both(self): return (torch.cat(self.errors),torch.cat(self.norms)[:,None]) if self.errors else None
+
+class PointError(_InFilePoints):
+    "Mean distance over all marked points, in pixels of the file"
+    name = 'error_px'
+    @property
+    def value(self): return None if self.both() is None else self.both()[0].nanmean().item()
+
+class NME(_InFilePoints):
+    "Normalised mean error: mean over all marked points of the distance divided by the picture's normaliser"
+    @property
+    def name(self): return f'nme{self.of}'
+    @property
+    def value(self):
+        if self.both() is None: return None
+        e,n = self.both()
+        return (e/n).nanmean().item()
+
+class PCK(_InFilePoints):
+    "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
+    @checked(thresh=number(0, open=True))
+    def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
+    @property
+    def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.') + self.of
+    @property
+    def value(self):
+        if self.both() is None: return None
+        e,n = self.both()
+        r = (e/n)[(e/n).isfinite()]
+        return (r <= self.thresh).double().mean().item() if len(r) else float('nan')

@@ -1,0 +1,132 @@
+"The threshold with the best score, exactly"
+from __future__ import annotations
+import numpy as np
+from ..arguments import checked
+from .threshold_scores import (_BELOW, _SCORES, _TARGS, _UNIT, _cast, _like, _read, _scores, _settings, _sorted_keys,
+                               _up32)
+from ..warning import warn
+
+__all__ = ['best_threshold']
+
+def _first(x): return np.flatnonzero(np.r_[True, x[1:] != x[:-1]]) # index of the first of each run of equals
+
+def _pick(v, start, keys, score):
+    "The scores (lower, upper) on both sides of the best of the cuts before `keys[start]`, and its value"
+    i = start[v == v.max()]
+    lower,upper = _scores(keys[np.maximum(i-1, 0)]),_scores(keys[np.minimum(i, len(keys)-1)])
+    upper = np.where(i < len(keys), upper, 1.)
+    lower = np.where(i > 0, lower, np.where(upper > 0, 0., 2*_BELOW))
+    best  = 0 if score.name == 'precision_at_recall' else np.abs(lower+upper-1).argmin()
+    return lower[best],upper[best],v.max()
+
+def _best(keys, score):
+    "(lower, upper, value) of the best cut of one class, whose sorted keys are given"
+    # to predict one more negative betters no score: only the cuts right below a positive remain, and the one above all
+    pos   = np.flatnonzero(keys & 1)
+    if not len(pos): return .5,.5,np.nan
+    first = _first(keys[pos])
+    # negatives of the same score are predicted along
+    start = np.r_[np.searchsorted(keys, keys[pos[first]]-1), len(keys)]
+    tp    = np.r_[len(pos)-first, 0]
+    return _pick(score(tp, len(keys)-start, len(pos), len(keys)), start, keys, score)
+
+def _best_macro(cols, score):
+    "(lower, upper, value) of the one cut whose mean over the classes is best; a class without positives takes no part"
+    none,keys,steps = [],[],[]
+    for k in cols:
+        before = np.cumsum(k & 1, dtype=np.int64) - (k & 1)
+        pos,n,start = before[-1] + (k[-1] & 1),len(k),_first(k >> 1)
+        if not pos: continue
+        # of the cut below each score, and of that above all
+        v = score(np.r_[pos-before[start], 0], np.r_[n-start, 0], pos, n)
+        v = np.rint(v*_UNIT).astype(np.int64)
+        none.append(v[-1]); keys.append(k[start]); steps.append(v[:-1]-v[1:])
+    if not none: return .5,.5,np.nan
+    keys  = np.concatenate(keys) # one at a time, so that the parts go before the next whole comes
+    steps = np.concatenate(steps)
+    order = np.argsort(keys)
+    keys  = keys[order]
+    steps = steps[order]
+    del order
+    start = np.append(_first(keys >> 1), len(keys))
+    v = np.append(np.cumsum(steps[::-1])[::-1], 0)[start] + sum(none) # of the cut before keys[start]
+    lower,upper,v = _pick(v, start, keys, score)
+    return lower,upper,v/_UNIT/len(none)
+
+def _search(cols, score, macro):
+    "(m, 3) lower, upper and value of the best cut of each column of sorted keys, or of all of them in the mean"
+    return np.array([_best_macro(cols, score)] if macro else [_best(o, score) for o in cols], np.float64)
+
+def _midway(lower, upper, probs):
+    "The number between `lower` and `upper`; `lower` where rounding would give `upper`, as the rule is `prob > thresh`"
+    mid = _cast((lower+upper)/2, probs).astype(np.float32)
+    return np.where(mid < upper, mid, lower).astype(np.float32)
+
+# ---- classes that are never predicted
+
+def _silent(p, t, thresh):
+    "(m,) bool: the classes with positives, or all entries together (m = 1), of which `thresh` (m,) predicts none"
+    if len(thresh) == 1: p,t = p.reshape(-1, 1),t.reshape(-1, 1)
+    return t.any(0) & (p.max(0) <= thresh)
+
+def _highest_precision(p, t):
+    "The highest precision of `p > x` for any x, on scores `p` (n,) and targets `t` (n,) with a positive"
+    order = np.argsort(-p, kind='stable')
+    s,hit = p[order],np.cumsum(t[order])
+    last  = np.r_[s[1:] != s[:-1], True]      # equal scores are predicted together
+    return (hit/np.arange(1, len(s)+1))[last].max()
+
+def _warn_silent(score, p, t, thresh, vocab):
+    """Warn of the classes that `thresh` never predicts, by their names in `vocab`: a floor that cannot be reached, or
+    an accuracy that is highest so, silences them on all new data"""
+    if vocab is not None and len(vocab) != p.shape[1]:
+        raise ValueError(f"vocab has {len(vocab)} names, but there are {p.shape[1]} classes")
+    idxs = np.flatnonzero(_silent(p, t, thresh))
+    if not len(idxs): return
+    floor = score.name == 'recall_at_precision'
+    def named(i):
+        x,y  = (p[:,i], t[:,i]) if len(thresh) > 1 else (p.ravel(), t.ravel())
+        most = f' (at most {_highest_precision(x, y):.3g})' if floor else ''
+        return (repr(vocab[i]) if vocab is not None else f'class {i}') + most if len(thresh) > 1 else most.strip(' ()')
+    names = ', '.join(named(i) for i in idxs[:20]) + (', ...' if len(idxs) > 20 else '')
+    where = f" for {len(idxs)} of {len(thresh)} classes: {names}" if len(thresh) > 1 else f": {names}" if names else ''
+    never = 'they are never predicted' if len(idxs) > 1 else 'it is never predicted' if len(thresh) > 1 else \
+            'nothing is predicted'
+    what  = (f"no threshold reaches a precision of {score.at:g}" if floor else
+             f"to predict nothing has the best {score.name}") + where
+    then  = "lower `at`, or take score='f1'" if floor else "score='f1' predicts every class"
+    warn(f"{what}. With the threshold that is returned {never}; {then}")
+
+# ---- thresholds
+
+@checked(probs=_SCORES, targs=_TARGS)
+def best_threshold(
+    probs,                # (n, c) or (n,) in [0, 1], Tensor or array; (n,) is one class
+    targs,                # same shape, 0 or 1 in any type
+    score:str='f1',       # 'f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision' or 'precision_at_recall'
+    per_class:bool=False, # one threshold for each class, or one for all
+    beta:float=1.,        # for 'fbeta': how many times recall weighs more than precision
+    at:float=None,        # for the last two: the lowest precision, or recall, to accept, in (0, 1]
+    average:str='micro',  # what one threshold for all maximises: the score of all entries together ('micro'), or the
+                          #   mean of the classes' ('macro')
+    vocab=None,           # list of the class names, for the warning
+) -> tuple:               # (threshold, value), floats, or (c,) float32 as `probs`
+    """The threshold that maximises `score` under the rule `prob > thresh`, and the value that it reaches there.
+
+    Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is
+    the lower one, if no number of their type lies between). Below the lowest it predicts all: half of it, or a small
+    negative number if it is 0. Above the highest it predicts none: midway to 1. A class without positives gets .5 and
+    the value nan; it takes no part in a macro mean. Among equally good cuts the one nearest .5 is taken, where a model
+    trained by cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did
+    better than the one in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For
+    'recall_at_precision' the one with the highest precision is taken, for 'precision_at_recall' that with the most
+    recall.
+    Where no threshold reaches the precision that 'recall_at_precision' asks for, nothing is predicted, with recall 0;
+    where to predict nothing has the best accuracy, too. A warning names the classes that are then never predicted.
+    Scores in float64 are cut at a float32 number, the best of these"""
+    score,macro = _settings(score, per_class, beta, at, average)
+    p,t = _read(probs, targs)
+    lower,upper,v = _search(_sorted_keys(_up32(p), t, not (per_class or macro)), score, macro).T
+    thresh = _midway(lower, upper, probs)
+    _warn_silent(score, p, t, thresh, vocab)
+    return (_like(thresh, probs),_like(v, probs)) if per_class else (float(thresh[0]),float(v[0]))

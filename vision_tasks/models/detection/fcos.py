@@ -1,0 +1,31 @@
+"FCOS on any encoder (Tian et al., 2019, arXiv:1904.01355)"
+from __future__ import annotations
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from .pyramid import _pyramid
+from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from ..kinds import checked_net
+from ..registry import register
+
+__all__ = ['fcos']
+
+@register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370)
+@checked_net()
+def fcos(
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,           # True, or the path of a local state dict: of the encoder, whose BatchNorm is then fixed
+    encoder='resnet50',         # what `create_encoder` takes
+    width:float=1.,             # 1 = 256 channels in pyramid and heads (in steps of 32)
+    strides:tuple=(8, 16, 32),  # of the encoder's maps in the pyramid; two levels more follow. 4 in front: finer
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
+    max_dets:int=100,           # a picture
+    resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
+    **kwargs,                   # of torchvision's `FCOS`
+) -> TorchvisionDetector:
+    "FCOS, which needs no anchors, on any encoder; with 'resnet50' fcos_resnet50_fpn"
+    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 2)
+    cells = AnchorGenerator(tuple((s,) for s in levels), ((1.,),)*len(levels))
+    _check_kwargs(kwargs, FCOS)
+    net = FCOS(body, n_out+1, anchor_generator=cells, **{**stats, **kwargs})
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)

@@ -1,0 +1,61 @@
+"Mask R-CNN on any encoder (He et al., 2017, arXiv:1703.06870)"
+from __future__ import annotations
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign, roi_pool
+from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
+from .pyramid import _anchor_generator, _pyramid, default_anchors
+from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from ..kinds import checked_net
+from ..layers import scaled
+from ..registry import register
+
+__all__ = ['MultiScaleRoIPool', 'mask_rcnn']
+
+class MultiScaleRoIPool(MultiScaleRoIAlign):
+    """RoIPool (Girshick, 2015, arXiv:1504.08083) on the level of the pyramid that `MultiScaleRoIAlign` takes: box and
+    bins are rounded to cells of the map, and each bin is its maximum. `sampling_ratio` has no meaning here"""
+    def forward(self, x:dict[str,Tensor], boxes:list[Tensor], image_shapes:list[tuple[int,int]]) -> Tensor:
+        maps = [x[k] for k in self.featmap_names]
+        if self.scales is None:
+            self.scales,self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
+        rois,levels = _convert_to_roi_format(boxes),self.map_levels(boxes)
+        out = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
+        for i,(m,scale) in enumerate(zip(maps, self.scales)):
+            on = torch.where(levels == i)[0]
+            out[on] = roi_pool(m, rois[on], self.output_size, scale)
+        return out
+
+_POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
+
+@register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773)
+@checked_net()
+def mask_rcnn(
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,           # True, or the path of a local state dict: of the encoder, whose BatchNorm is then fixed
+    encoder='resnet50',         # what `create_encoder` takes
+    size:int|tuple=512,         # of the pictures in pixels, shorter side or (w, h), for `default_anchors`
+    anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None: `default_anchors`
+    width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32) and the mask head, 1024 in the other
+    strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
+    pool:str='align',           # how both heads see a box: 'align' (RoIAlign), or 'pool' (RoIPool), which rounds it
+    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
+    max_dets:int=100,           # a picture
+    resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
+    **kwargs,                   # of torchvision's `MaskRCNN`
+) -> TorchvisionDetector:
+    "Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' maskrcnn_resnet50_fpn, but for the anchors"
+    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
+    hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
+    _check_kwargs(kwargs, MaskRCNN)
+    net = MaskRCNN(
+        body, rpn_anchor_generator=_anchor_generator(anchors or default_anchors(levels, size), len(levels)),
+        box_roi_pool=_POOLS[pool](maps, 7, 2), mask_roi_pool=_POOLS[pool](maps, 14, 2),
+        box_head=TwoMLPHead(c*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
+        mask_head=MaskRCNNHeads(c, (wide,)*4, 1), mask_predictor=MaskRCNNPredictor(wide, wide, n_out+1),
+        **{**stats, **kwargs})
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)

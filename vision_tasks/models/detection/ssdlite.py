@@ -1,0 +1,76 @@
+"SSDlite on any encoder (Sandler et al., 2018, arXiv:1801.04381)"
+from __future__ import annotations
+import math
+from collections import OrderedDict
+from functools import partial
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
+from .pyramid import _encoder
+from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from ..kinds import checked_net
+from ..layers import scaled
+from ..registry import register
+
+__all__ = ['ssdlite']
+
+class SSDLiteBackbone(nn.Module):
+    "Maps of an encoder from stride `first` on, and further ones, each half as large, down to 1 x 1 at `size` pixels"
+    def __init__(self, body, first, size, width, norm_layer):
+        super().__init__()
+        self.body,self.taps = body,[i for i,s in enumerate(body.strides) if first <= s <= 32]
+        if not self.taps:
+            raise ValueError(f"SSDlite stands on maps at strides {first} to 32; {body.name} gives {body.strides}: take "
+                             "another encoder")
+        n   = math.ceil(math.log2(max(math.ceil(size/body.strides[self.taps[-1]]), 1)))
+        chs = [body.channels[self.taps[-1]], *(scaled(c, width) for c in [512, 256, 256, 128, *[128]*n][:n])]
+        self.extra = nn.ModuleList([_extra_block(i, o, norm_layer) for i,o in zip(chs, chs[1:])])
+        _normal_init(self.extra)
+        self.out_channels = [body.channels[i] for i in self.taps] + chs[1:]
+
+    def forward(self, x:Tensor) -> dict[str,Tensor]:
+        maps = self.body(x)
+        maps = [maps[i] for i in self.taps]
+        for block in self.extra: maps.append(block(maps[-1]))
+        return OrderedDict((str(i), m) for i,m in enumerate(maps))
+
+@register('detection', 'ssdlite', kw=dict(encoder='test_efficientnet', width=.25, size=64), size=(61, 50), min_bs=2,
+          n_params=3_930_420)
+@checked_net()
+def ssdlite(
+    n_out:int,
+    n_in:int=3,
+    pretrained=False,               # True, or the path of a local state dict: of the encoder
+    encoder='mobilenet_v3_large',   # what `create_encoder` takes
+    size:int|tuple=320,             # of the pictures in pixels, (w, h) or both: the maps go down to 1 x 1 at this size,
+                                    # and begin at stride 16, or as much before that as it takes for five of them
+    anchors:tuple=None,             # sizes by level in pixels, one each, and ratios, each with its inverse; None: from
+                                    # .2 to .95 of the picture
+    width:float=1.,                 # 1 = 512, 256, 256, 128 channels in the further maps
+    min_score:float=None,           # detections that score less are dropped; None: `MIN_SCORE`, .01
+    max_dets:int=100,               # a picture
+    resize:bool=False,              # whether the net resizes pictures to `size`
+    **kwargs,                       # of torchvision's `SSD`
+) -> TorchvisionDetector:
+    "SSDlite on any encoder; default boxes are relative to the picture"
+    norm  = partial(nn.BatchNorm2d, eps=.001, momentum=.03)                        # as torchvision has it
+    w,h   = (size, size) if isinstance(size, int) else size
+    first = next((s for s in (16, 8) if math.log2(math.ceil(max(w, h)/s)) > 3), 4)
+    enc,stats = _encoder(encoder, pretrained, n_in)
+    body  = SSDLiteBackbone(enc, first, max(w, h), width, norm)
+    boxes = _default_boxes(anchors, len(body.out_channels), min(w, h))
+    head  = SSDLiteHead(body.out_channels, boxes.num_anchors_per_location(), n_out+1, norm)
+    _check_kwargs(kwargs, SSD)
+    net   = SSD(body, boxes, (w, h), n_out+1, head=head,
+                **{**stats, **dict(nms_thresh=.55, topk_candidates=300), **kwargs})
+    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+
+def _default_boxes(anchors, n, size) -> DefaultBoxGenerator:
+    if anchors is None: return DefaultBoxGenerator([[2, 3]]*n, .2, .95)
+    sizes,ratios = anchors
+    if len(sizes) != n or any(len(s) != 1 for s in sizes):
+        raise ValueError(f"anchors is (sizes by level, ratios) with one size on each of {n} levels; "
+                         f"{[len(s) for s in sizes]} came: see `fit_anchors`")
+    wide = sorted({round(max(r, 1/r), 2) for r in ratios if max(r, 1/r) > 1.1})    # squares are there anyway
+    return DefaultBoxGenerator([wide]*n, scales=[*(s/size for s, in sizes), 1.])

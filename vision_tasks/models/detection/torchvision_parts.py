@@ -1,0 +1,203 @@
+"Parts of torchvision's detectors with ignored objects, background images and autocast"
+from __future__ import annotations
+from contextlib import ExitStack, contextmanager
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import box_iou, roi_align
+from .base import lies_on
+from ..layers import refuse_nan, zero_loss
+
+__all__ = []
+
+# --- torchvision's parts, with what they lack. The net's own parts become these, with their weights and settings
+
+class _Transform(GeneralizedRCNNTransform):
+    "Normalises and pads; sets ignored objects apart, as `ignored`"
+    resizes = False
+
+    def resize(self, image, target=None):
+        if not self.resizes: return image,target   # `_skip_resize` is for training
+        masks = target and target.get('masks')
+        image,target = super().resize(image, target)
+        # torchvision's 'nearest' takes the pixel at the corner of each new one, half a pixel off
+        if masks is not None:
+            target['masks'] = F.interpolate(masks[:,None], image.shape[-2:], mode='nearest-exact')[:,0]
+        return image,target
+
+    def forward(self, images, targets=None):
+        images,targets = super().forward(images, targets)
+        return images,targets and [
+            {**{k: v[t['labels'] > 0] for k,v in t.items()}, 'ignored': t['boxes'][t['labels'] < 0]} for t in targets]
+
+    def postprocess(self, result, image_shapes, original_image_sizes):
+        masks = [r.pop('masks', None) for r in result]        # that super would paste
+        result = super().postprocess(result, image_shapes, original_image_sizes)
+        return [r if m is None else {**r, 'masks': m} for r,m in zip(result, masks)]
+
+class _RPN(RegionProposalNetwork):
+    def assign_targets_to_anchors(self, anchors, targets):
+        labels,boxes = super().assign_targets_to_anchors(anchors, targets)
+        for l,a,t in zip(labels, anchors, targets): l[(l == 0) & lies_on(a, t['ignored'])] = -1
+        return labels,boxes
+
+    def compute_loss(self, objectness, deltas, labels, targets):
+        if any((l >= 0).any() for l in labels): return super().compute_loss(objectness, deltas, labels, targets)
+        return zero_loss([objectness]),zero_loss([deltas])
+
+def mask_targets(
+    masks:Tensor,   # (n, h, w) 0 and 1
+    boxes:Tensor,   # (k, 4) pixels
+    idxs:Tensor,    # (k,) which mask belongs to each box
+    size:int,       # of the target
+) -> Tensor:        # (k, size, size) in [0, 1]
+    """What the mask head shall predict: each mask inside its box. torchvision's `project_masks_on_boxes` leaves out
+    `aligned`, so its targets show the object half a pixel too far left and up"""
+    rois = torch.cat([idxs[:,None].to(boxes), boxes], 1)
+    return roi_align(masks[:,None].to(boxes), rois, size, aligned=True)[:,0]
+
+class _RoIHeads(RoIHeads):
+    def forward(self, features, proposals, image_shapes, targets=None):
+        if self.training:
+            proposals = [p[~self._ignores(p, t)] for p,t in zip(proposals, targets)]
+            if not any(len(p) + len(t['boxes']) for p,t in zip(proposals, targets)):
+                nil = zero_loss(self.parameters())
+                names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
+                return [],{k: nil for k in names}
+        with self._boxes_alone(): found,losses = super().forward(features, proposals, image_shapes, targets)
+        if not self.has_mask(): return found,losses
+        if self.training: return found,{**losses, 'loss_mask': self._mask_loss(features, image_shapes, targets)}
+        logits = self._mask_logits(features, [o['boxes'] for o in found], image_shapes)
+        for o,p in zip(found, maskrcnn_inference(logits, [o['labels'] for o in found])): o['masks'] = p
+        return found,losses
+
+    @contextmanager
+    def _boxes_alone(self):
+        "A while in which `forward` leaves the masks to us"
+        pool,self.mask_roi_pool = self.mask_roi_pool,None
+        try: yield
+        finally: self.mask_roi_pool = pool
+
+    def select_training_samples(self, proposals, targets):
+        self.samples = super().select_training_samples(proposals, targets)
+        return self.samples
+
+    def _mask_logits(self, features, boxes, image_shapes):
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+
+    def _mask_loss(self, features, image_shapes, targets):
+        "As `maskrcnn_loss`, on targets that lie where the boxes are"
+        (boxes,idxs,labels,_),self.samples = self.samples,None
+        on = [l > 0 for l in labels]
+        boxes,idxs,labels = ([o[k] for o,k in zip(os, on)] for os in (boxes, idxs, labels))
+        logits,labels = self._mask_logits(features, boxes, image_shapes),torch.cat(labels)
+        if not len(labels): return 0*logits.sum()
+        size  = logits.shape[-1]
+        targs = torch.cat([mask_targets(t['masks'], b, i, size) for t,b,i in zip(targets, boxes, idxs)])
+        each  = torch.arange(len(labels), device=labels.device)
+        return F.binary_cross_entropy_with_logits(logits[each, labels], targs)
+
+    def _ignores(self, proposals, target):
+        on = lies_on(proposals, target['ignored'])
+        if not len(target['boxes']): return on
+        return on & (box_iou(proposals, target['boxes']).amax(1) < self.proposal_matcher.high_threshold)
+
+class _Silences:
+    "Gives anchors on ignored objects logits that are sure of background: no loss, no gradient, no hard negative"
+    def silenced(self, targets, outputs, anchors, matches):
+        if not any(len(t['ignored']) for t in targets): return outputs
+        idle = torch.stack([(m < 0) & lies_on(a, t['ignored']) for m,a,t in zip(matches, anchors, targets)])
+        logits = outputs['cls_logits']
+        return {**outputs, 'cls_logits': torch.where(idle[...,None], self.sure(logits.shape[-1]).to(logits), logits)}
+
+    def sure(self, n): return torch.full((n,), -100.)          # by class, for a sigmoid; the loss of -inf would be nan
+
+    def compute_loss(self, targets, outputs, anchors, matches):
+        return super().compute_loss(targets, self.silenced(targets, outputs, anchors, matches), anchors, matches)
+
+class _RetinaNetHead(_Silences, RetinaNetHead): pass
+class _FCOSHead(_Silences, FCOSHead): pass
+
+class _SSD(_Silences, SSD):
+    def sure(self, n): return F.pad(super().sure(n-1), (1, 0)) # for a softmax, with background in front
+
+    def compute_loss(self, targets, outputs, anchors, matches):
+        parts = super().compute_loss(targets, outputs, anchors, matches)
+        bare  = [i for i,m in enumerate(matches) if not (m >= 0).any()]
+        if not bare: return parts
+        # a picture without objects has as many hard negatives as one with a single match, and counts as that one
+        logits = self.silenced(targets, outputs, anchors, matches)['cls_logits'][bare]
+        loss   = -logits.log_softmax(-1)[...,0]
+        hard   = loss.topk(min(max(round(self.neg_to_pos_ratio), 1), loss.shape[1]), 1).values
+        n      = sum((m >= 0).sum() for m in matches) + len(bare)
+        return {**parts, 'classification': parts['classification'] + hard.sum()/n}
+
+_OURS = {GeneralizedRCNNTransform: _Transform, RegionProposalNetwork: _RPN, RoIHeads: _RoIHeads, SSD: _SSD,
+         RetinaNetHead: _RetinaNetHead, FCOSHead: _FCOSHead}
+
+def _float32(module, args, out):
+    "Forward hook: what leaves `module` under autocast is float32"
+    if isinstance(out, Tensor):
+        short = out.dtype in (torch.float16, torch.bfloat16)
+        return out.float() if short and torch.is_autocast_enabled(out.device.type) else out
+    if isinstance(out, dict):   return type(out)((k, _float32(module, args, o)) for k,o in out.items())
+    return type(out)(_float32(module, args, o) for o in out)
+
+def _not_nan(module, args, out):
+    "Forward hook: nan raises in eval, before a threshold on scores drops it"
+    if not module.training: refuse_nan(out)
+
+# --- one pass for losses and detections
+
+class _Once(nn.Module):
+    "`module`, which runs at the first call and gives the same answer at all later ones"
+    def __init__(self, module):
+        super().__init__()
+        self.module,self.answer = module,None
+
+    def forward(self, *args):
+        if self.answer is None: self.answer = self.module(*args)
+        return self.answer
+
+    def __getattr__(self, k):
+        try: return super().__getattr__(k)
+        except AttributeError: return getattr(super().__getattr__('module'), k)
+
+@contextmanager
+def _once(*places):
+    "Let the children at `places`, (parent, name), run once"
+    kept = [(p, k, p._modules[k]) for p,k in places]
+    try:
+        for p,k,m in kept: p._modules[k] = _Once(m)
+        yield
+    finally:
+        for p,k,m in kept: p._modules[k] = m
+
+@contextmanager
+def _training(*modules):
+    "Let `modules`, but not what they contain, believe that they train: BatchNorm and dropout stay in eval"
+    try:
+        for m in modules: m.training = True
+        yield
+    finally:
+        for m in modules: m.training = False
+
+@contextmanager
+def _seeded(device):
+    "Random numbers of the CPU and of `device` that are the same each time; their generators are left as they were"
+    mod = getattr(torch, device.type, None)                 # torch.cuda, torch.mps, torch.xpu, ...
+    own = hasattr(mod, 'get_rng_state')                     # a generator of its own, which the CPU's module lacks
+    idx = device.index or 0
+    with ExitStack() as after:
+        after.enter_context(torch.random.fork_rng([idx] if own else [], device_type=device.type if own else 'cpu'))
+        torch.default_generator.manual_seed(0)
+        if own:
+            if hasattr(mod, 'device'): after.enter_context(mod.device(idx))   # whose generator `manual_seed` sets
+            mod.manual_seed(0)
+        yield

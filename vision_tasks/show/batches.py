@@ -1,0 +1,60 @@
+"What the DataLoader classes of all tasks share"
+from __future__ import annotations
+import re
+import numpy as np
+from fastai.data.core import TfmdDL
+from fastai.torch_core import to_detach
+from .layout import _columns, _grid, _hwc
+
+__all__ = []
+
+class _TaskDL(TfmdDL):
+    def __iter__(self):
+        try: yield from super().__iter__()
+        except Exception as e:
+            told = _from_worker(e)
+            if told is None: raise
+            raise told from None
+
+    def show_unique(self, max_n, **kwargs):
+        """`show_batch` of the first image that has an object, or of the first where none has, again and again, so that
+        one sees the augmentation"""
+        old,idxs = self.get_idxs,list(self.get_idxs())
+        first = next((i for i in idxs if self.has_truth and self.has_object(self.items[i])), idxs[0])
+        self.get_idxs = FixedOrder([first]*max(max_n, self.bs or 1))
+        try: return self.show_batch(max_n=max_n, **kwargs)
+        finally: self.get_idxs = old
+
+    def results(self, b, out, max_n:int=9):
+        "What fastai's `show_results(show=False)` returns: images, targets, samples, predictions, the last two by image"
+        return TfmdDL.show_results(self, b, to_detach(out, gather=False), max_n, show=False)
+
+    @property
+    def has_truth(self) -> bool:
+        "Whether there are targets beside the images; only targets have classes or points"
+        return hasattr(self, 'vocab')
+
+    def show_images(self, b, max_n:int=9, ncols:int=None):
+        "Draw `max_n` images of batch `b`, which has nothing else"
+        items = [o[0] for o in self.decode_batch(b, max_n)]
+        _,axs = _grid(len(items), ncols or _columns(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
+        for ax,x in zip(axs, items): ax.imshow(_hwc(x))
+
+    def has_object(self, a):
+        "Whether there is something to be seen of the ground truth of `a`, an `Annotation`"
+        return any(not o for o in (np.zeros(len(a.labels)) if a.ignore is None else a.ignore))
+
+def _from_worker(e):
+    """An error that a worker process raised, of its own kind: its message first, then torch's, which begins with the
+    worker and buries it below a traceback. None for other errors"""
+    text = e.args[0] if e.args and isinstance(e.args[0], str) else ''
+    head = re.match(r"Caught (\w+) in .*\.\nOriginal Traceback ", text)
+    if head is None: return None
+    # the last line of the traceback that names the error; what follows is its message
+    at = [m.end() for m in re.finditer(rf"^(?:[\w.]+\.)?{head[1]}: ", text, re.M)]
+    return type(e)(f"{text[at[-1]:].rstrip()}\n\n{text}") if at else None
+
+class FixedOrder:
+    "The indices that a DataLoader gives, in their order; a class, since a closure does not pickle for worker processes"
+    def __init__(self, idxs): self.idxs = idxs
+    def __call__(self): return self.idxs

@@ -1,0 +1,195 @@
+"Batches and results of detection and instance segmentation"
+from __future__ import annotations
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
+import torch
+from torch import Tensor
+from fastcore.basics import detuplify
+from fastcore.foundation import L
+from fastai.vision.core import TensorImage
+from ..data.items import BBoxLabels, PixelBBox, RegionProposals
+from ..data.targets import NO_OBJECT
+from ..ops.boxes import paired_iou
+from ..ops.masks import decode_mask, paste_rle
+from .batches import _TaskDL
+from .draw import _draw_bbox, _object_colours, _overlay
+from .labels import plot_top_losses
+from .layout import FALSE, MISSED, RIGHT, _GREY, _caption, _columns, _crowd_legend, _grid, _hwc, _one_class
+from .names import _write_below
+from .one_object import tensorboard_log
+
+__all__ = ['DetectionDL', 'InstanceDL']
+
+class DetectionDL(_TaskDL):
+    "Draws images with the boxes, labels and masks, if any, of their objects; results with the ground truth dashed"
+    def decode_batch(self, b, max_n=9, full=True):
+        "fastai's `decode_batch` without the proposals, which are too many to be looked at"
+        return [tuple(o for o in s if not isinstance(o, RegionProposals)) for s in super().decode_batch(b, max_n, full)]
+
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
+        """Draw `max_n` images of a batch, ignored objects in grey; with one class alone without its name, each object
+        in a colour of its own. `unique`: one image again and again, so that one sees the augmentation"""
+        if unique: return self.show_unique(max_n, ncols=ncols)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
+        items,vocab,one = self.decode_batch(b, max_n),list(self.vocab[1:]),_one_class(self.vocab)
+        real = [_real(*o) for _,*o in items]
+        fig,axs = _grid(len(items), ncols or _columns(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
+                        lines=int(not all(real)), width=2.6)
+        for ax,(x,*_),objects in zip(axs, items, real):
+            _draw_objects(ax, x, objects, ['' if one and o[1] in vocab else o[1] for o in objects], vocab)
+            if not objects: _write_below(ax, [('no object', 'grey')])
+        _crowd_legend(fig, vocab, [o[1] for objects in real for o in objects], max(map(len, real)))
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        """Draw `max_n` images of batch `b`: the ground truth dashed, orange where it was missed; the detections `out`
+        (n, k, 6), without those of label 0, green where the class is correct and IoU >= 0.5"""
+        if not show: return self.results(b, out, max_n)
+        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], d[:,4].tolist())
+                for d in (o.as_subclass(Tensor).cpu() for o in detuplify(out))]
+        _detection_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
+
+    def results(self, b, out, max_n=9):
+        "As of every task, with the scores behind the boxes, labels and masks of each image"
+        dets = out[0] if isinstance(out, (tuple, list)) else out
+        x,y,its,outs = super().results(b, out, max_n)
+        return x,y,its,L((*o, d[:,4].tolist()) for o,d in zip(outs, dets.as_subclass(Tensor).detach().cpu()))
+
+    def _pre_show_batch(self, b, max_n=9):
+        # `Interpretation` decodes detections as if they were targets
+        if len(b) > 1 and getattr(b[1], 'shape', (4,))[-1] == 6:
+            x,d,*masks = (o.as_subclass(Tensor) if i else o for i,o in enumerate(b))
+            b = x,PixelBBox(d[...,:4]),BBoxLabels(d[...,5].long()),*masks
+        x,y,its = super()._pre_show_batch(b, max_n)
+        y = ObjectsTarget(y or ())
+        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images alone have none
+        return x,y,its
+
+class ObjectsTarget(tuple):
+    """Boxes and ids of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
+    `plot_top_losses` finds what draws it"""
+
+def _real(bboxes, names, *more):
+    "[(box, name, ...)] of what is no padding, on the CPU"
+    return [tuple(o.as_subclass(Tensor).cpu() if isinstance(o, Tensor) else o for o in row)
+            for row in zip(bboxes, names, *more) if row[1] != NO_OBJECT]
+
+def _draw_objects(ax, x, objects, names, vocab, colours=None):
+    """The image `x` with `objects`, (box, class name) or (box, class name, mask) each, and `names` on the boxes;
+    `colours` of mask and box, None = by class"""
+    colours = _object_colours([o[1] for o in objects], vocab, _one_class(vocab)) if colours is None else colours
+    ax.imshow(_overlay(_hwc(x), [(o[2].bool().numpy(), *c) for o,c in zip(objects, colours) if len(o) > 2], .45))
+    for (b,label,*_),n,(_,c) in zip(objects, names, colours):
+        ignored = label not in vocab
+        _draw_bbox(ax, b.tolist(), n, _GREY if ignored else c, dashed=ignored)
+
+class InstanceDL(DetectionDL):
+    "Draws images under the masks of their objects, with boxes and labels; results as ground truth beside prediction"
+    def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+        """Draw `max_n` images of batch `b`, each with its ground truth, names of missed objects in brackets, and beside
+        it the prediction `out`: detections (n, k, 6), without those of label 0, and masks (n, k, m, m). A red box is a
+        false positive (mask IoU < 0.5 or another class)"""
+        if not show: return self.results(b, out, max_n)
+        dets,masks = (o.as_subclass(Tensor).cpu() for o in out)
+        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
+                for d,m in zip(dets, masks)]
+        _instance_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
+
+    def _pre_show_batch(self, b, max_n=9):
+        x,y,its = super()._pre_show_batch(b, max_n)
+        y = InstancesTarget(y or ())
+        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images alone have none
+        return x,y,its
+
+class InstancesTarget(tuple):
+    """Boxes, ids and masks of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
+    `plot_top_losses` finds what draws it"""
+
+def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
+    """Images with their ground truth, `samples` of (image, boxes, class names, masks), beside `answers`, predictions of
+    (boxes, class names, (k, m, m) probabilities, scores) in the same pixels, the best first; a class name that is
+    `NO_OBJECT` is padding"""
+    h,w = samples[0][0].shape[-2:]
+    one,sizes = _one_class(vocab),[0]
+    fig,axs = _grid(2*len(samples), 2*(ncols or _columns(len(samples), 2)), aspect=h/w, width=2.6, titles=True)
+    for i,((x,*objects),answer) in enumerate(zip(samples, answers)):
+        truth = _real(*objects)
+        paste = lambda m, b: torch.from_numpy(decode_mask(*paste_rle(m[None].numpy(), b[None].numpy(), (w, h)), (w, h)))
+        found = [(b, n, paste(m, b), s) for b,n,m,s in _real(*answer)]
+        right,missed = _matched(truth, found)
+        sizes += [len(truth), len(found)]
+        names = ['' if one and n in vocab else n for _,n,_ in truth]
+        names = [f'({n or "missed"})' if j in missed else n for j,n in enumerate(names)]
+        _draw_objects(axs[2*i], x, truth, names, vocab)
+        colours = _object_colours([o[1] for o in found], vocab, one)
+        colours = [(fill, c if ok else np.array(to_rgb(FALSE))) for (fill,c),ok in zip(colours, right)]
+        names = [f'{"" if one else n} {s:.2f}'.strip() for _,n,_,s in found]
+        _draw_objects(axs[2*i+1], x, [o[:3] for o in found], names, vocab, colours)
+        axs[2*i].set_title('Ground truth' + ('' if losses is None else f', loss {float(losses[i]):.2f}'), fontsize=8)
+        counts = f'{sum(right)} correct, {len(found)-sum(right)} false, {len(missed)} missed'
+        axs[2*i+1].set_title(f'Prediction: {counts}', fontsize=8)
+    _crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in answers for n in o}, max(sizes))
+
+def _matched(truth, found, iou=.5):
+    "Whether each of `found` matches an object of its class that no better one matches, by mask IoU `iou`; those missed"
+    free,right = [j for j,o in enumerate(truth) if o[1] != 'ignored'],[]
+    for _,n,m,_ in found:
+        ious = [((m & t).sum()/(m | t).sum().clamp(min=1), j) for j in free
+                if truth[j][1] == n and (t := truth[j][2].bool()) is not None]
+        best,j = max(ious, default=(0., None))
+        right.append(bool(best >= iou))
+        if right[-1]: free.remove(j)
+    return right,free
+
+def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
+    """Images with their ground truth, `samples` of (image, boxes, class names), and `answers`, predictions of (boxes,
+    class names, scores) in the same pixels, the best first; a class name that is `NO_OBJECT` is padding"""
+    h,w = samples[0][0].shape[-2:]
+    one = _one_class(vocab)
+    fig,axs = _grid(len(samples), ncols or _columns(len(samples), 3), aspect=h/w, width=3.2, titles=losses is not None)
+    for i,(ax,(x,bboxes,names),answer) in enumerate(zip(axs, samples, answers)):
+        ax.imshow(_hwc(x))
+        truth = [(o, n) for o,n in zip(bboxes.as_subclass(Tensor).cpu(), names) if n != NO_OBJECT]
+        found = [o for o in zip(*answer) if o[1] != NO_OBJECT]
+        free,right = list(range(len(truth))),[]
+        for o,n,_ in found:              # each object is found once
+            ious = [(paired_iou(o, truth[j][0]).item() if truth[j][1] == n else 0., j) for j in free]
+            best,j = max(ious, default=(0., None))
+            right.append(best >= .5)
+            if best >= .5: free.remove(j)
+        for (o,n,p),ok in zip(found, right):
+            _draw_bbox(ax, o.tolist(), f'{"" if one else n} {p:.2f}'.strip(), RIGHT if ok else FALSE)
+        for j,(o,n) in enumerate(truth):
+            kind = 'grey' if n == 'ignored' else MISSED if j in free else 'white'
+            _draw_bbox(ax, o.tolist(), f'({n})' if kind == MISSED and not one else '', kind, dashed=True)
+        if losses is not None: ax.set_title(f'Loss {float(losses[i]):.2f}', fontsize=9)
+    _caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
+                  'and IoU >= 0.5, else red')
+
+@plot_top_losses.dispatch
+def _plot_top_detection_losses(x:TensorImage, y:ObjectsTarget, samples, outs, raws, losses, nrows=None, ncols=None,
+                               figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    said = [(b.as_subclass(Tensor).cpu(), n, d[:,4].tolist()) for (b,n),d in zip(outs, raws)]
+    _detection_results(samples, said, losses, ncols, y.vocab)
+
+@plot_top_losses.dispatch
+def _plot_top_instance_losses(x:TensorImage, y:InstancesTarget, samples, outs, raws, losses, nrows=None, ncols=None,
+                              figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
+    said = [(*o, d[:,4].tolist()) for o,d in zip(outs, raws[0])]
+    _instance_results(samples, said, losses, ncols, y.vocab)
+
+@tensorboard_log.dispatch
+def _log_detections(x:TensorImage, y:ObjectsTarget, samples, outs, writer, step):
+    "What fastai's `TensorBoardCallback` calls at the end of an epoch; drawn as `show_results` is"
+    _detection_results(samples, [(b.as_subclass(Tensor), n, scores) for b,n,scores in outs], vocab=y.vocab)
+    writer.add_figure('Sample results', plt.gcf(), step)
+
+@tensorboard_log.dispatch
+def _log_instances(x:TensorImage, y:InstancesTarget, samples, outs, writer, step):
+    "What fastai's `TensorBoardCallback` calls at the end of an epoch; drawn as `show_results` is"
+    _instance_results(samples, outs, vocab=y.vocab)
+    writer.add_figure('Sample results', plt.gcf(), step)

@@ -1,0 +1,59 @@
+"Batches and results of keypoints"
+from __future__ import annotations
+import numpy as np
+import torch
+from torch import Tensor
+from fastcore.basics import detuplify
+from fastai.vision.core import TensorImage
+from ..data.items import Keypoints
+from .batches import _TaskDL
+from .draw import draw_points
+from .labels import plot_top_losses
+from .layout import _caption, _columns, _grid, _hwc
+
+__all__ = ['KeypointDL']
+
+class KeypointDL(_TaskDL):
+    "Draws images with their points, the ground truth as rings and predictions as dots, and the lines of a skeleton"
+    def has_object(self, a): return a.points is not None and not np.isnan(a.points).all()
+
+    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, names=None, **kwargs):
+        """Draw `max_n` images of a batch; `names`: write the points' names where they fit (None: up to 20 points);
+        `unique`: one image again and again, so that one sees the augmentation"""
+        if unique: return self.show_unique(max_n, ncols=ncols, names=names)
+        if b is None: b = self.one_batch()
+        if not show: return self._pre_show_batch(b, max_n=max_n)
+        if not self.has_truth: return self.show_images(b, max_n, ncols)
+        items = self.decode_batch(b, max_n)
+        _,axs = _grid(len(items), ncols or _columns(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.8)
+        for ax,(x,y) in zip(axs, items):
+            ax.imshow(_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
+
+    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=None,
+                     **kwargs):
+        """Draw `max_n` images of batch `b`: ground truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a
+        line from one to the other; `names`: write the points' names where they fit (None: up to 8 points)"""
+        if not show: return self.results(b, out, max_n)
+        names = len(self.vocab) <= 8 if names is None else names
+        items,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]])
+        points = (detuplify(out).as_subclass(Tensor).cpu().view(-1, len(self.vocab), 2)+1)/2*size
+        _point_results(items, points, losses, ncols, self.vocab, self.skeleton, names)
+
+def _point_results(samples, points, losses=None, ncols=None, vocab=(), skeleton=(), names=False):
+    "Images with their ground truth, `samples`, and the predicted (k, 2) `points`, both in pixels of what is shown"
+    h,w = samples[0][0].shape[-2:]
+    fig,axs = _grid(len(samples), ncols or _columns(len(samples), 4), aspect=h/w, width=2.8, titles=losses is not None)
+    for i,(ax,(x,y),p) in enumerate(zip(axs, samples, points)):
+        ax.imshow(_hwc(x))
+        for t,o in zip(y.as_subclass(Tensor).view(-1, 2), p.view(-1, 2)):
+            ax.plot([t[0]-.5, o[0]-.5], [t[1]-.5, o[1]-.5], color='white', lw=.8)
+        draw_points(ax, y, vocab, [], False, ring=True)
+        draw_points(ax, p, vocab, skeleton, names)
+        if losses is not None: ax.set_title(f'Loss {float(losses[i]):.4f}', fontsize=9)
+    _caption(fig, 'Rings: ground truth · dots: prediction')
+
+@plot_top_losses.dispatch
+def _plot_top_point_losses(x:TensorImage, y:Keypoints, samples, outs, raws, losses, nrows=None, ncols=None,
+                           figsize=None, **kwargs):
+    "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is, without names"
+    _point_results(samples, [o[0].as_subclass(Tensor).cpu() for o in outs], losses, ncols)

@@ -1,0 +1,42 @@
+"DataLoaders of a block over annotations, with the checks that all tasks share"
+from __future__ import annotations
+from ..arguments import FUNCTION, came
+from ..data.check import check_images
+from ..data.errors import AnnotationError
+from ..data.splits import AnnotationSplitter
+from ..data.targets import check_labels
+
+__all__ = []
+
+# --- data
+
+def splitter_of(block_kwargs, valid_pct, seed):
+    "The splitter, taken out of `block_kwargs`, whose results are checked; the default where there is none"
+    given = block_kwargs.pop('splitter', None)
+    if given is None: return AnnotationSplitter(valid_pct, seed)
+    given = FUNCTION('splitter', given)
+    def split(annotations):
+        res = given(annotations)
+        try: train,valid = ([int(i) for i in o] for o in res)
+        except (TypeError, ValueError): raise ValueError(
+            f"splitter: expected two lists of indices, of train and of valid, got {came(res)}") from None
+        bad = next((i for i in (*train, *valid) if not 0 <= i < len(annotations)), None)
+        if bad is None: return train,valid
+        raise ValueError(f"splitter: expected indices of the {len(annotations)} annotations, got {bad}")
+    return split
+
+def task_dls(block, annotations, vocab, bs, path, num_workers, device, check=False):
+    """The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch;
+    with `check` the images of both sets are decoded"""
+    gone = [a.path for a in annotations if a.path is None or not a.path.is_file()]
+    if gone:
+        raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); "
+                              "mend the paths, or leave these annotations out")
+    if vocab is not None: check_labels(annotations, vocab)
+    train,valid = block.splitter(annotations)
+    for name,idxs in (('train', train), ('valid', valid)):
+        if not len(idxs):
+            raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; "
+                                  "both sides need at least one")
+    if check: check_images([annotations[i] for i in sorted({*train, *valid})])
+    return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
