@@ -29,7 +29,7 @@ from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, defa
 from vision_tasks.models.detection.base import MIN_SCORE, fit_anchors, lies_on
 from vision_tasks.models.detection.mask_rcnn import MultiScaleRoIPool, mask_rcnn
 from vision_tasks.models.detection.ssdlite import SSDLiteBackbone
-from vision_tasks.models.detection.torchvision_parts import _seeded, mask_targets
+from vision_tasks.models.detection.torchvision_parts import mask_targets, seeded
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.ops.masks import decode_mask, mask_bbox, paste_rle
@@ -601,19 +601,19 @@ def test_seeded_numbers_are_those_of_each_device_and_leave_its_generator_as_it_w
     before,cpu = {k: g.get_state() for k,g in gens.items()},torch.get_rng_state()
     drawn = []
     for _ in range(2):
-        with _seeded(device): drawn.append((torch.rand(3, generator=gens[i]), torch.rand(3)))
+        with seeded(device): drawn.append((torch.rand(3, generator=gens[i]), torch.rand(3)))
     assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
     assert all(torch.equal(g.get_state(), before[k]) for k,g in gens.items())
     assert torch.equal(torch.get_rng_state(), cpu)
     with pytest.raises(KeyError):
-        with _seeded(device): raise KeyError
+        with seeded(device): raise KeyError
     assert torch.equal(gens[i].get_state(), before[i]) and now == [0]
 
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_a_device_without_a_generator_of_its_own_has_the_cpus(device):
     before = torch.get_rng_state()
-    with _seeded(torch.device(device)): a = torch.rand(3)
-    with _seeded(torch.device(device)): b = torch.rand(3)
+    with seeded(torch.device(device)): a = torch.rand(3)
+    with seeded(torch.device(device)): b = torch.rand(3)
     assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), before)
 
 def test_the_hardest_negatives_of_pictures_without_objects_are_added_to_ssds_loss():

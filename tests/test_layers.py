@@ -13,6 +13,7 @@ LAYERS = dict(arguments=0, warning=0, distributed=1, ops=1, data=2, models=2, lo
 # what data sets are read and checked with works without torch
 WITHOUT_TORCH = ['annotation', 'errors', 'check', 'drop', 'reading', 'splits', 'writing', 'image', 'class_masks',
                  'synthetic']
+OPTIONAL = ['accelerate', 'skimage']   # imported where they are used
 FILES = sorted(p for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 ALL = [p for d in ('vision_tasks', 'tests', 'examples', 'benchmarks') for p in sorted((REPO/d).rglob('*.py'))]
 
@@ -49,6 +50,18 @@ def test_a_file_imports_from_lower_layers_and_its_own_folder_only(path):
         assert top != 'matplotlib' or me in ('show', 'demo'), f"{path.name} imports matplotlib"
 
 def test_every_file_has_a_layer(): assert {room(p.relative_to(ROOT).parts) for p in FILES} <= set(LAYERS)
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_optional_packages_are_imported_inside_functions(path):
+    functions = [o for o in ast.walk(ast.parse(path.read_text())) if isinstance(o, (ast.FunctionDef, ast.Lambda))]
+    inside = {top for f in functions for _,top in imports(path, f)}
+    assert inside <= {*OPTIONAL}
+
+def test_no_underscore_name_is_imported_from_another_module():
+    bad = [f'{p.relative_to(ROOT)}: {a.name}' for p in FILES for o in ast.walk(ast.parse(p.read_text()))
+           if isinstance(o, ast.ImportFrom) and (o.level or below(o.module) is not None)
+           for a in o.names if a.name.startswith('_')]
+    assert not bad
 
 def test_importing_the_package_costs_nothing():
     tree = ast.parse((ROOT/'__init__.py').read_text())

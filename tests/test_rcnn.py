@@ -18,7 +18,7 @@ from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.detection import RCNN, rcnn
 from vision_tasks.models.detection.base import encode_bboxes
 from vision_tasks.models.alexnet import AlexNet
-from vision_tasks.models.detection.rcnn_stages import _Rows, linear_svm, ridge_regression
+from vision_tasks.models.detection.rcnn_stages import HardestRows, linear_svm, ridge_regression
 from vision_tasks.models.detection.windows import pick_windows, warp_regions
 
 class Means(nn.Module):
@@ -231,13 +231,13 @@ def test_hard_negatives_of_all_pictures_join_a_small_random_start():
         assert over(neg@net.svm_weight[c-1]/20*norm + net.svm_bias[c-1]) < .5*over(neg@w + b)
 
 def test_only_so_many_windows_are_kept_the_hardest_of_the_negatives():
-    rows,gen = _Rows(3),torch.Generator().manual_seed(0)
+    rows,gen = HardestRows(3),torch.Generator().manual_seed(0)
     keys = torch.rand(20, generator=gen)
     for k in keys.split([1, 0, 6, 2, 11]): rows.add(k, k[:, None]*10, k < .5)
     assert sum(len(p[0]) for p in rows.parts) <= 6
     feats,flags = rows.get()
     assert_close(feats[:, 0], keys.sort(descending=True).values[:3]*10)
-    assert torch.equal(flags, feats[:, 0] < 5) and _Rows(3).get() == []
+    assert torch.equal(flags, feats[:, 0] < 5) and HardestRows(3).get() == []
     counts = means(2).fit_stages(list(colours()), n_start=20, max_windows=7)
     assert counts['positives'] == [7, 7] and counts['pairs'] == [7, 7] and max(counts['hard']) <= 7
 

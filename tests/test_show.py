@@ -16,8 +16,8 @@ from vision_tasks.ops.colours import class_colours, palette, text_colour
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls
 from vision_tasks.show.draw import draw_points, paint_classes, show_annotation
-from vision_tasks.show.labels import _label_lines
-from vision_tasks.show.layout import FALSE, MISSED, RIGHT, _columns
+from vision_tasks.show.labels import label_lines
+from vision_tasks.show.layout import FALSE, MISSED, RIGHT, columns_for
 from vision_tasks.show.plots import (_short, plot_confusion, plot_confusion_per_class, plot_counts,
                                      plot_label_confusion, plot_per_class)
 from vision_tasks.show.sheet import contact_sheet
@@ -52,9 +52,9 @@ def test_labels_without_boxes_and_scores_stand_below(shapes):
     assert texts(show_annotation(many))[-1] == '... and 22 more'
 
 def test_found_missed_and_made_up_labels_look_different():
-    lines = _label_lines({'a', 'b'}, {'b', 'c'}, dict(b=.9, c=.6))
+    lines = label_lines({'a', 'b'}, {'b', 'c'}, dict(b=.9, c=.6))
     assert lines == [('b 0.90', RIGHT), ('(a)', MISSED), ('+ c 0.60', FALSE)]
-    assert _label_lines(set(), set(), {}) == [('no label', RIGHT)]
+    assert label_lines(set(), set(), {}) == [('no label', RIGHT)]
 
 def test_a_contact_sheet_pairs_truth_and_prediction_and_is_written(shapes, tmp_path):
     truth = [Annotation(a.path, a.size, sorted(set(a.labels))) for a in shapes[:5]]
@@ -310,7 +310,7 @@ def test_no_band_is_left_above_images_of_any_aspect(size, tmp_path):
     assert fig.bbox.y1 - top < .02*fig.bbox.height + 8 and all(ax.get_anchor() == 'N' for ax in fig.axes)
 
 def test_columns_leave_few_places_empty():
-    assert [_columns(n, 4) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12)] == [1, 2, 3, 4, 3, 3, 4, 4, 3, 4]
+    assert [columns_for(n, 4) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12)] == [1, 2, 3, 4, 3, 3, 4, 4, 3, 4]
 
 def test_show_batch_of_one_image_takes_one_with_an_object(shapes, tmp_path):
     "The first image of the set has none, for every task"

@@ -34,7 +34,7 @@ from .models.layers import check_n_out
 from .models.registry import arch_facts, get_arch, list_archs
 from .models.segmentation import dynamic_unet
 from .ops.crf import dense_crf
-from .ops.windows import _check_scale, _extend, _resample, _starts, _window
+from .ops.windows import check_scale, extend_image, resample_map, tile_starts, tile_weights
 from .show.class_masks import SegmentationDL
 from .show.plots import plot_confusion
 from .training.build import make_learner
@@ -243,7 +243,7 @@ class SegmentationLearner(TaskLearner):
         cut = np.array([(view.out[0]-w)/2, (view.out[1]-h)/2])
         view = view.then(View((*cut, *(cut + [w, h])), (0, 0, w, h), (w, h)))
         x1,y1,x2,y2 = np.array(view.src).round().clip(0, np.tile(size, 2)).astype(int).tolist()
-        return (x1, y1, x2, y2),partial(_resample, rect=(x1, y1, x2, y2), view=view)
+        return (x1, y1, x2, y2),partial(resample_map, rect=(x1, y1, x2, y2), view=view)
 
     def to_annotations(self, probs, pictures, thresh):
         if thresh is not None:
@@ -324,7 +324,7 @@ class SegmentationLearner(TaskLearner):
         excluded and what follows is blended, so that a net that sees no further than an eighth of a tile predicts what
         it does for the whole image. With `scale` the image is resized first, and the probabilities are resized back"""
         if scale is not None:
-            sx,sy = _check_scale(scale)
+            sx,sy = check_scale(scale)
             H,W = image.shape[-2:]
             hw  = max(round(H*sy), 1),max(round(W*sx), 1)
             small = F.interpolate(image[None].float(), hw, mode='bilinear', antialias=True)[0]
@@ -336,8 +336,8 @@ class SegmentationLearner(TaskLearner):
         H,W = image.shape[-2:]
         ow,oh = self._output_size(tw, th)
         py,px = (th-oh)//2,(tw-ow)//2                    # what a net without padding leaves out at each side
-        ys,xs = _starts(H, oh),_starts(W, ow)
-        image = _extend(image, (px, max(ow-W, 0) + px, py, max(oh-H, 0) + py))
+        ys,xs = tile_starts(H, oh),tile_starts(W, ow)
+        image = extend_image(image, (px, max(ow-W, 0) + px, py, max(oh-H, 0) + py))
         at = [(y, x) for y in ys for x in xs]
         weight = torch.zeros(max(H, oh), max(W, ow))
         total = torch.zeros(len(self.dls.vocab), *weight.shape)
@@ -345,7 +345,7 @@ class SegmentationLearner(TaskLearner):
             some = at[i:i+(bs or self.dls.bs)]
             probs = self._predict_tiles(torch.stack([image[:, y:y+th, x:x+tw] for y,x in some]), tta)
             for (y,x),p in zip(some, probs):
-                w = _window(y, oh, ys)[:,None]*_window(x, ow, xs)
+                w = tile_weights(y, oh, ys)[:,None]*tile_weights(x, ow, xs)
                 total[:, y:y+oh, x:x+ow] += p.cpu()*w; weight[y:y+oh, x:x+ow] += w
         return (total/weight)[:, :H, :W]
 

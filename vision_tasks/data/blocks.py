@@ -14,7 +14,7 @@ from ..arguments import FUNCTION, checked
 from .image import wh
 from .image import image_size, resolve_grey_range
 from .items import (IMAGE_TYPES, BBoxLabels, ClassMask, FileImage, InstanceMasks, Keypoints, LabelSet, ObjectBBoxes,
-                    ObjectLabels, ObjectMasks, OneBox, OneObject, PixelBBox, RegionProposals, _as_bbox)
+                    ObjectLabels, ObjectMasks, OneBox, OneObject, PixelBBox, RegionProposals, as_bbox)
 from .proposals import check_boxes
 from .targets import class_mask, point_pairs
 
@@ -82,7 +82,7 @@ def KeypointBlock(vocab, skeleton=(), flip_pairs=None):
 def OneObjectBlock(vocab):
     "Name and box of the one object: an id, and (1, 4) x1 y1 x2 y2 in [-1, 1] of the network's input, nan without a box"
     return (TransformBlock(type_tfms=OneObject(vocab)),
-            TransformBlock(type_tfms=_as_bbox, item_tfms=[PointScaler, OneBox]))
+            TransformBlock(type_tfms=as_bbox, item_tfms=[PointScaler, OneBox]))
 
 class ClassMaskImage(PILMask):
     "A `ClassMask` as a PIL image, which fastai's transforms of items know how to move"

@@ -60,17 +60,18 @@ def check_annotations(
     rows += _problems_between(annotations, [s.key for s in seen])
     if near_duplicates is not None: rows += _near_duplicates(annotations, seen, near_duplicates)
     rows += _class_problems(annotations, vocab, [s.classes for s in seen])
-    index = pd.MultiIndex.from_arrays([[i for i,_ in rows], [o.object for _,o in rows]], names=_INDEX)
-    data = [(None if i == _ALL else annotations[i].path, o.problem, o.detail) for i,o in rows]
+    index = pd.MultiIndex.from_arrays([[i for i,_ in rows], [o.object for _,o in rows]], names=INDEX)
+    data = [(None if i == WHOLE_SET else annotations[i].path, o.problem, o.detail) for i,o in rows]
     return pd.DataFrame(data, index, ['path', 'problem', 'detail'])
 
-_INDEX = ['annotation', 'object']
-_ALL = _IMAGE = -1   # in place of the number of an annotation, or of an object: of the whole set, or of the whole image
+INDEX = ['annotation', 'object']
+# in place of the index of an annotation, or of an object: the whole set, or the whole image
+WHOLE_SET = WHOLE_IMAGE = -1
 
 class Problem(NamedTuple):
     problem:str
     detail:str
-    object:int = _IMAGE
+    object:int = WHOLE_IMAGE
 
 class Seen(NamedTuple):
     "What one annotation shows on its own"
@@ -175,7 +176,7 @@ def _point_problems(a):
     for i in np.argwhere(((a.points < 0) | (a.points > a.size)).any(-1)).tolist():
         which = f"point {i[-1]}" + (f" of object {i[0]}" if len(i) == 2 else '')
         detail = f"{which}: {a.points[tuple(i)].tolist()} in an image of {wh(a.size)}"
-        yield Problem('point outside', detail, i[0] if len(i) == 2 else _IMAGE)
+        yield Problem('point outside', detail, i[0] if len(i) == 2 else WHOLE_IMAGE)
 
 def _label_problems(a, vocab):
     for o,n in Counter(a.labels).items():
@@ -303,5 +304,5 @@ def _class_problems(annotations, vocab, classes):
         if vocab is not None and o not in vocab: continue     # 'unknown class' already
         some = ', '.join(f"{n} in {s}" for s,n in Counter(annotations[i].split for i in where[o]).items())
         detail = f"{o!r}: no image in train, {some or 'nor elsewhere'}"
-        rows.append((where[o][0] if where[o] else _ALL, Problem('class without training images', detail)))
+        rows.append((where[o][0] if where[o] else WHOLE_SET, Problem('class without training images', detail)))
     return rows

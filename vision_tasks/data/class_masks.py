@@ -28,7 +28,7 @@ class MaskTable:
         return self.indices[at],self.values[at] == v
 
     def decode(self, path):   # -> (h, w)
-        v = _values(path, self.colours)
+        v = mask_values(path, self.colours)
         if v.dtype.itemsize > 2: m,known = self.lookup(v)
         # fewer values than pixels: look up each once
         else: m,known = (o[v] for o in self.lookup(np.arange(np.iinfo(v.dtype).max + 1)))
@@ -69,7 +69,7 @@ def decode_class_mask(
     several images, `AnnotationError` where it has a lossy format or something else than indices"""
     file = mask.path if isinstance(mask, MaskFile) else mask
     if isinstance(mask, MaskFile): m = mask.table.decode(file)
-    elif PATH.ok(mask): m = _values(file)
+    elif PATH.ok(mask): m = mask_values(file)
     else: file,m = 'array',np.asarray(mask)
     if m.ndim != 2 or m.dtype.kind not in 'bui':
         raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {brief(mask)}")
@@ -90,7 +90,7 @@ def _stretch(im):
 
 _COLOURS = '1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'   # the modes that become RGBA without loss
 
-def _values(path, colours=False, todo="say in colors={(r, g, b): name} which colour is what"):
+def mask_values(path, colours=False, todo="say in colors={(r, g, b): name} which colour is what"):
     "The values of a mask's file, or its colours as numbers; (h, w) uint8, uint16 or int32"
     try:
         with open_image(path) as im:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 from ..arguments import checked, instance, is_whole
 from .annotation import select_objects
-from .check import _ALL, _IMAGE, _INDEX, check_relative
+from .check import INDEX, WHOLE_IMAGE, WHOLE_SET, check_relative
 from ..warning import warn
 
 __all__ = ['drop_problems']
@@ -35,16 +35,16 @@ def drop_problems(
     Left are boxes and points outside, which the DataLoaders clip or take for not marked, few grey levels, classes
     without training images, and sides of the split that share an image or a group. Relative coordinates are an
     `AnnotationError`, since all objects would go"""
-    if not {*_INDEX} <= {*problems.index.names} or not {'path', 'problem'} <= {*problems.columns}:
-        if not {*_INDEX, 'path', 'problem'} <= {*problems.columns}: raise ValueError(
+    if not {*INDEX} <= {*problems.index.names} or not {'path', 'problem'} <= {*problems.columns}:
+        if not {*INDEX, 'path', 'problem'} <= {*problems.columns}: raise ValueError(
             "problems: expected rows of check_annotations(annotations), whose index is (annotation, object); got the "
             f"index {list(problems.index.names)} and the columns {list(problems.columns)}")
-        problems = problems.set_index(_INDEX)
+        problems = problems.set_index(INDEX)
     gone,objects,left,dropped = set(),{},Counter(),Counter()
     for (i,obj),path,problem in zip(problems.index, problems.path, problems.problem):
-        if is_whole(i) and i == _ALL: left[problem] += 1; continue
+        if is_whole(i) and i == WHOLE_SET: left[problem] += 1; continue
         fits = is_whole(i) and is_whole(obj) and 0 <= i < len(annotations) and str(annotations[i].path) == str(path)
-        if not fits or not _IMAGE <= obj < len(annotations[i].labels): raise ValueError(
+        if not fits or not WHOLE_IMAGE <= obj < len(annotations[i].labels): raise ValueError(
             f"problems: row {(i, obj)} is of {path}, which is not the path of annotations[{i}]: they were found in "
             "another list; check this one")
         if problem == 'relative coordinates':

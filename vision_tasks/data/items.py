@@ -16,7 +16,7 @@ from .image import wh
 from .errors import AnnotationError
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, open_image, orientation, read_bytes,
                     resolve_grey_range, shown_size)
-from .targets import NO_OBJECT, _named, check_labels, object_bboxes, object_masks, swap_points
+from .targets import NO_OBJECT, check_labels, naming_object, object_bboxes, object_masks, swap_points
 from ..ops.masks import decode_mask
 from ..ops.rle import rle_columns
 try: from torchvision.io import ImageReadMode, decode_jpeg
@@ -184,7 +184,7 @@ class OneBox(DisplayedTransform):
         if not len(b): b = torch.full((1, 4), torch.nan)
         return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
 
-def _as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
+def as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
 
 # --- a class for every pixel
 
@@ -281,7 +281,7 @@ class ObjectMasks:
         self.decode(i)   # which says what is wrong
     def decode(self, i) -> np.ndarray:   # (h, w) bool
         "The mask of object `i`; an error names the file"
-        with _named(self.a, i): return decode_mask.unchecked(self.a.masks[i], self.a.size)
+        with naming_object(self.a, i): return decode_mask.unchecked(self.a.masks[i], self.a.size)
     def columns(self, i) -> tuple[int,np.ndarray]:
         "The columns of the picture that hold some of object `i`, whose mask is run lengths, as of `rle_columns`"
-        with _named(self.a, i): return rle_columns(self.a.masks[i], self.a.size)
+        with naming_object(self.a, i): return rle_columns(self.a.masks[i], self.a.size)

@@ -14,7 +14,7 @@ from .items import FileImage, RegionProposals
 
 __all__ = []
 
-def _objects(items, size):
+def objects_of_items(items, size):
     "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
     for o in items:
         if isinstance(o, TensorBBox) and not isinstance(o, RegionProposals):
@@ -24,28 +24,28 @@ def _objects(items, size):
             p = o.as_subclass(Tensor).reshape(-1, 2)
             return p[((p >= 0) & (p <= torch.tensor(size))).all(1)].repeat(1, 2)
 
-def _is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
+def is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
 
-def _like(t, o, **meta):
+def as_type_of(t, o, **meta):
     "`t` as the type of `o`, with its metadata"
     res = t.as_subclass(type(o))
     for k,v in {**getattr(o, '__dict__', {}), **meta}.items(): setattr(res, k, v)
     return res
 
-def _slice(t, src):
+def slice_rect(t, src):
     x1,y1,x2,y2 = src
     return t[..., y1:y2, x1:x2]
 
-def _cut(im, view, exact):
+def cut_image(im, view, exact):
     """(c, h, w) uint8: the part of `im` that `view` looks at, and the view. A file is decoded no finer than needed;
     from a reduced JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between
     pixels. Unless the view must be `exact`, its left and upper edge move out to whole pixels of the reduced image"""
-    if isinstance(im, TensorImage): return _slice(im.as_subclass(Tensor), view.src),view
+    if isinstance(im, TensorImage): return slice_rect(im.as_subclass(Tensor), view.src),view
     if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src)),view
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
     k = _reduction((w, h), (t.shape[2], t.shape[1]))
-    if k == 1: return _slice(t, view.src),view
+    if k == 1: return slice_rect(t, view.src),view
     # the columns and rows that reach beyond the edge are the last ones of the file, before it is turned
     dx,dy = (t.shape[2]*k - w)*(im.exif in (2, 3, 6, 7)),(t.shape[1]*k - h)*(im.exif in (3, 4, 7, 8))
     if not exact: x1,y1 = max((x1+dx)//k*k - dx, 0),max((y1+dy)//k*k - dy, 0)
@@ -69,7 +69,7 @@ def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
     sizes: libjpeg's last column and row reach beyond the edge"""
     return next(k for k in (1, 2, 4, 8) if all(-(-n//k) == m for n,m in zip(size, decoded)))
 
-def _lay(cut, view, fill, nearest=False):
+def lay_pixels(cut, view, fill, nearest=False):
     "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
     (u1,v1,u2,v2_),(w,h) = view.dst,view.out
     mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
@@ -83,7 +83,7 @@ def _lay(cut, view, fill, nearest=False):
     if dims: t = t.flip(dims)
     return _turn(t, view, fill, nearest) if view.angle and len(t) else t
 
-def _lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
+def lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
     """The masks of `o` on the canvas of `view`: polygons are moved by their corners and filled there; others, and what
     reaches out of the picture, are decoded, and each pixel of the canvas takes the one under its centre"""
     (w,h),size,under = view.out,o.a.size,None
@@ -156,7 +156,7 @@ def _turn(t, view, fill, nearest):
     out = F.grid_sample(t.float().sub_(ground)[None], grid[None], mode, 'zeros', align_corners=False)[0]
     return out.add_(ground).round_().to(t.dtype)   # what comes from outside is 0 above the ground
 
-def _mask_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
+def tight_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
     "The tight box of each mask"
     out = []
     for dim in (1, 2):       # rows folded away: x; columns folded away: y
@@ -171,7 +171,7 @@ def _no_clamp(cls):
     "torchvision moves what leaves the canvas to its border; where possible not, for `_sanitize` must see it outside"
     return dict(clamping_mode=None) if 'clamping_mode' in inspect.signature(cls.__new__).parameters else {}
 
-def _apply_v2(tfms, items):
+def apply_v2(tfms, items):
     "v2 transforms on the picture and all that follows it; they see tv_tensors, the caller gets its own types back"
     canvas = items[next(i for i,o in enumerate(items) if type(o) is Tensor and o.ndim == 3)].shape[-2:]
     def wrap(o):
@@ -185,5 +185,5 @@ def _apply_v2(tfms, items):
     moved = tfms([wrap(o) for o in items])
     def back(o, m):
         if m is None: return o
-        return m.as_subclass(Tensor) if type(o) is Tensor else _like(m.as_subclass(Tensor), o)
+        return m.as_subclass(Tensor) if type(o) is Tensor else as_type_of(m.as_subclass(Tensor), o)
     return [back(o, m) for o,m in zip(items, moved)]

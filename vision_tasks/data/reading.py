@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+import yaml
 from ..arguments import brief
 from .annotation import Annotation
 from .errors import AnnotationError
@@ -84,7 +85,6 @@ def _repeated(keys): return brief(next(k for k,n in Counter(keys).items() if n >
 def read_yaml(file):
     """What a yaml file holds, every scalar as the text that it is: other loaders make False of a class `no`, and 7 of
     007. Raises `FileNotFoundError`, and `AnnotationError` where it cannot be read or one table has a key twice"""
-    import yaml
     class Loader(yaml.BaseLoader):
         def construct_mapping(self, node, deep=False):
             res = super().construct_mapping(node, deep)

@@ -148,7 +148,7 @@ def check_masks(a):
     ignored; nothing is decoded"""
     for i,m in enumerate(object_masks(a)):
         ignored = a.ignore is not None and a.ignore[i]
-        with _named(a, i):
+        with naming_object(a, i):
             if isinstance(m, dict): some = rle_counts.unchecked(m)[1::2].any()
             # a canvas of one pixel: the outline is checked, and hardly anything is filled
             elif isinstance(m, (list, tuple)): some = len(m) and decode_mask(m, (1, 1)) is not None
@@ -158,7 +158,7 @@ def check_masks(a):
             "object as to be ignored (`ignore`), or leave it out")
 
 @contextmanager
-def _named(a, i):
+def naming_object(a, i):
     "A while in which a `ValueError` about the mask of object `i` of `a` becomes an `AnnotationError` that names both"
     try: yield
     except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i} ({a.labels[i]}): {e}") from None

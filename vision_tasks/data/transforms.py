@@ -10,9 +10,10 @@ from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, Ten
 from PIL import Image
 from ..arguments import FLAG, FRACTION, FUNCTION, Kind, checked, is_number, is_whole, number, several, whole
 from .items import BBoxLabels, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals
-from .laying import _apply_v2, _cut, _is_image, _lay, _lay_masks, _like, _mask_bboxes, _objects, _slice
+from .laying import (apply_v2, as_type_of, cut_image, is_image, lay_masks, lay_pixels, objects_of_items, slice_rect,
+                     tight_bboxes)
 from .targets import swap_points
-from .views import IMAGENET_GREY, VIEW, CropView, View, _view
+from .views import IMAGENET_GREY, VIEW, CropView, View, view_by_name
 
 __all__ = ['JointTransform', 'TightBoxes', 'LightJitter']
 
@@ -57,7 +58,7 @@ class JointTransform(ItemTransform):
                                       # `Keypoints` bring their own
     ):
         self.size = (int(size),)*2 if is_whole(size) else tuple(map(int, size))
-        self.train,self.valid = _view(train or CropView()),_view(valid)
+        self.train,self.valid = view_by_name(train or CropView()),view_by_name(valid)
         self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
         self.fill,self.mask_fill,self.min_visible,self.keep = tuple(fill),mask_fill,min_visible,keep
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
@@ -98,31 +99,31 @@ class JointTransform(ItemTransform):
         """`x`: a tuple whose first picture sets the geometry, and whose boxes, labels, points and masks follow it; or a
         picture alone"""
         items = list(x) if isinstance(x, (tuple, list)) else [x]
-        at = next((i for i,o in enumerate(items) if _is_image(o)), None)
+        at = next((i for i,o in enumerate(items) if is_image(o)), None)
         if at is None:
             raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
-        view = self.view(size, split_idx, _objects(items, size))
-        cut,view = _cut(im, view, exact=split_idx != 0)
-        items = [_lay(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
-        if split_idx == 0 and self.tfms is not None: items = _apply_v2(self.tfms, items)
+        view = self.view(size, split_idx, objects_of_items(items, size))
+        cut,view = cut_image(im, view, exact=split_idx != 0)
+        items = [lay_pixels(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
+        if split_idx == 0 and self.tfms is not None: items = apply_v2(self.tfms, items)
         items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
         items[at] = TensorImage(items[at].contiguous())
         return tuple(items) if isinstance(x, (tuple, list)) else items[0]
 
     def _follow(self, o, view):
         "A target of the picture where `view` brings it; what has no geometry as it is"
-        if isinstance(o, TensorBBox): return _like(view.bboxes(o.as_subclass(Tensor)), o)
+        if isinstance(o, TensorBBox): return as_type_of(view.bboxes(o.as_subclass(Tensor)), o)
         if isinstance(o, TensorPoint):
             p = view.points(o.as_subclass(Tensor))
-            return _like(swap_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
-        if isinstance(o, ObjectMasks): return InstanceMasks(_lay_masks(o, view))
+            return as_type_of(swap_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
+        if isinstance(o, ObjectMasks): return InstanceMasks(lay_masks(o, view))
         if isinstance(o, PILMask): o = o._tensor_cls(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
-        cut = _slice(o.as_subclass(Tensor), view.src)
-        if isinstance(o, InstanceMasks): return InstanceMasks(_lay(cut, view, 0, nearest=True))
-        return type(o)(_lay(cut[None], view, self.mask_fill, nearest=True)[0])
+        cut = slice_rect(o.as_subclass(Tensor), view.src)
+        if isinstance(o, InstanceMasks): return InstanceMasks(lay_pixels(cut, view, 0, nearest=True))
+        return type(o)(lay_pixels(cut[None], view, self.mask_fill, nearest=True)[0])
 
     def _sanitize(self, items, tight):
         "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
@@ -136,7 +137,7 @@ class JointTransform(ItemTransform):
             if masks is not None:
                 has = masks.as_subclass(Tensor).flatten(1).any(1).bool()
                 # the box around a turned box is loose: where there is a mask it is drawn anew
-                if tight: new = torch.where(has[:,None], _mask_bboxes(masks.as_subclass(Tensor)), new)
+                if tight: new = torch.where(has[:,None], tight_bboxes(masks.as_subclass(Tensor)), new)
                 # what is to be ignored need not have one
                 if labels is not None: has |= labels.as_subclass(Tensor) < 0
             sides,area = new[:,2:]-new[:,:2],lambda o: (o[:,2:]-o[:,:2]).prod(1)
@@ -146,15 +147,15 @@ class JointTransform(ItemTransform):
         def clean(o):
             if isinstance(o, RegionProposals):
                 p = o.as_subclass(Tensor).clamp(min=0).minimum(hi)
-                return _like(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=self.size)
-            if isinstance(o, TensorBBox): return _like(new[keep], o, img_size=self.size)
+                return as_type_of(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=self.size)
+            if isinstance(o, TensorBBox): return as_type_of(new[keep], o, img_size=self.size)
             if isinstance(o, (BBoxLabels, InstanceMasks)):
-                return o if keep is None else _like(o.as_subclass(Tensor)[keep], o)
+                return o if keep is None else as_type_of(o.as_subclass(Tensor)[keep], o)
             if isinstance(o, TensorPoint):
                 p = o.as_subclass(Tensor)
                 if p.ndim == 3 and keep is not None: p = p[keep]
                 out = ((p < 0) | (p > hi[:2])).any(-1, keepdim=True)
-                return _like(torch.where(out, torch.nan, p), o, img_size=self.size)
+                return as_type_of(torch.where(out, torch.nan, p), o, img_size=self.size)
             return o
         return [clean(o) for o in items]
 
@@ -167,8 +168,8 @@ class TightBoxes(ItemTransform):
         kinds = PixelBBox,BBoxLabels,InstanceMasks
         bboxes,labels,masks = (next((o.as_subclass(Tensor) for o in b if type(o) is k), None) for k in kinds)
         if masks is None: return b
-        tight = torch.where(labels[...,None] > 0, _mask_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
-        return tuple(_like(tight, o) if type(o) is PixelBBox else o for o in b)
+        tight = torch.where(labels[...,None] > 0, tight_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
+        return tuple(as_type_of(tight, o) if type(o) is PixelBBox else o for o in b)
 
 # --- light
 

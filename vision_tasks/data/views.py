@@ -184,7 +184,7 @@ class ZoomOutView:
     """The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else
     what `other` takes"""
     @checked(most=number(1, 1000), p=FRACTION, other=VIEW)
-    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,_view(other or FitView())
+    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,view_by_name(other or FitView())
     def __repr__(self): return f"ZoomOutView(most={self.most}, p={self.p}, other={self.other})"
     def __call__(self, w, h, out, bboxes=None):
         if random.random() >= self.p: return self.other(w, h, out, bboxes)
@@ -193,4 +193,4 @@ class ZoomOutView:
         x,y = random.randint(0, out[0]-u),random.randint(0, out[1]-v)
         return (0, 0, w, h),(x, y, x+u, y+v)
 
-def _view(o): return FitView(o) if isinstance(o, str) else o
+def view_by_name(o): return FitView(o) if isinstance(o, str) else o

@@ -15,16 +15,16 @@ def loss_by_name(o, losses, shape):
     return losses[o]()
 
 REDUCTION = choice('mean', 'sum', 'none')
-_WEIGHT   = number(0)
-_BETA     = number(0, 10**6)
-_TOP      = torch.finfo(torch.float32).max
-_WEIGHTS  = numbers((None,), what="a list of weights, finite numbers of 0 or more, one for each class", types='iuf',
-                    lo=0, hi=_TOP)
-_THRESH   = numbers((), (None,), what="a number in [0, 1], or one for each class", types='iuf', lo=LEAST_THRESH, hi=1)
+WEIGHT   = number(0)
+BETA_OF_LOSS     = number(0, 10**6)
+MAX_FLOAT32      = torch.finfo(torch.float32).max
+WEIGHTS  = numbers((None,), what="a list of weights, finite numbers of 0 or more, one for each class", types='iuf',
+                    lo=0, hi=MAX_FLOAT32)
+THRESH   = numbers((), (None,), what="a number in [0, 1], or one for each class", types='iuf', lo=LEAST_THRESH, hi=1)
 
-def _float(v): return None if v is None else torch.as_tensor(v, dtype=torch.float32)
+def as_float(v): return None if v is None else torch.as_tensor(v, dtype=torch.float32)
 
-def _check_length(name, v, c):
+def check_length(name, v, c):
     if isinstance(v, Tensor) and v.ndim and len(v) != c:
         raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; "
                          "give one number, or one for each class in the order of dls.vocab")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from ..arguments import Kind, checked, choice
-from .base import _THRESH, _WEIGHT
+from .base import THRESH, WEIGHT
 
 __all__ = ['DetectionLoss']
 
@@ -12,9 +12,9 @@ __all__ = ['DetectionLoss']
 class DetectionLoss:
     """The sum of the losses that a detector gives by name. Its threshold says which detections count: those with a
     score above it, the class's own where there is one for each"""
-    @checked(thresh=_THRESH, reduction=choice('mean', 'none'), weights=Kind(
+    @checked(thresh=THRESH, reduction=choice('mean', 'none'), weights=Kind(
         "a dict from the name of a loss to its weight, a number of 0 or more",
-        lambda o: isinstance(o, dict) and all(isinstance(k, str) and _WEIGHT.ok(v) for k,v in o.items())))
+        lambda o: isinstance(o, dict) and all(isinstance(k, str) and WEIGHT.ok(v) for k,v in o.items())))
     def __init__(self,
         weights:dict=None,  # name -> what that loss counts; None = 1 each
         thresh=.5,          # in [0, 1], or one for each class without background

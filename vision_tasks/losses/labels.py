@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..arguments import FRACTION, POSITIVE, Kind, checked, either, number, numbers
-from .base import REDUCTION, _THRESH, _TOP, _WEIGHT, _check_length, _float
+from .base import MAX_FLOAT32, REDUCTION, THRESH, WEIGHT, as_float, check_length
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'MULTILABEL_LOSSES',
            'balanced_pos_weight']
@@ -14,7 +14,7 @@ __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss
 class MultilabelLoss:
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
     `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""
-    @checked(reduction=REDUCTION, thresh=_THRESH, temperature=either(POSITIVE, numbers(
+    @checked(reduction=REDUCTION, thresh=THRESH, temperature=either(POSITIVE, numbers(
         (None,), what="one for each class", types='iuf', lo=1e-30, hi=1e30)))
     def __init__(self,
         reduction='mean', # or 'sum'; or 'none': (n, c)
@@ -41,7 +41,7 @@ class MultilabelLoss:
         return self._thresh
     @thresh.setter
     def thresh(self, v):
-        v = _THRESH('thresh', v)
+        v = THRESH('thresh', v)
         v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
         self._thresh = v.item() if v.ndim == 0 else v
 
@@ -49,27 +49,27 @@ class MultilabelLoss:
     def decodes(self, p):    return p > self._per_class('thresh', self.thresh, p)
 
     def _per_class(self, name, v, x):
-        _check_length(name, v, x.shape[-1])
+        check_length(name, v, x.shape[-1])
         return v.to(x.device) if isinstance(v, Tensor) else v
 
 class MultilabelBCE(MultilabelLoss):
     "Binary cross entropy of every label, on logits"
     @checked(pos_weight=numbers((), (None,), what="a weight, a finite number of 0 or more, or one for each class",
-                                types='iuf', lo=0, hi=_TOP))
+                                types='iuf', lo=0, hi=MAX_FLOAT32))
     def __init__(self,
         pos_weight=None, # None, a number, or (c,): how much more a present label counts than an absent one
         **kwargs,        # `reduction`, `thresh`, `temperature`
     ):
         super().__init__(**kwargs)
-        self.pos_weight = _float(pos_weight)
+        self.pos_weight = as_float(pos_weight)
     def each(self, x, y):
-        if self.pos_weight is not None: _check_length('pos_weight', self.pos_weight, x.shape[-1])
+        if self.pos_weight is not None: check_length('pos_weight', self.pos_weight, x.shape[-1])
         w = None if self.pos_weight is None else self.pos_weight.to(x.device)
         return F.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction='none')
 
 class MultilabelFocal(MultilabelLoss):
     "Focal loss of every label (Lin et al., 2017, arXiv:1708.02002): what is already right counts less by (1-p)^gamma"
-    @checked(gamma=_WEIGHT, alpha=FRACTION)
+    @checked(gamma=WEIGHT, alpha=FRACTION)
     def __init__(self,
         gamma:float=2.,   # 0 or above; 0 = binary cross entropy
         alpha:float=None, # in [0, 1]: weight of present labels, 1 - alpha of absent ones; None = no weights
@@ -90,8 +90,8 @@ class AsymmetricLoss(MultilabelLoss):
     """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and
     those with a probability under `clip` are dropped. The paper sums over the labels; here `reduction` is over all
     entries"""
-    @checked(gamma_pos=_WEIGHT, gamma_neg=_WEIGHT, clip=Kind(
-        "a number of 0 or more, below 1", lambda o: _WEIGHT.ok(o) and o < 1))
+    @checked(gamma_pos=WEIGHT, gamma_neg=WEIGHT, clip=Kind(
+        "a number of 0 or more, below 1", lambda o: WEIGHT.ok(o) and o < 1))
     def __init__(self,
         gamma_pos:float=0., # focus on present labels, 0 or above
         gamma_neg:float=4., # focus on absent labels, 0 or above

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 from ..arguments import checked, choice
-from .base import REDUCTION, _BETA, _WEIGHT
+from .base import BETA_OF_LOSS, REDUCTION, WEIGHT
 
 __all__ = ['LocalizationLoss']
 
@@ -15,7 +15,7 @@ class LocalizationLoss:
     """Mean over the images of: cross entropy of the class + `weight` * loss of the box, on (b, n_out + 4) outputs,
     class logits and then x1 y1 x2 y2 in [-1, 1]; (b,) class ids; and (b, 1, 4) boxes. A box of nan, or one that was
     pushed out of the image, is excluded"""
-    @checked(bbox=choice('l2', 'l1', 'smooth_l1', 'giou'), weight=_WEIGHT, reduction=REDUCTION, beta=_BETA)
+    @checked(bbox=choice('l2', 'l1', 'smooth_l1', 'giou'), weight=WEIGHT, reduction=REDUCTION, beta=BETA_OF_LOSS)
     def __init__(self,
         bbox:str='smooth_l1',  # 'l2', 'l1', 'smooth_l1' (Huber's, with `beta`), each the mean over the four numbers, or
                                # 'giou' (Rezatofighi et al., 2019, arXiv:1902.09630)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..arguments import POSITIVE, checked, choice
-from .base import REDUCTION, _BETA, _WEIGHT
+from .base import BETA_OF_LOSS, REDUCTION, WEIGHT
 
 __all__ = ['PointLoss']
 
@@ -14,7 +14,8 @@ __all__ = ['PointLoss']
 class PointLoss:
     """Mean over the marked coordinates of (b, k, 2) or (b, 2k) outputs and (b, k, 2) targets, in [-1, 1]. Targets of
     nan are excluded; a batch of only such has loss 0"""
-    @checked(kind=choice('mse', 'l1', 'smooth_l1', 'wing'), reduction=REDUCTION, beta=_BETA, w=_WEIGHT, eps=POSITIVE)
+    @checked(kind=choice('mse', 'l1', 'smooth_l1', 'wing'), reduction=REDUCTION, beta=BETA_OF_LOSS, w=WEIGHT,
+             eps=POSITIVE)
     def __init__(self,
         kind:str='mse',     # 'mse', 'l1', 'smooth_l1' (Huber's, with `beta`), 'wing' (Feng et al., 2018,
                             # arXiv:1711.06753)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..arguments import WIDTH_HEIGHT, Kind, checked
-from .base import REDUCTION, _WEIGHT, _WEIGHTS, _check_length, _float
+from .base import REDUCTION, WEIGHT, WEIGHTS, as_float, check_length
 from ..models.layers import zero_loss
 from ..ops.masks import VOID
 
@@ -63,19 +63,19 @@ def crop_target(
 
 class SegmentationCE(SegmentationLoss):
     "Cross entropy; 'mean' is over the pixels, by their weights, as PyTorch's"
-    @checked(weight=_WEIGHTS)
+    @checked(weight=WEIGHTS)
     def __init__(self,
         weight=None,   # (c,): what the pixels of each class count, as `class_weights` gives it; None = all the same
         **kwargs,      # `reduction`
     ):
         super().__init__(**kwargs)
-        self.weight = _float(weight)
+        self.weight = as_float(weight)
 
     def each(self, x, y): return F.cross_entropy(x, y, reduction='none')   # (b, h, w)
 
     def pixel_weights(self, y, on, c):   # (b, h, w), 0 where void
         if self.weight is None: return on.float()
-        _check_length('weight', self.weight, c)
+        check_length('weight', self.weight, c)
         return self.weight.to(y.device)[y]*on
 
     def loss(self, x, y, on, reduction):
@@ -89,7 +89,7 @@ class SegmentationCE(SegmentationLoss):
 class SegmentationFocal(SegmentationCE):
     """Focal loss (Lin et al., 2017, arXiv:1708.02002) over classes that exclude each other: what is already right
     counts less by (1-p)^gamma. 'mean' is over the pixels, by their weights (the paper: over those of objects)"""
-    @checked(gamma=_WEIGHT)
+    @checked(gamma=WEIGHT)
     def __init__(self,
         gamma:float=2., # 0 or above; 0 = cross entropy
         weight=None,    # (c,): the paper's alpha, for each class
@@ -105,7 +105,7 @@ class SegmentationDice(SegmentationLoss):
     """1 - Dice of probabilities, 2 sum(p*t)/(sum(p) + sum(t)): of each class over all pixels of the batch, then the
     mean ('sum': the sum) over the classes that the batch's targets hold. Classes that they do not hold are left out;
     what is wrongly taken for these lacks elsewhere"""
-    @checked(smooth=_WEIGHT)
+    @checked(smooth=WEIGHT)
     def __init__(self,
         smooth:float=1., # pixels, 0 or above, added above and below, so that a class of a few pixels is not all or
                          # nothing
@@ -128,7 +128,7 @@ class SegmentationDice(SegmentationLoss):
 
 class SegmentationCEDice(SegmentationLoss):
     "Cross entropy + `dice` * Dice loss"
-    @checked(weight=_WEIGHTS, dice=_WEIGHT, smooth=_WEIGHT)
+    @checked(weight=WEIGHTS, dice=WEIGHT, smooth=WEIGHT)
     def __init__(self,
         weight=None,     # (c,), of the cross entropy
         dice:float=1.,   # weight of the Dice loss beside it, 0 or above

@@ -3,13 +3,13 @@ from __future__ import annotations
 from statistics import NormalDist
 import numpy as np, pandas as pd
 from ..arguments import checked, numbers
-from .threshold_scores import _SCORES, _TARGS, _T_MAX, _cast, _like, _read
+from .threshold_scores import MAX_TEMPERATURE, SCORE_ARRAY, TARGET_ARRAY, cast_as, float32_like, read_scores
 
 __all__ = ['fit_temperature', 'reliability', 'calibration_error', 'wilson_interval']
 
 # ---- calibration
 
-@checked(logits=_SCORES, targs=_TARGS)
+@checked(logits=SCORE_ARRAY, targs=TARGET_ARRAY)
 def fit_temperature(
     logits,               # (n, c) or (n,) before the sigmoid, Tensor or array
     targs,                # same shape, 0 or 1
@@ -19,15 +19,15 @@ def fit_temperature(
 
     T is sought in [1/20, 20] and is the bound where the data pull beyond it: low where the sign of the logits tells the
     targets without error, high where they tell nothing. With targets of one kind only it is 1"""
-    z,t = _read(logits, targs, logits=True)
+    z,t = read_scores(logits, targs, logits=True)
     if not per_class: return _temperature(z.ravel(), t.ravel())
-    return _like([_temperature(z[:,i], t[:,i]) for i in range(z.shape[1])], logits)
+    return float32_like([_temperature(z[:,i], t[:,i]) for i in range(z.shape[1])], logits)
 
 def _temperature(z, t):
     "The best T for logits `z` (n,) and targets `t` (n,)"
     if t.all() or not t.any(): return 1.
     z = z.astype(np.float64)
-    low,high,a = 1/_T_MAX,_T_MAX,1. # of a = 1/T, in which the loss is convex
+    low,high,a = 1/MAX_TEMPERATURE,MAX_TEMPERATURE,1. # of a = 1/T, in which the loss is convex
     def slopes(a): # first and second derivative of the loss; tanh, since exp overflows
         s = .5 + .5*np.tanh(a/2*z)
         return z @ (s-t),(z*z) @ (s*(1-s))
@@ -43,21 +43,21 @@ def _temperature(z, t):
         a = new
     return float(1/a)
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def reliability(
     probs,          # (n, c) or (n,) in [0, 1]
     targs,          # same shape, 0 or 1
     n_bins:int=10,  # of equal width, (low, high]; 0 belongs to the first
 ) -> pd.DataFrame:  # a row for each bin: low, high, n, score (mean), positive (fraction); the last two nan where n is 0
     "What the scores promise and what comes true, over all entries of all classes together"
-    p,t   = (o.ravel() for o in _read(probs, targs))
+    p,t   = (o.ravel() for o in read_scores(probs, targs))
     edges = np.linspace(0, 1, n_bins+1)
-    bins  = np.searchsorted(_cast(edges[1:-1], probs), p)
+    bins  = np.searchsorted(cast_as(edges[1:-1], probs), p)
     n,score,positive = (np.bincount(bins, w, n_bins) for w in (None, p, t))
     some  = np.where(n > 0, n, np.nan)
     return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, score=score/some, positive=positive/some))
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def calibration_error(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1
@@ -67,9 +67,9 @@ def calibration_error(
 
     Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary decisions: the score is the confidence in 'yes', even below
     .5"""
-    return _error(reliability(probs, targs, n_bins))
+    return error_of_bins(reliability(probs, targs, n_bins))
 
-def _error(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
+def error_of_bins(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
 
 @checked(hits=numbers(what="a number, or several", types='iuf', lo=0),
          n=numbers(what="a number, or several", types='iuf', lo=0, hi=10**15))

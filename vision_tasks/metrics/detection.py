@@ -7,7 +7,7 @@ from faster_coco_eval import COCO, COCOeval_faster, mask as coco_masks
 from ..arguments import COUNT, IOU, checked, choice
 from ..data.errors import AnnotationError
 from ..data.formats.coco import coco_shape
-from .matching import _mean, _read, _verdicts, _voc_match
+from .matching import match_voc, mean_or_nan, read_objects, verdicts
 from ..ops.masks import encode_rle
 
 __all__ = ['coco_ap', 'voc_ap', 'MeanAP']
@@ -37,18 +37,18 @@ def coco_ap(
     The area that makes a truth small (up to 32²), medium or large (from 96²) is its mask's wherever it has one, for
     boxes too; that of a detection is its box's, for 'segm' its mask's (as of COCO's results without 'bbox'). The mask
     [] is empty"""
-    vocab,truth,dets = _read(annotations, predictions, vocab)
+    vocab,truth,dets = read_objects(annotations, predictions, vocab)
     caps = [*(o for o in (1, 10) if o < max_dets), int(max_dets)]
     p,r  = _evaluated(annotations, predictions, truth, dets, len(vocab), iou_type, caps)
     if per_class:
-        of_class = lambda c: dict(ap=_mean(p[:,:,c,0,-1]), ap50=_mean(p[0,:,c,0,-1]), ap75=_mean(p[5,:,c,0,-1]),
-                                  ar=_mean(r[:,c,0,-1]))
+        of_class = lambda c: dict(ap=mean_or_nan(p[:,:,c,0,-1]), ap50=mean_or_nan(p[0,:,c,0,-1]),
+                                  ap75=mean_or_nan(p[5,:,c,0,-1]), ar=mean_or_nan(r[:,c,0,-1]))
         return _per_class(vocab, truth, map(of_class, range(len(vocab))), ['ap', 'ap50', 'ap75', 'ar'])
     sizes = list(enumerate(('small', 'medium', 'large'), 1))
-    return dict(map=_mean(p[...,0,-1]), map50=_mean(p[0,...,0,-1]), map75=_mean(p[5,...,0,-1]),
-                **{f'map_{o}': _mean(p[...,i,-1]) for i,o in sizes},
-                **{f'ar_{o}':  _mean(r[...,0,i]) for i,o in enumerate(caps)},
-                **{f'ar_{o}':  _mean(r[...,i,-1]) for i,o in sizes})
+    return dict(map=mean_or_nan(p[...,0,-1]), map50=mean_or_nan(p[0,...,0,-1]), map75=mean_or_nan(p[5,...,0,-1]),
+                **{f'map_{o}': mean_or_nan(p[...,i,-1]) for i,o in sizes},
+                **{f'ar_{o}':  mean_or_nan(r[...,0,i]) for i,o in enumerate(caps)},
+                **{f'ar_{o}':  mean_or_nan(r[...,i,-1]) for i,o in sizes})
 
 def _per_class(vocab, truth, rows, columns):
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
@@ -145,8 +145,8 @@ def voc_ap(
     most; that one found before, it is false. Truth with `ignore` is difficult: neither sought, nor a detection of it
     counted. Interpolated: at each recall the best precision from there on. The devkit's boxes include their last pixel,
     so that it adds 1 to their sides; ours, as `read_voc` gives them, end at the edge behind it: the IoU is the same"""
-    vocab,truth,dets = _read(annotations, predictions, vocab)
-    hit,ignored = _verdicts(_voc_match(truth, dets, iou), truth)
+    vocab,truth,dets = read_objects(annotations, predictions, vocab)
+    hit,ignored = verdicts(match_voc(truth, dets, iou), truth)
     table = _per_class(vocab, truth, [], ['ap'])
     order = np.argsort(-dets.scores, kind='stable')
     order = order[~ignored[order]]
@@ -159,13 +159,13 @@ def _voc_curve(hit, n, points=None):
     if not n: return np.nan
     tp = np.cumsum(hit)
     recall,precision = tp/n,tp/np.arange(1, len(tp)+1)
-    if points is None: return _area_below(recall, precision)
+    if points is None: return area_below(recall, precision)
     first = np.searchsorted(recall, np.arange(11)/10)   # divided as the recalls are, so that .3 is .3
     return np.append(_best_from(precision), 0)[first].mean()
 
 def _best_from(precision): return np.maximum.accumulate(precision[::-1])[::-1]
 
-def _area_below(recall, precision): return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
+def area_below(recall, precision): return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
 
 # --- while a model learns
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np, pandas as pd
 from ..arguments import IOU, TEXT, check_thresh, checked, nearest
 from ..data.targets import NO_OBJECT
-from .matching import _Objects, _match, _read, _verdicts
+from .matching import ObjectTable, match_coco, read_objects, verdicts
 
 __all__ = ['detection_curve', 'best_detection_threshold', 'detection_confusion']
 
@@ -22,13 +22,13 @@ class _Counted(NamedTuple):
         on = slice(None) if c is None else self.label == c
         return self.scores[on],self.hit[on],self.n.sum() if c is None else self.n[c]
 
-def _counted(annotations, predictions, iou, vocab):
-    vocab,truth,dets = _read(annotations, predictions, vocab)
-    hit,ignored = _verdicts(_match(truth, dets, iou), truth)
+def counted_detections(annotations, predictions, iou, vocab):
+    vocab,truth,dets = read_objects(annotations, predictions, vocab)
+    hit,ignored = verdicts(match_coco(truth, dets, iou), truth)
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
     return _Counted(vocab, n, *(o[~ignored] for o in (dets.label, dets.scores, hit)))
 
-def _cuts(scores, hit):
+def cuts_of_scores(scores, hit):
     "The distinct scores, rising (m,); hits and detections (m+1,) that stay from each of them on, and above all of them"
     order = np.argsort(scores)
     s,h   = scores[order],hit[order]
@@ -36,7 +36,7 @@ def _cuts(scores, hit):
     stay  = np.append(h[::-1].cumsum()[::-1], 0)[np.append(start, len(s))]
     return s[start],stay,np.append(len(s)-start, 0)
 
-def _f_beta(tp, kept, n, beta):
+def f_beta_of_cuts(tp, kept, n, beta):
     return (1+beta**2)*tp/(beta**2*n + kept) if n else np.full(len(tp), np.nan)
 
 @checked(iou=IOU, label=TEXT)
@@ -50,14 +50,14 @@ def detection_curve(
 ) -> pd.DataFrame: # a row for each distinct score, rising: score, precision, recall, fbeta
     """Precision, recall and F-beta of the detections with that score or a higher one, matched as in `match_detections`.
     Without truth recall and F-beta are nan"""
-    o = _counted(annotations, predictions, iou, vocab)
+    o = counted_detections(annotations, predictions, iou, vocab)
     if label is not None and label not in o.vocab:
         raise ValueError(f"no class {label!r}{nearest(label, o.vocab)}; there are {', '.join(o.vocab)}")
     scores,hit,n = o.of(None if label is None else o.vocab.index(label))
-    s,tp,kept = _cuts(scores, hit)
+    s,tp,kept = cuts_of_scores(scores, hit)
     tp,kept = tp[:-1],kept[:-1]
     recall = tp/n if n else np.full(len(tp), np.nan)
-    return pd.DataFrame(dict(score=s, precision=tp/kept, recall=recall, fbeta=_f_beta(tp, kept, n, beta)))
+    return pd.DataFrame(dict(score=s, precision=tp/kept, recall=recall, fbeta=f_beta_of_cuts(tp, kept, n, beta)))
 
 @checked(iou=IOU)
 def best_detection_threshold(
@@ -73,14 +73,14 @@ def best_detection_threshold(
     lower one, if no float32 lies between). Below the lowest all stay: half of it, or a small negative number if it is
     0. Above the highest none: midway to 1. Of equally good cuts the one nearest .5. A class without truth gets .5 and
     the value nan; one whose truth is never found gets the value 0"""
-    o = _counted(annotations, predictions, iou, vocab)
-    if not per_class: return tuple(map(float, _best_cut(*o.of(), beta)))
-    best = np.array([_best_cut(*o.of(c), beta) for c in range(len(o.vocab))], np.float32).reshape(-1, 2)
+    o = counted_detections(annotations, predictions, iou, vocab)
+    if not per_class: return tuple(map(float, best_cut(*o.of(), beta)))
+    best = np.array([best_cut(*o.of(c), beta) for c in range(len(o.vocab))], np.float32).reshape(-1, 2)
     return best[:,0],best[:,1]
 
-def _best_cut(scores, hit, n, beta):
-    s,tp,kept = _cuts(scores, hit)
-    f = _f_beta(tp, kept, n, beta)
+def best_cut(scores, hit, n, beta):
+    s,tp,kept = cuts_of_scores(scores, hit)
+    f = f_beta_of_cuts(tp, kept, n, beta)
     if not n: return .5,np.nan
     upper = np.append(s, np.float32(1))
     lower = np.append(np.float32(0 if upper[0] > 0 else -2.**-9), s)   # half of this predicts all where the lowest is 0
@@ -102,11 +102,11 @@ def detection_confusion(
     `useCats=0`): the highest score first, each takes the truth that is left with the highest IoU, whatever its class.
     Truth with `ignore` counts nowhere, nor what is found only there; that nothing is nothing is not counted.
     `plot_confusion` draws it"""
-    vocab,truth,dets = _read(annotations, predictions, vocab)
+    vocab,truth,dets = read_objects(annotations, predictions, vocab)
     on   = dets.scores > np.broadcast_to(check_thresh(thresh, len(vocab)), len(vocab))[dets.label]
-    dets = _Objects(*(o[on] for o in dets))
-    found  = _match(truth, dets, iou, within_class=False)
-    hit,ignored = _verdicts(found, truth)
+    dets = ObjectTable(*(o[on] for o in dets))
+    found  = match_coco(truth, dets, iou, within_class=False)
+    hit,ignored = verdicts(found, truth)
     n,counts = len(vocab),np.zeros((len(vocab)+1,)*2, int)
     missed = ~truth.ignore
     missed[found[hit]] = False

@@ -9,13 +9,13 @@ from ..arguments import TEXT, Kind, checked, choice, numbers, whole
 __all__ = ['average_precision', 'binary_counts', 'f_beta', 'multilabel_confusion', 'label_confusion', 'MultilabelAP',
            'MultilabelF1', 'MultilabelAccuracy']
 
-_NUMBERS = numbers(what="an array, a tensor or a list of numbers")
+NUMBERS = numbers(what="an array, a tensor or a list of numbers")
 _TENSOR  = Kind("a tensor (n, c)", lambda o: isinstance(o, Tensor) and o.ndim >= 1 and not o.is_complex())
-_CLASSES = whole(1, 2**15, what="a number of classes")
-_COUNTS  = Kind("a tensor (c, c) of counts, row = target, column = prediction", lambda o: isinstance(o, Tensor) and
-                o.ndim == 2 and o.shape[0] == o.shape[1] and not o.is_complex() and bool((o >= 0).all()))
+N_CLASSES = whole(1, 2**15, what="a number of classes")
+COUNTS  = Kind("a tensor (c, c) of counts, row = target, column = prediction", lambda o: isinstance(o, Tensor) and
+               o.ndim == 2 and o.shape[0] == o.shape[1] and not o.is_complex() and bool((o >= 0).all()))
 
-@checked(probs=_NUMBERS, targs=_NUMBERS)
+@checked(probs=NUMBERS, targs=NUMBERS)
 def average_precision(
     probs, # (n, c) scores
     targs, # (n, c) of 0 and 1
@@ -69,7 +69,7 @@ def _decisions(pred, targ, vocab):
     if len(vocab) != p.shape[1]: raise ValueError(f"vocab has {len(vocab)} names for {p.shape[1]} classes")
     return p.bool(),t.bool(),vocab
 
-@checked(pred=_NUMBERS, targ=_NUMBERS)
+@checked(pred=NUMBERS, targ=NUMBERS)
 def multilabel_confusion(
     pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
     targ,            # (n, c) ground truth, bool or 0 and 1
@@ -81,7 +81,7 @@ def multilabel_confusion(
     tp,fp,fn = binary_counts(p, t).cpu().numpy()
     return pd.DataFrame(dict(label=vocab, tn=len(p)-tp-fp-fn, fp=fp, fn=fn, tp=tp))
 
-@checked(pred=_NUMBERS, targ=_NUMBERS)
+@checked(pred=NUMBERS, targ=NUMBERS)
 def label_confusion(
     pred,            # (n, c) decisions, bool or 0 and 1: which labels are predicted for each image
     targ,            # (n, c) ground truth, bool or 0 and 1

@@ -15,7 +15,7 @@ __all__ = ['match_detections']
 
 # --- what comes in
 
-class _Objects(NamedTuple):
+class ObjectTable(NamedTuple):
     "The objects of all pictures, one under the other"
     picture:np.ndarray # (n,) index of the annotation
     row:np.ndarray     # (n,) index among its objects
@@ -24,7 +24,7 @@ class _Objects(NamedTuple):
     ignore:np.ndarray  # (n,) bool; of the truth
     scores:np.ndarray  # (n,) float32 in [0, 1]; of detections
 
-def _read(annotations, predictions, vocab):
+def read_objects(annotations, predictions, vocab):
     "(vocab, truth, detections), checked"
     if len(annotations) != len(predictions): raise ValueError(
         f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each picture, empty ones "
@@ -51,13 +51,13 @@ def _objects(annotations, vocab):
     def stack(f, dtype, *shape):
         return np.concatenate([np.empty((0, *shape), dtype), *map(f, annotations)], dtype=dtype, casting='unsafe')
     first = np.cumsum([0, *n], dtype=int)[:-1]
-    return _Objects(np.repeat(np.arange(len(n)), n), np.arange(sum(n)) - np.repeat(first, n),
-                    np.array([ids[o] for a in annotations for o in a.labels], int),
-                    stack(lambda a: a.bboxes, np.float64, 4),
-                    stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
-                    stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
+    return ObjectTable(np.repeat(np.arange(len(n)), n), np.arange(sum(n)) - np.repeat(first, n),
+                       np.array([ids[o] for a in annotations for o in a.labels], int),
+                       stack(lambda a: a.bboxes, np.float64, 4),
+                       stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
+                       stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
 
-def _mean(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # COCO's -1: no truth
+def mean_or_nan(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # COCO's -1: no truth
 
 # --- which detection finds which truth
 
@@ -91,7 +91,7 @@ def _take(d, t, truth, n):
         if found[i] < 0 and not taken[j]: found[i],taken[j] = j,not shared[j]
     return np.array(found, int)
 
-def _match(truth, dets, iou, within_class=True):
+def match_coco(truth, dets, iou, within_class=True):
     "(n,) the truth that each detection gets by COCO's rule, -1 = none"
     d,t = _pairs(truth, dets, within_class)
     o   = _overlaps(dets.bboxes[d], truth.bboxes[t], truth.ignore[t])
@@ -101,7 +101,7 @@ def _match(truth, dets, iou, within_class=True):
     order = np.lexsort((-t, -o, truth.ignore[t], _in_turn(dets.scores)[d]))
     return _take(d[order], t[order], truth, len(dets.label))
 
-def _voc_match(truth, dets, iou):
+def match_voc(truth, dets, iou):
     "(n,) the truth that each detection gets by VOC's rule, -1 = none: only the one that it overlaps most"
     d,t = _pairs(truth, dets)
     o   = _overlaps(dets.bboxes[d], truth.bboxes[t], False)
@@ -112,7 +112,7 @@ def _voc_match(truth, dets, iou):
     best = np.diff(d, prepend=-1) != 0
     return _take(d[best], t[best], truth, len(dets.label))
 
-def _verdicts(found, truth):
+def verdicts(found, truth):
     "(n,) bool, (n,) bool: hit and ignored; neither is a miss"
     ignored = np.append(truth.ignore, False)[found]   # -1 is what was appended
     return (found >= 0) & ~ignored,ignored
@@ -128,9 +128,9 @@ def match_detections(
     """Which detection finds which truth, by COCO's rule: the highest score first (of equal ones the first), each takes
     the truth of its class that is left with the highest IoU, `iou` at least. One that finds none, but lies by a share
     of `iou` in a truth with `ignore`, is ignored; its `iou` is that share. VOC's rule is in `voc_ap`"""
-    vocab,truth,dets = _read(annotations, predictions, vocab)
-    found = _match(truth, dets, iou)
-    hit,ignored = _verdicts(found, truth)
+    vocab,truth,dets = read_objects(annotations, predictions, vocab)
+    found = match_coco(truth, dets, iou)
+    hit,ignored = verdicts(found, truth)
     some,overlap,row = found >= 0,np.full(len(found), np.nan),np.full(len(found), -1)
     row[some] = truth.row[found[some]]
     overlap[some] = _overlaps(dets.bboxes[some], truth.bboxes[found[some]], truth.ignore[found[some]])

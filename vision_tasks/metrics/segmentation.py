@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from fastai.learner import Metric
 from ..arguments import checked, whole
-from .labels import _CLASSES, _COUNTS, _NUMBERS
+from .labels import COUNTS, NUMBERS, N_CLASSES
 from ..ops.masks import VOID
 
 __all__ = ['confusion_counts', 'iou_from_confusion', 'dice_from_confusion', 'class_accuracy_from_confusion',
@@ -12,7 +12,7 @@ __all__ = ['confusion_counts', 'iou_from_confusion', 'dice_from_confusion', 'cla
 
 # --- a class for every pixel
 
-@checked(pred=_NUMBERS, targ=_NUMBERS, n=_CLASSES, void=whole(0, 2**15, what="a value"))
+@checked(pred=NUMBERS, targ=NUMBERS, n=N_CLASSES, void=whole(0, 2**15, what="a value"))
 def confusion_counts(
     pred,          # class indices of any shape and integer dtype
     targ,          # as many
@@ -49,7 +49,7 @@ def _strange(what, o, n, void):
     return ValueError(f"the {what} holds {values[:8]}; expected class indices 0 to {n-1}, or {void} for void: "
                       "is n the number of the classes, and are these masks of them?")
 
-@checked(cm=_COUNTS)
+@checked(cm=COUNTS)
 def iou_from_confusion(
     cm:Tensor, # (c, c) counts, row = target, column = prediction
 ) -> Tensor:   # (c,) float64 in [0, 1]; nan for a class that is neither predicted nor there
@@ -57,19 +57,19 @@ def iou_from_confusion(
     cm = cm.double()
     return cm.diag()/(cm.sum(0) + cm.sum(1) - cm.diag())
 
-@checked(cm=_COUNTS)
+@checked(cm=COUNTS)
 def dice_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is neither predicted nor there
     "Dice coefficient (F1) of each class"
     cm = cm.double()
     return 2*cm.diag()/(cm.sum(0) + cm.sum(1))
 
-@checked(cm=_COUNTS)
+@checked(cm=COUNTS)
 def class_accuracy_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is not there
     "Share of the pixels of each class that are right (recall)"
     cm = cm.double()
     return cm.diag()/cm.sum(1)
 
-@checked(cm=_COUNTS)
+@checked(cm=COUNTS)
 def confusion_scores(
     cm:Tensor,       # (c, c) counts, row = target, column = prediction
 ) -> dict:           # name -> in [0, 1]; nan where nothing was counted

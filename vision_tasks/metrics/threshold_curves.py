@@ -2,9 +2,10 @@
 from __future__ import annotations
 import numpy as np, pandas as pd
 from ..arguments import Kind, brief, checked, choice, numbers, several, whole
-from .threshold_scores import (CURVES, _SCORES, _TARGS, _Score, _cast, _keys, _like, _numpy, _read, _score, _scores,
-                               _settings, _sorted_keys, _up32)
-from .thresholds import _midway, _search, _silent, _warn_silent
+from .threshold_scores import (CURVES, SCORE_ARRAY, TARGET_ARRAY, CountScore, as_numpy, cast_as, float32_like,
+                               read_scores, round_up_float32, score_by_name, score_settings, scores_of_keys, sort_keys,
+                               sorted_keys)
+from .thresholds import midway, never_predicted, search_thresholds, warn_never_predicted
 from ..warning import warn
 
 __all__ = ['sweep_thresholds', 'bootstrap_threshold', 'out_of_fold_threshold']
@@ -21,7 +22,8 @@ def _counts(p, t, thresholds):
     over = counts[:,::-1].cumsum(1)[:,::-1][:,1:] # (c, k, 2)
     return over[...,1].T,over.sum(-1).T
 
-@checked(probs=_SCORES, targs=_TARGS, thresholds=numbers((None,), what="a list of numbers", lo=-1e30, hi=1e30))
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY,
+         thresholds=numbers((None,), what="a list of numbers", lo=-1e30, hi=1e30))
 def sweep_thresholds(
     probs,                       # (n, c) or (n,) in [0, 1]
     targs,                       # same shape, 0 or 1
@@ -37,17 +39,17 @@ def sweep_thresholds(
     for o in scores: choice(*CURVES)('scores', o)
     if beta != 1 and 'fbeta' not in scores:
         raise ValueError(f"beta={beta} has no meaning for scores {scores}; use 'fbeta'")
-    fns    = {o: _score(o, CURVES, average, beta if o == 'fbeta' else 1.) for o in scores}
-    p,t    = _read(probs, targs)
-    values = np.linspace(.05, .95, 29) if thresholds is None else _numpy(thresholds).astype(np.float64)
+    fns    = {o: score_by_name(o, CURVES, average, beta if o == 'fbeta' else 1.) for o in scores}
+    p,t    = read_scores(probs, targs)
+    values = np.linspace(.05, .95, 29) if thresholds is None else as_numpy(thresholds).astype(np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError(f"thresholds are {values}, expected a list of finite numbers")
-    cuts,back = np.unique(_cast(values, probs), return_inverse=True)
+    cuts,back = np.unique(cast_as(values, probs), return_inverse=True)
     tp,pred = _counts(p, t, cuts)
     columns = {o: f.mean(tp, pred, t.sum(0), len(p), average == 'macro')[back] for o,f in fns.items()}
     return pd.DataFrame({'threshold': values, **columns})
 
-@checked(probs=_SCORES, targs=_TARGS, n=whole(1, 10**6))
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY, n=whole(1, 10**6))
 def bootstrap_threshold(
     probs,                # (n, c) or (n,) in [0, 1]
     targs,                # same shape, 0 or 1
@@ -72,20 +74,20 @@ def bootstrap_threshold(
     For 'recall_at_precision' values on other data are the recall, for 'precision_at_recall' the precision: there the
     floor may be missed. A resample in which a class has no positives does not count for it; a class that has none gets
     an interval of nan"""
-    score,macro = _settings(score, per_class, **kwargs)
-    p,t = _read(probs, targs)
+    score,macro = score_settings(score, per_class, **kwargs)
+    p,t = read_scores(probs, targs)
     one = not (per_class or macro)
-    keys  = _keys(_up32(p), t).reshape(1, -1) if one else _keys(_up32(p).T, t.T)
+    keys  = sort_keys(round_up_float32(p), t).reshape(1, -1) if one else sort_keys(round_up_float32(p).T, t.T)
     order = np.argsort(keys, 1)
     keys,rows = np.take_along_axis(keys, order, 1),order//p.shape[1] if one else order
-    rng,(lower,upper,value) = np.random.default_rng(seed),_search(keys, score, macro).T
-    thresh,found = _midway(lower, upper, probs),[]
-    _warn_silent(score, p, t, thresh, vocab)
+    rng,(lower,upper,value) = np.random.default_rng(seed),search_thresholds(keys, score, macro).T
+    thresh,found = midway(lower, upper, probs),[]
+    warn_never_predicted(score, p, t, thresh, vocab)
     for _ in range(n): # what is drawn several times is repeated in place, so that a resample is born sorted
         times = np.bincount(rng.integers(len(p), size=len(p)), minlength=len(p))
         drawn = [np.repeat(k, times[r]) for k,r in zip(keys, rows)]
-        lower,upper,best = _search(drawn, score, macro).T
-        again = np.where(np.isnan(best), np.nan, _midway(lower, upper, probs))
+        lower,upper,best = search_thresholds(drawn, score, macro).T
+        again = np.where(np.isnan(best), np.nan, midway(lower, upper, probs))
         found.append((again, best, best - _reached(keys, again, score, macro), _reached(drawn, thresh, score, macro)))
     again,best,optimism,same = np.moveaxis(found, 1, 0)                        # (n, m) each
     optimism = np.array([o[~np.isnan(o)].mean() if len(o[~np.isnan(o)]) else np.nan for o in optimism.T])
@@ -96,10 +98,10 @@ def bootstrap_threshold(
 
 def _reached(cols, thresh, score, macro):
     "(m,) the score, without its floor, of `thresh` (m,) on each of the columns of sorted keys, or the mean over them"
-    i = [np.searchsorted(_scores(k), x, 'right') for k,x in zip(cols, np.broadcast_to(thresh, len(cols)))]
+    i = [np.searchsorted(scores_of_keys(k), x, 'right') for k,x in zip(cols, np.broadcast_to(thresh, len(cols)))]
     tp,pos = np.array([((k[j:] & 1).sum(), (k & 1).sum()) for k,j in zip(cols, i)], np.int64).T
     pred,n = len(cols[0]) - np.array(i),len(cols[0])
-    of = _Score(score.name.split('_at_')[0], score.beta)
+    of = CountScore(score.name.split('_at_')[0], score.beta)
     return np.atleast_1d(of.mean(tp, pred, pos, n, True)) if macro else of(tp, pred, pos, n)
 
 def _interval(x, ci):
@@ -107,7 +109,7 @@ def _interval(x, ci):
     q = 50*(1-ci),50*(1+ci)
     return np.array([np.percentile(o, q) if len(o) else (np.nan, np.nan) for o in (o[~np.isnan(o)] for o in x.T)]).T
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def out_of_fold_threshold(
     probs,                # (n, c) or (n,) in [0, 1]; themselves out of fold, if the models were cross-validated
     targs,                # same shape, 0 or 1
@@ -120,8 +122,8 @@ def out_of_fold_threshold(
 
     The value is the score of all these decisions together. For 'recall_at_precision' it is their recall, for
     'precision_at_recall' their precision: out of fold the floor may be missed"""
-    score,macro = _settings(score, per_class, **kwargs)
-    p,t = _read(probs, targs)
+    score,macro = score_settings(score, per_class, **kwargs)
+    p,t = read_scores(probs, targs)
     folds = several(Kind("an id, such as a number or a name", lambda o: hash(o) is not None),
                     "a list of fold ids, one for each row of probs")('folds', folds)
     if len(folds) != len(p):
@@ -131,16 +133,16 @@ def out_of_fold_threshold(
     ids  = {o:i for i,o in enumerate(dict.fromkeys(folds))}
     fold = np.array([ids[o] for o in folds])
     if len(ids) < 2: raise ValueError(f"all rows are of fold {folds[0]!r}; expected at least two folds")
-    x,one = _up32(p),not (per_class or macro)
-    cuts = [_search(_sorted_keys(x[fold != i], t[fold != i], one), score, macro) for i in range(len(ids))]
+    x,one = round_up_float32(p),not (per_class or macro)
+    cuts = [search_thresholds(sorted_keys(x[fold != i], t[fold != i], one), score, macro) for i in range(len(ids))]
     lower,upper,_ = np.moveaxis(cuts, -1, 0)
-    thresh = _midway(lower, upper, probs) # (k, c) or (k, 1)
-    never = sum(_silent(x[fold != i], t[fold != i], thresh[i]).any() for i in range(len(ids)))
+    thresh = midway(lower, upper, probs) # (k, c) or (k, 1)
+    never = sum(never_predicted(x[fold != i], t[fold != i], thresh[i]).any() for i in range(len(ids)))
     if never and score.name == 'recall_at_precision': warn(
         f"no threshold reaches a precision of {score.at:g} on all other folds for {never} of {len(ids)} folds"
         f"{', for some class' if per_class else ''}: nothing is predicted there; lower `at`")
     hit = x > thresh[fold]
     counts = (hit & t).sum(0),hit.sum(0),t.sum(0),len(p)
-    reached = _Score(score.name.split('_at_')[0], score.beta)
-    if per_class: return _like(thresh, probs),_like(reached(*counts), probs)
-    return _like(thresh[:,0], probs),float(reached.mean(*counts, macro))
+    reached = CountScore(score.name.split('_at_')[0], score.beta)
+    if per_class: return float32_like(thresh, probs),float32_like(reached(*counts), probs)
+    return float32_like(thresh[:,0], probs),float(reached.mean(*counts, macro))

@@ -9,13 +9,13 @@ __all__ = []
 
 SCORES = ('f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision', 'precision_at_recall') # what can be maximised
 CURVES = ('f1', 'fbeta', 'accuracy', 'jaccard', 'precision', 'recall')                        # what can be swept
-_BELOW = -2.**-10 # predicts all where the lowest score is 0; a power of two, so that half precision keeps it
-_UNIT  = 2.**44   # of the fixed-point scores of a macro mean: sums are exact, with room for 2**19 classes
-_T_MAX = 20.      # a temperature stays within [1/20, 20]; those of Guo et al. lie between 1 and 5
+BELOW_ALL = -2.**-10 # predicts all where the lowest score is 0; a power of two, so that half precision keeps it
+UNIT  = 2.**44   # of the fixed-point scores of a macro mean: sums are exact, with room for 2**19 classes
+MAX_TEMPERATURE = 20.      # a temperature stays within [1/20, 20]; those of Guo et al. lie between 1 and 5
 
 # ---- what comes in
 
-def _numpy(x):
+def as_numpy(x):
     "`x` on the CPU as numpy; half precision becomes float32, which holds it exactly"
     if isinstance(x, Tensor):
         x = x.detach().as_subclass(Tensor).cpu()
@@ -28,9 +28,9 @@ def _where(bad):
     row,col = np.unravel_index(bad.argmax(), bad.shape)
     return f"{bad.sum()} of {bad.size}, the first in row {row}, class {col}"
 
-def _read(probs, targs, logits=False):
+def read_scores(probs, targs, logits=False):
     "`probs` (n, c) in float32 or float64 and `targs` (n, c) in bool, checked"
-    p,t = _numpy(probs),_numpy(targs)
+    p,t = as_numpy(probs),as_numpy(targs)
     name = 'logits' if logits else 'probs'
     if p.shape != t.shape:
         raise ValueError(f"{name} has shape {p.shape} but targs {t.shape}; both are (n, c) or both (n,), "
@@ -55,12 +55,12 @@ def _read(probs, targs, logits=False):
         t = t.astype(bool)
     return p,t
 
-def _cast(x, probs):
+def cast_as(x, probs):
     "`x` rounded to the type of `probs`, where a comparison of `probs` with a number takes place; as numpy"
-    if isinstance(probs, Tensor): return _numpy(as_tensor(x).to(probs.dtype))
-    return _numpy(np.asarray(x).astype(np.asarray(probs).dtype))
+    if isinstance(probs, Tensor): return as_numpy(as_tensor(x).to(probs.dtype))
+    return as_numpy(np.asarray(x).astype(np.asarray(probs).dtype))
 
-def _like(x, probs):
+def float32_like(x, probs):
     "`x` as float32 of the kind of `probs`: a plain Tensor on its device, or a numpy array"
     x = np.asarray(x, np.float32)
     return as_tensor(x, device=probs.device) if isinstance(probs, Tensor) else x
@@ -70,7 +70,7 @@ def _like(x, probs):
 def _ratio(a, b): return a/np.maximum(b, 1) # 0 where nothing is divided by nothing: b counts, and is 0 only where a is
 
 @dataclass(frozen=True)
-class _Score:
+class CountScore:
     "The score `name` as a function of counts"
     name:str
     beta:float=1.
@@ -93,13 +93,13 @@ class _Score:
         have = pos > 0
         return self(tp, pred, pos, n)[...,have].mean(-1) if have.any() else np.full(tp.shape[:-1], np.nan)
 
-_SCORES  = numbers(what="scores (n, c) or (n,) as an array, a tensor or a list")
-_TARGS   = numbers(what="0 and 1 as an array, a tensor or a list of the shape of the scores")
+SCORE_ARRAY  = numbers(what="scores (n, c) or (n,) as an array, a tensor or a list")
+TARGET_ARRAY   = numbers(what="0 and 1 as an array, a tensor or a list of the shape of the scores")
 _AVERAGE = choice('micro', 'macro')
 _AT      = Kind("a number above 0, at most 1, such as 0.9", lambda o: is_number(o) and 0 < o <= 1)
 
-def _score(name, choices, average, beta=1., at=None):
-    "The `_Score` that these arguments mean, checked"
+def score_by_name(name, choices, average, beta=1., at=None):
+    "The `CountScore` that these arguments mean, checked"
     choice(*choices)('score', name); _AVERAGE('average', average); BETA('beta', beta)
     if at is not None: _AT('at', at)
     if beta != 1 and name != 'fbeta': raise ValueError(f"beta={beta} has no meaning for score {name!r}; use 'fbeta'")
@@ -107,37 +107,37 @@ def _score(name, choices, average, beta=1., at=None):
         if at is not None:
             raise ValueError(f"at={at} has no meaning for score {name!r}; "
                              "use 'recall_at_precision' or 'precision_at_recall'")
-        return _Score(name, beta)
+        return CountScore(name, beta)
     floor = name.split('_at_')[1]
     if at is None: raise ValueError(f"score {name!r} needs `at`, the lowest {floor} to accept, e.g. at=.9")
     if average == 'macro':
         raise ValueError(f"score {name!r} has no macro average; use average='micro' or per_class=True")
-    return _Score(name, at=at)
+    return CountScore(name, at=at)
 
-def _settings(score, per_class, beta=1., at=None, average='micro'):
-    "The arguments of `best_threshold` as a checked `_Score`, and whether its mean over the classes is sought"
+def score_settings(score, per_class, beta=1., at=None, average='micro'):
+    "The arguments of `best_threshold` as a checked `CountScore`, and whether its mean over the classes is sought"
     macro = average == 'macro' and not per_class
-    return _score(score, SCORES, 'micro' if per_class and average == 'macro' else average, beta, at),macro
+    return score_by_name(score, SCORES, 'micro' if per_class and average == 'macro' else average, beta, at),macro
 
 # ---- the sorted pass
 
-def _up32(p):
+def round_up_float32(p):
     "`p` in float32, rounded up: this changes `p > x` for no float32 number x, which rounding to the nearest does"
     x = p.astype(np.float32, copy=False)
     return x if x is p else np.where(x < p, np.nextafter(x, np.float32(2)), x)
 
-def _keys(p, t):
+def sort_keys(p, t):
     "Score and target in one number that sorts as the score: the bits of a float32 in [0, 1], and the target below them"
     keys = np.array(p, order='C').view(np.uint32)
     keys <<= 1 # the sign bit leaves, so that -0 is 0
     keys |= t
     return keys
 
-def _scores(keys): return (keys >> 1).view(np.float32)
+def scores_of_keys(keys): return (keys >> 1).view(np.float32)
 
-def _sorted_keys(p, t, pool):
+def sorted_keys(p, t, pool):
     "The sorted keys of each class in turn, or of all entries together"
-    if pool: keys = _keys(p, t).reshape(1, -1); keys.sort(); yield from keys
+    if pool: keys = sort_keys(p, t).reshape(1, -1); keys.sort(); yield from keys
     else:
         for i in range(0, p.shape[1], 16): # columns of one cache line at a time: fast to transpose, small to hold
-            keys = _keys(p[:,i:i+16].T, t[:,i:i+16].T); keys.sort(); yield from keys
+            keys = sort_keys(p[:,i:i+16].T, t[:,i:i+16].T); keys.sort(); yield from keys

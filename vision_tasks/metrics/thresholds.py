@@ -2,8 +2,8 @@
 from __future__ import annotations
 import numpy as np
 from ..arguments import checked
-from .threshold_scores import (_BELOW, _SCORES, _TARGS, _UNIT, _cast, _like, _read, _scores, _settings, _sorted_keys,
-                               _up32)
+from .threshold_scores import (BELOW_ALL, SCORE_ARRAY, TARGET_ARRAY, UNIT, cast_as, float32_like, read_scores,
+                               round_up_float32, score_settings, scores_of_keys, sorted_keys)
 from ..warning import warn
 
 __all__ = ['best_threshold']
@@ -13,9 +13,9 @@ def _first(x): return np.flatnonzero(np.r_[True, x[1:] != x[:-1]]) # index of th
 def _pick(v, start, keys, score):
     "The scores (lower, upper) on both sides of the best of the cuts before `keys[start]`, and its value"
     i = start[v == v.max()]
-    lower,upper = _scores(keys[np.maximum(i-1, 0)]),_scores(keys[np.minimum(i, len(keys)-1)])
+    lower,upper = scores_of_keys(keys[np.maximum(i-1, 0)]),scores_of_keys(keys[np.minimum(i, len(keys)-1)])
     upper = np.where(i < len(keys), upper, 1.)
-    lower = np.where(i > 0, lower, np.where(upper > 0, 0., 2*_BELOW))
+    lower = np.where(i > 0, lower, np.where(upper > 0, 0., 2*BELOW_ALL))
     best  = 0 if score.name == 'precision_at_recall' else np.abs(lower+upper-1).argmin()
     return lower[best],upper[best],v.max()
 
@@ -39,7 +39,7 @@ def _best_macro(cols, score):
         if not pos: continue
         # of the cut below each score, and of that above all
         v = score(np.r_[pos-before[start], 0], np.r_[n-start, 0], pos, n)
-        v = np.rint(v*_UNIT).astype(np.int64)
+        v = np.rint(v*UNIT).astype(np.int64)
         none.append(v[-1]); keys.append(k[start]); steps.append(v[:-1]-v[1:])
     if not none: return .5,.5,np.nan
     keys  = np.concatenate(keys) # one at a time, so that the parts go before the next whole comes
@@ -51,20 +51,20 @@ def _best_macro(cols, score):
     start = np.append(_first(keys >> 1), len(keys))
     v = np.append(np.cumsum(steps[::-1])[::-1], 0)[start] + sum(none) # of the cut before keys[start]
     lower,upper,v = _pick(v, start, keys, score)
-    return lower,upper,v/_UNIT/len(none)
+    return lower,upper,v/UNIT/len(none)
 
-def _search(cols, score, macro):
+def search_thresholds(cols, score, macro):
     "(m, 3) lower, upper and value of the best cut of each column of sorted keys, or of all of them in the mean"
     return np.array([_best_macro(cols, score)] if macro else [_best(o, score) for o in cols], np.float64)
 
-def _midway(lower, upper, probs):
+def midway(lower, upper, probs):
     "The number between `lower` and `upper`; `lower` where rounding would give `upper`, as the rule is `prob > thresh`"
-    mid = _cast((lower+upper)/2, probs).astype(np.float32)
+    mid = cast_as((lower+upper)/2, probs).astype(np.float32)
     return np.where(mid < upper, mid, lower).astype(np.float32)
 
 # ---- classes that are never predicted
 
-def _silent(p, t, thresh):
+def never_predicted(p, t, thresh):
     "(m,) bool: the classes with positives, or all entries together (m = 1), of which `thresh` (m,) predicts none"
     if len(thresh) == 1: p,t = p.reshape(-1, 1),t.reshape(-1, 1)
     return t.any(0) & (p.max(0) <= thresh)
@@ -76,12 +76,12 @@ def _highest_precision(p, t):
     last  = np.r_[s[1:] != s[:-1], True]      # equal scores are predicted together
     return (hit/np.arange(1, len(s)+1))[last].max()
 
-def _warn_silent(score, p, t, thresh, vocab):
+def warn_never_predicted(score, p, t, thresh, vocab):
     """Warn of the classes that `thresh` never predicts, by their names in `vocab`: a floor that cannot be reached, or
     an accuracy that is highest so, silences them on all new data"""
     if vocab is not None and len(vocab) != p.shape[1]:
         raise ValueError(f"vocab has {len(vocab)} names, but there are {p.shape[1]} classes")
-    idxs = np.flatnonzero(_silent(p, t, thresh))
+    idxs = np.flatnonzero(never_predicted(p, t, thresh))
     if not len(idxs): return
     floor = score.name == 'recall_at_precision'
     def named(i):
@@ -99,7 +99,7 @@ def _warn_silent(score, p, t, thresh, vocab):
 
 # ---- thresholds
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def best_threshold(
     probs,                # (n, c) or (n,) in [0, 1], Tensor or array; (n,) is one class
     targs,                # same shape, 0 or 1 in any type
@@ -124,9 +124,9 @@ def best_threshold(
     Where no threshold reaches the precision that 'recall_at_precision' asks for, nothing is predicted, with recall 0;
     where to predict nothing has the best accuracy, too. A warning names the classes that are then never predicted.
     Scores in float64 are cut at a float32 number, the best of these"""
-    score,macro = _settings(score, per_class, beta, at, average)
-    p,t = _read(probs, targs)
-    lower,upper,v = _search(_sorted_keys(_up32(p), t, not (per_class or macro)), score, macro).T
-    thresh = _midway(lower, upper, probs)
-    _warn_silent(score, p, t, thresh, vocab)
-    return (_like(thresh, probs),_like(v, probs)) if per_class else (float(thresh[0]),float(v[0]))
+    score,macro = score_settings(score, per_class, beta, at, average)
+    p,t = read_scores(probs, targs)
+    lower,upper,v = search_thresholds(sorted_keys(round_up_float32(p), t, not (per_class or macro)), score, macro).T
+    thresh = midway(lower, upper, probs)
+    warn_never_predicted(score, p, t, thresh, vocab)
+    return (float32_like(thresh, probs),float32_like(v, probs)) if per_class else (float(thresh[0]),float(v[0]))

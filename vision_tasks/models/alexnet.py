@@ -4,7 +4,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
-from .encoders import _read_weights
+from timm.models import adapt_input_conv
+from .encoders import read_weights
 from .layers import conv_relu, scaled
 
 __all__ = []
@@ -43,9 +44,8 @@ class AlexNet(nn.Module):
         if pretrained is False: return
         if self.width != 1:
             raise ValueError(f"the weights are AlexNet's, of width=1; width={self.width} came: pass pretrained=False")
-        from timm.models import adapt_input_conv
         try: sd = (get_model_weights('alexnet').DEFAULT.get_state_dict(progress=True, check_hash=True)
-                   if pretrained is True else _read_weights(Path(pretrained)))
+                   if pretrained is True else read_weights(Path(pretrained)))
         except FileNotFoundError: raise
         except OSError as e:
             raise OSError(f"the weights of alexnet did not come ({e}); without a network, give `pretrained` the path "

@@ -8,6 +8,9 @@ from pathlib import Path
 import torch, torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
+import timm
+from timm.models import adapt_input_conv
+from safetensors.torch import load_file
 from ..arguments import COUNT, FLAG, TEXT, checked, instance
 from .kinds import CHANNELS, MODULE, PRETRAINED, STATS, pair
 
@@ -71,7 +74,7 @@ class Encoder(nn.Module):
         "Find `channels` and `strides`, and leave out modules that no map needs (norms, convolutions of the classifier)"
         maps,idle = self._probe()
         if idle:
-            _drop(self, idle)
+            drop_modules(self, idle)
             maps,_ = self._probe()
         strides = [_stride((self.input_size or _PROBE)[0], o.shape[-2]) for o in maps]
         self.taps = sorted({s: i for i,s in enumerate(strides)}.values()) if self.pyramid else [len(maps)-1]
@@ -84,12 +87,12 @@ def _stride(size, out) -> int:
     two"""
     return size//out if size % out == 0 else 2**round(math.log2(size/out))
 
-def _drop(module, idle, prefix=''):
+def drop_modules(module, idle, prefix=''):
     "Put `Identity` for each child of which all parameters are among the names `idle`"
     for name,child in module.named_children():
         names = [f'{prefix}{name}.{k}' for k,_ in child.named_parameters()]
         if names and idle.issuperset(names): setattr(module, name, nn.Identity())
-        else: _drop(child, idle, f'{prefix}{name}.')
+        else: drop_modules(child, idle, f'{prefix}{name}.')
 
 def _nchw(x) -> Tensor: return x.permute(0, 3, 1, 2)
 
@@ -143,7 +146,7 @@ def create_encoder(
     "The body of a classifier, for a head to stand on. torchvision's keep their names under `body.`"
     source,name = _resolve(arch)
     fname = None if isinstance(pretrained, bool) else Path(pretrained)
-    sd    = None if fname is None else _read_weights(fname)
+    sd    = None if fname is None else read_weights(fname)
     make  = _from_torchvision if source == 'torchvision' else _from_timm
     try: enc,known = make(name, pretrained is True, n_in, pyramid)
     except OSError as e:
@@ -154,7 +157,6 @@ def create_encoder(
 
 def _resolve(arch) -> tuple[str,str]:
     "Whose it is, 'torchvision' or 'timm', and its name there; `ValueError` for what is no encoder"
-    import timm
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
     if not isinstance(arch, str) and (name not in list_models() or get_model_builder(name) is not arch):
         raise ValueError(f"{arch!r} is no builder of torchvision.models; an encoder is one of torchvision's "
@@ -182,7 +184,7 @@ def _from_torchvision(name, pretrained, n_in, pyramid):
     init  = dict(init_weights=True) if name in ('googlenet', 'inception_v3') and not pretrained else {}
     model = get_model(name, weights='DEFAULT' if pretrained else None, **init)
     known = set(model.state_dict())
-    if n_in != 3: _set_n_in(model, n_in, pretrained)
+    if n_in != 3: set_n_in(model, n_in, pretrained)
     body = OrderedDict()
     for k,m in model.named_children():
         if k in _ENDS: break
@@ -193,9 +195,8 @@ def _from_torchvision(name, pretrained, n_in, pyramid):
     mean,std = ((.5,)*3,(.5,)*3) if name in ('googlenet', 'inception_v3') else (t.mean,t.std)
     return TorchvisionEncoder(nn.Sequential(body), name, n_in, pyramid, mean=mean, std=std), lambda: known
 
-def _set_n_in(model, n_in, keep):
+def set_n_in(model, n_in, keep):
     "Give the first convolution of `model` `n_in` channels; `keep` its weights, adapted, or draw new ones"
-    from timm.models import adapt_input_conv
     name,old = next((k,m) for k,m in model.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(n_in, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     if keep:
@@ -206,7 +207,6 @@ def _set_n_in(model, n_in, keep):
 
 def _from_timm(name, pretrained, n_in, pyramid):
     "The encoder, and a function for the names in a file of the whole classifier"
-    import timm
     # `global_pool` stays as it is: with another one some nets get a norm that the weights lack, and timm leaves it
     # random
     kind = dict(features_only=True) if pyramid else dict(num_classes=0)
@@ -220,11 +220,10 @@ def _from_timm(name, pretrained, n_in, pyramid):
         return {k for k,_ in (*model.named_parameters(), *model.named_buffers())}
     return enc,known
 
-def _read_weights(fname) -> dict[str,Tensor]:
+def read_weights(fname) -> dict[str,Tensor]:
     "The tensors of a file by name, out of what is wrapped round them"
     if not fname.is_file():
         raise FileNotFoundError(f"no file {fname}; `pretrained` is True, False or the path of a state dict")
-    from safetensors.torch import load_file # comes with timm
     try:
         if fname.suffix == '.safetensors': sd = load_file(fname)
         else: sd = torch.load(fname, map_location='cpu', weights_only=True)
@@ -261,7 +260,6 @@ def _unprefixed(sd, names) -> dict[str,Tensor]:
 
 def _load(enc, sd, fname, known):
     "Fill all of `enc` from the tensors `sd` of `fname`, which may hold the whole classifier: the names `known`"
-    from timm.models import adapt_input_conv
     own   = enc.body.state_dict()
     want  = {_plain(k): (k, v) for k,v in own.items()}
     assert len(want) == len(own)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
-from .encoders import _read_weights
+from timm.models import adapt_input_conv
+from .encoders import read_weights
 from .layers import conv_relu, scaled
 
 __all__ = ['VGG16']
@@ -49,7 +50,7 @@ class VGG16(nn.Module):
         return self
 
     def _weights(self, name, pretrained):
-        if pretrained is not True: return _read_weights(Path(pretrained)),f'{pretrained}'
+        if pretrained is not True: return read_weights(Path(pretrained)),f'{pretrained}'
         try: return get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True),name
         except OSError as e:
             raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of "
@@ -57,7 +58,6 @@ class VGG16(nn.Module):
 
     def _fill(self, own:list[Tensor], sd, prefix, name, source):
         "Copy the tensors under `prefix` to those of `own`, both in the order of the layers"
-        from timm.models import adapt_input_conv
         came = [v for k,v in sd.items() if k.startswith(prefix)][:len(own) if prefix == 'classifier.' else None]
         if prefix == 'features.' and came and came[0].ndim == 4 and came[0].shape[1] == 3 != self.n_in:
             came[0] = adapt_input_conv(self.n_in, came[0])

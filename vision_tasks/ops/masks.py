@@ -2,8 +2,9 @@
 from __future__ import annotations
 import numpy as np
 from ..arguments import FRACTION, WIDTH_HEIGHT, Kind, checked, choice, numbers
-from .polygons import _FINE, _fill, _loops, _polygon
-from .rle import _bool, _image_size, _rle_size, _rles, _runs_to_mask, _turns, _what, rle_counts
+from .polygons import FINE, check_polygon, fill_polygon, loops
+from .rle import (check_bool, check_image_size, check_rle_size, mask_of_runs, rle_counts, rles_of_turns, turns_of,
+                  what_mask)
 
 __all__ = ['VOID', 'decode_mask', 'encode_rle', 'encode_instances', 'paste_rle', 'mask_polygons', 'mask_bbox',
            'mask_extent']
@@ -17,16 +18,16 @@ def decode_mask(
     size:tuple[int,int], # (w, h) in pixels of the image
 ) -> np.ndarray:         # (h, w) bool; the array itself where `mask` is one
     "The pixels of one object, to the pixel as COCO has them; polygons are united, and no polygon is an empty mask"
-    w,h = _image_size(size)
-    if isinstance(mask, dict): return _runs_to_mask(rle_counts.unchecked(mask), _rle_size(mask, (h, w)))
+    w,h = check_image_size(size)
+    if isinstance(mask, dict): return mask_of_runs(rle_counts.unchecked(mask), check_rle_size(mask, (h, w)))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
         if mask.shape == (h, w): return mask
         raise ValueError(f"mask: expected (h, w) = {(h, w)} as the image's, got {mask.shape}")
     if not isinstance(mask, (list, tuple)):
-        raise ValueError(f"mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got {_what(mask)}; "
-                         "write [polygon] for one polygon, mask > 0 for an array of numbers")
+        raise ValueError("mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got "
+                         f"{what_mask(mask)}; write [polygon] for one polygon, mask > 0 for an array of numbers")
     out = np.zeros((h, w), bool)
-    for i,p in enumerate(mask): out |= _fill(_polygon(p, i), w, h)
+    for i,p in enumerate(mask): out |= fill_polygon(check_polygon(p, i), w, h)
     return out
 
 def check_mask(
@@ -34,19 +35,19 @@ def check_mask(
     size:tuple[int,int], # (w, h) in pixels of the image
 ):
     "Raise `ValueError` where `decode_mask` would, without decoding"
-    w,h = _image_size(size)
+    w,h = check_image_size(size)
     if isinstance(mask, dict):
-        _rle_size(mask, (h, w))
+        check_rle_size(mask, (h, w))
         rle_counts(mask)
     elif isinstance(mask, (list, tuple)):
-        for i,p in enumerate(mask): _polygon(p, i)
+        for i,p in enumerate(mask): check_polygon(p, i)
     else: decode_mask(mask, size)   # an array: nothing to decode
 
 def encode_rle(
     mask:np.ndarray, # (h, w) bool
 ) -> dict:           # size [h, w] and counts, COCO's compressed string
     "`mask` as COCO's run lengths, ready for json"
-    return _rles([_turns(_bool(mask).T.ravel())], mask.shape)[0]   # column by column
+    return rles_of_turns([turns_of(check_bool(mask).T.ravel())], mask.shape)[0]   # column by column
 
 @checked(ids=Kind("an array (h, w) of whole numbers, 0 or more", lambda o: isinstance(o, np.ndarray) and o.ndim == 2 and
                   o.dtype.kind in 'ui' and o.size > 0 and o.min() >= 0))
@@ -66,7 +67,7 @@ def encode_instances(
     bboxes = np.concatenate([np.minimum.reduceat(np.stack([x1, y1], 1), first),
                              np.maximum.reduceat(np.stack([x2, y2], 1), first) + 1], 1).astype(np.float32)
     turns = [runs[i:j].ravel() for i,j in zip(first, [*first[1:], len(runs)])]
-    return values,_rles([o[o < flat.size] for o in turns], (h, w)),bboxes
+    return values,rles_of_turns([o[o < flat.size] for o in turns], (h, w)),bboxes
 
 @checked(probs=numbers((None, None, None), what="probabilities (n, m, m)"), size=WIDTH_HEIGHT,
          bboxes=numbers((None, 4), what="boxes (n, 4) in pixels"), thresh=FRACTION)
@@ -79,7 +80,7 @@ def paste_rle(
     """The pixels of each object, without ever making an image of them. The mask is interpolated bilinearly at the
     centers of the pixels, as torch's `grid_sample` does; torchvision's `paste_masks_in_image` first rounds the box to
     whole pixels, and is up to half a pixel off. A box that holds no center of a pixel gives an empty mask"""
-    probs,bboxes,size = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64),_image_size(size)
+    probs,bboxes,size = np.asarray(probs, np.float32),np.asarray(bboxes, np.float64),check_image_size(size)
     m = probs.shape[-1] if probs.ndim else 0
     if probs.shape != (len(probs) if m else 0, m, m) or bboxes.shape != (len(probs), 4):
         raise ValueError(f"expected probs (n, m, m) and bboxes (n, 4), got {probs.shape} and {bboxes.shape}")
@@ -89,7 +90,7 @@ def paste_rle(
     probs = np.pad(probs, ((0, 0), (1, 1), (1, 1)))
     middle,half = (bboxes[:,2:] + bboxes[:,:2])*.5,(bboxes[:,2:] - bboxes[:,:2])*.5*((m + 2)/m)
     boxes = np.concatenate([middle - half, middle + half], 1).tolist()
-    return _rles([_paste(p, b, size, thresh) for p,b in zip(probs, boxes)], size[::-1])
+    return rles_of_turns([_paste(p, b, size, thresh) for p,b in zip(probs, boxes)], size[::-1])
 
 @checked(holes=choice('raise', 'fill'))
 def mask_polygons(
@@ -100,7 +101,7 @@ def mask_polygons(
     touch at a corner are apart, so that what they surround is no hole"""
     x,y,x2,y2 = mask_bbox(mask).astype(int).tolist()
     if x == x2: return []
-    edges,starts = _loops(np.pad(mask[y:y2,x:x2], 1).astype(np.int8))
+    edges,starts = loops(np.pad(mask[y:y2,x:x2], 1).astype(np.int8))
     # twice the shoelace formula of right angles: below zero where the pixels are inside, above for a hole
     inner = np.add.reduceat((edges[:,1,0] - edges[:,0,0])*edges[:,0,1], starts) > 0
     outlines = np.split((edges + [x, y]).astype(np.float32).reshape(-1, 2), 2*starts[1:])
@@ -116,7 +117,7 @@ def mask_bbox(
     mask:np.ndarray, # (h, w) bool
 ) -> np.ndarray:     # (4,) float32 x1 y1 x2 y2 in pixels, right and bottom edge exclusive
     "The tight box around `mask`; all zeros for an empty one"
-    (ys,xs) = (np.flatnonzero(_bool(mask).any(d)) for d in (1, 0))
+    (ys,xs) = (np.flatnonzero(check_bool(mask).any(d)) for d in (1, 0))
     return np.array([xs[0], ys[0], xs[-1]+1, ys[-1]+1] if len(xs) else [0]*4, np.float32)
 
 @checked(size=WIDTH_HEIGHT)
@@ -125,16 +126,16 @@ def mask_extent(
     size:tuple[int,int], # (w, h) in pixels of the image
 ) -> np.ndarray:         # (4,) float32 x1 y1 x2 y2 in pixels, as of `mask_bbox`
     "The tight box around the pixels of `mask`; run lengths are not decoded, polygons no farther than they reach"
-    size = _image_size(size)
-    if isinstance(mask, dict): return _runs_bbox(rle_counts.unchecked(mask), _rle_size(mask, size[::-1])[0])
+    size = check_image_size(size)
+    if isinstance(mask, dict): return _runs_bbox(rle_counts.unchecked(mask), check_rle_size(mask, size[::-1])[0])
     if not isinstance(mask, (list, tuple)) or not len(mask): return mask_bbox(decode_mask.unchecked(mask, size))
-    parts = [_polygon(p, i) for i,p in enumerate(mask)]
+    parts = [check_polygon(p, i) for i,p in enumerate(mask)]
     p = np.concatenate(parts)
     if not ((p >= 0).all() and (p <= size).all()): return mask_bbox(decode_mask.unchecked(mask, size))
     corner = np.floor(p.min(0)).astype(np.int64)
     window = np.minimum(np.ceil(p.max(0)) + 1, size).astype(np.int64) - corner
     # moved on the grid on which outlines are drawn, where whole pixels are exact
-    moved = [((_FINE*o + .5).astype(np.int64) - _FINE*corner)/_FINE for o in parts]
+    moved = [((FINE*o + .5).astype(np.int64) - FINE*corner)/FINE for o in parts]
     box = mask_bbox(decode_mask.unchecked(moved, window.tolist()))
     return box + np.tile(corner, 2).astype(np.float32) if box.any() else box
 
@@ -150,13 +151,13 @@ def _runs_bbox(counts, h):   # as of `rle_counts` -> (4,) float32
 
 # --- probabilities
 
-def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2 -> turns, as of `_turns`
+def _paste(p, box, size, thresh):   # p (m, m); box x1 y1 x2 y2 -> turns, as of `turns_of`
     (x,across),(y,down) = (_taps(*box[i::2], size[i], len(p)) for i in (0, 1))
     (w,h),(ww,wh) = size,(len(across), len(down))
     # the window only; zeros end each of its columns, unless that is the image's and runs go on in the next one
     columns = np.zeros((ww + 1, wh + (wh < h)), bool)
     np.greater(across@p.T@down.T, thresh, out=columns[:ww,:wh])
-    column,row = np.divmod(_turns(columns.ravel()), columns.shape[1])
+    column,row = np.divmod(turns_of(columns.ravel()), columns.shape[1])
     turns = (x + column)*h + y + row
     return turns[turns < w*h]
 

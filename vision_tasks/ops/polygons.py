@@ -2,7 +2,7 @@
 from __future__ import annotations
 import numpy as np
 from ..arguments import brief
-from .rle import _runs_to_mask
+from .rle import mask_of_runs
 
 __all__ = []
 
@@ -13,14 +13,14 @@ def join_polygons(
     in it. Raises `ValueError` where there is none to begin with"""
     if not len(polygons):
         raise ValueError("polygons: expected one or more, got none; drop the object, or keep its mask []")
-    first,*rest = [_polygon(p, i) for i,p in enumerate(polygons)]
+    first,*rest = [check_polygon(p, i) for i,p in enumerate(polygons)]
     # from the first point out to each further part, around it, and back on the same line
     ways = [o for p in rest for o in (first[:1], p, p[:1])]
     return np.concatenate([first, *ways, *([first[:1]] if rest else [])])
 
 # --- polygons
 
-def _polygon(p, i):   # -> (m, 2) float64
+def check_polygon(p, i):   # -> (m, 2) float64
     "Polygon number `i` as vertices, checked"
     try: a = np.asarray(p, np.float64)
     except (TypeError, ValueError, OverflowError): a = np.empty(())   # the last: a whole number beyond all floats
@@ -31,18 +31,18 @@ def _polygon(p, i):   # -> (m, 2) float64
     if (np.abs(a) < 1e6).all(): return a   # wild numbers are faults of the file
     raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {brief(p)}; fix the polygon")
 
-_FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
+FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
 
 _SOME = 2**18   # crossings at a time, so that memory is bounded whatever the polygon
 
-def _fill(p, w, h):   # (m, 2) -> (h, w) bool
+def fill_polygon(p, w, h):   # (m, 2) -> (h, w) bool
     "The pixels inside polygon `p` by the even-odd rule, where COCO's rounding puts its outline"
-    a = (_FINE*p + .5).astype(np.int64)   # towards zero, as C casts; for numbers below zero it matters
+    a = (FINE*p + .5).astype(np.int64)   # towards zero, as C casts; for numbers below zero it matters
     b = np.roll(a, -1, 0)
     # the columns of pixels over whose middle each edge steps, from grid column 5x + 2 to 5x + 3 or back, in the image
     left,right = np.minimum(a[:,0], b[:,0]),np.maximum(a[:,0], b[:,0])
-    first = np.maximum(-((_FINE//2 - left)//_FINE), 0)
-    n     = np.maximum(np.minimum((right - _FINE//2 - 1)//_FINE, w - 1) + 1 - first, 0)
+    first = np.maximum(-((FINE//2 - left)//FINE), 0)
+    n     = np.maximum(np.minimum((right - FINE//2 - 1)//FINE, w - 1) + 1 - first, 0)
     some  = np.flatnonzero(n)
     parts = np.split(some, np.flatnonzero(np.diff(n[some].cumsum()//_SOME)) + 1)
     turns,kept = [np.empty(0, np.int64)],0
@@ -51,7 +51,7 @@ def _fill(p, w, h):   # (m, 2) -> (h, w) bool
         # two turns at one place change nothing: without them there are never more than pixels
         if sum(map(len, turns)) > 2*kept + 9*_SOME: turns = [_odd(np.concatenate(turns))]; kept = len(turns[0])
     turns = np.sort(np.concatenate(turns))
-    return _runs_to_mask(np.diff(turns, prepend=0, append=w*h), (h, w))
+    return mask_of_runs(np.diff(turns, prepend=0, append=w*h), (h, w))
 
 def _odd(o):   # (k,) -> the values that occur an odd number of times
     values,n = np.unique(o, return_counts=True)
@@ -68,7 +68,7 @@ def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
     slope = v/np.where(u != 0, u, 1)
     edge  = np.repeat(np.arange(len(a)), n)
     x     = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n - first, n)
-    c     = _FINE*x + _FINE//2
+    c     = FINE*x + FINE//2
     steep,slope,lx,ly = steep[edge],slope[edge],low[edge,0],low[edge,1]
     # a flat edge has one grid row in each grid column: the upper of the two
     at = lambda t: (ly + slope*t + .5).astype(np.int64)
@@ -81,11 +81,11 @@ def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
     t = t - 1 + before(t) + (before(t) & before(t + 1))
     y = np.where(steep, ly + t.astype(np.int64), y)
     # `h` is the top of the next column, which starts outside
-    return x*h + ((y + _FINE//2)//_FINE).clip(0, h)
+    return x*h + ((y + FINE//2)//FINE).clip(0, h)
 
 # --- outlines
 
-def _loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) level edges, start and end x y; where each loop begins
+def loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) level edges, start and end x y; where each loop begins
     "The outlines of the ones in `p`, which are to the right of each edge; loop after loop, upright edges left out"
     (y,x1,x2,right),(x,y1,y2,up) = _edges(p),_edges(p.T)
     x1,x2 = np.where(right, [x1, x2], [x2, x1])

@@ -7,12 +7,13 @@ __all__ = ['rle_counts']
 
 _RLE = Kind("an RLE, which is a dict(size=[h, w], counts=...)", lambda o: isinstance(o, dict))
 
-_MOST = 2**32   # COCO's maskApi counts pixels in 32 bits; also what keeps sizes from taking all memory, or wrapping
+# COCO's maskApi counts pixels in 32 bits; this also keeps sizes from taking all memory, or wrapping
+MAX_PIXELS = 2**32
 
-def _image_size(size):   # -> w, h
+def check_image_size(size):   # -> w, h
     try: (w,h),ok = size,True
     except (TypeError, ValueError): ok = False
-    if ok and is_whole(w) and is_whole(h) and w >= 0 and h >= 0 and int(w)*int(h) < _MOST: return int(w),int(h)
+    if ok and is_whole(w) and is_whole(h) and w >= 0 and h >= 0 and int(w)*int(h) < MAX_PIXELS: return int(w),int(h)
     raise ValueError("size: expected (w, h) of the image as two whole numbers whose product is below 2**32, got "
                      f"{brief(size)}")
 
@@ -21,7 +22,7 @@ def rle_counts(
     rle:dict,        # size [h, w]; counts: str or bytes as COCO compresses them, or a list of whole numbers
 ) -> np.ndarray:     # (k,) int64, sum h*w
     "The lengths of the runs of `rle`, column by column, zeros and ones in turn, zeros first (a length that may be 0)"
-    (h,w),counts = _rle_size(rle),rle['counts']
+    (h,w),counts = check_rle_size(rle),rle['counts']
     if isinstance(counts, (str, bytes, bytearray)): n = _decompress(counts)
     else:
         try: n = np.asarray(counts)
@@ -37,23 +38,24 @@ def rle_counts(
                          "is the size that of another image, or the file cut?")
     return n.astype(np.int64)
 
-def _bool(mask):
+def check_bool(mask):
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool: return mask
-    raise ValueError(f"mask: expected an (h, w) bool array, got {_what(mask)}; write mask > 0, or `decode_mask` first")
+    raise ValueError(f"mask: expected an (h, w) bool array, got {what_mask(mask)}; write mask > 0, "
+                     "or `decode_mask` first")
 
-def _what(o): return f"an array of shape {o.shape}, type {o.dtype}" if isinstance(o, np.ndarray) else brief(o)
+def what_mask(o): return f"an array of shape {o.shape}, type {o.dtype}" if isinstance(o, np.ndarray) else brief(o)
 
 # --- run lengths
 
-def _turns(flat):         # (k,) bool -> where runs begin, of ones and of zeros in turn
+def turns_of(flat):         # (k,) bool -> where runs begin, of ones and of zeros in turn
     turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return np.append(0, turns) if flat[:1].any() else turns
 
-def _rles(turns, size):   # turns: list of (k,); size: (h, w)
+def rles_of_turns(turns, size):   # turns: list of (k,); size: (h, w)
     counts = _compress([np.diff(o, prepend=0, append=size[0]*size[1]) for o in turns])
     return [dict(size=list(size), counts=o) for o in counts]
 
-def _rle_size(rle, expected=None):
+def check_rle_size(rle, expected=None):
     try: (h,w),_ = rle['size'],rle['counts']
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"RLE: expected dict(size=[h, w], counts=...), got {brief(rle)}; fix the mask") from None
@@ -61,15 +63,15 @@ def _rle_size(rle, expected=None):
     except (TypeError, ValueError, OverflowError): ok = False   # OverflowError: int(inf)
     if not ok: raise ValueError("RLE: expected size [h, w] as two positive whole numbers of pixels, got "
                                 f"{brief(rle['size'])}; fix the size")
-    if h*w >= _MOST: raise ValueError(f"RLE: expected size [h, w] with fewer than 2**32 pixels, got {brief([h, w])}; "
-                                      "fix the size")
+    if h*w >= MAX_PIXELS: raise ValueError("RLE: expected size [h, w] with fewer than 2**32 pixels, got "
+                                           f"{brief([h, w])}; fix the size")
     if expected in (None, (h, w)): return h,w
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the image's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
     around an object is not decoded. `size`: (w, h) of the image; no column for an empty mask"""
-    (h,_),counts = _rle_size(rle, _image_size(size)[::-1]),rle_counts.unchecked(rle)
+    (h,_),counts = check_rle_size(rle, check_image_size(size)[::-1]),rle_counts.unchecked(rle)
     if len(counts) < 2: return 0,np.zeros((0, h), bool)
     last  = len(counts) - len(counts)%2          # without the zeros at the end
     first = int(counts[0])//h
@@ -81,7 +83,7 @@ def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
     flat[:len(some)] = some
     return first,flat.reshape(n, h)
 
-def _runs_to_mask(counts, size):   # (k,), column by column, zeros first; (h, w) -> (h, w) bool
+def mask_of_runs(counts, size):   # (k,), column by column, zeros first; (h, w) -> (h, w) bool
     flat = np.repeat(np.arange(len(counts))%2 == 1, counts)
     return np.ascontiguousarray(flat.reshape(size[::-1]).T)
 

@@ -8,7 +8,7 @@ from ..arguments import brief, is_number
 
 __all__ = []
 
-def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
+def resample_map(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
     "Maps `p` at the centers of the pixels of `rect` of the file, which `view` lays on them; bilinear"
     whole = tuple(round(o) for o in view.dst)
     if np.allclose((*rect, *whole), (*view.src, *view.dst), rtol=0, atol=1e-6):
@@ -26,19 +26,19 @@ def _resample(p, rect, view):   # (c, h, w) -> (c, y2-y1, x2-x1)
     xy = torch.stack([x.expand(len(y), -1), y[:,None].expand(-1, len(x))], -1)
     return F.grid_sample(p[None], xy[None], mode='bilinear', padding_mode='border', align_corners=False)[0]
 
-def _check_scale(scale) -> tuple[float,float]:
+def check_scale(scale) -> tuple[float,float]:
     xy = tuple(scale) if isinstance(scale, (tuple, list, np.ndarray)) and np.ndim(scale) else (scale, scale)
     if len(xy) == 2 and all(is_number(o) and 0 < o <= 100 for o in xy): return xy
     raise ValueError("scale: expected one number above 0 and up to 100, or two, (x, y): network pixels per image "
                      f"pixel, got {brief(scale)}")
 
-def _starts(n, tile):
+def tile_starts(n, tile):
     "Where tiles begin that cover `n` pixels and overlap by half"
     if n <= tile: return [0]
     k = -(-(n-tile)//max(tile//2, 1)) + 1
     return np.linspace(0, n-tile, k).round().astype(int).tolist()
 
-def _window(start, tile, starts):
+def tile_weights(start, tile, starts):
     "(tile,) weights: at each border that is inside the picture an eighth counts nothing, and as much rises to 1"
     m,i = tile//8,torch.arange(tile)
     w = torch.ones(tile)
@@ -46,7 +46,7 @@ def _window(start, tile, starts):
     if start != starts[-1]: w = w*((tile - m - i)/max(m, 1)).clamp(0, 1)
     return w
 
-def _extend(image, pads):
+def extend_image(image, pads):
     "`image` with (left, right, top, bottom) more pixels, mirrored, or where there are too few to mirror, repeated"
     l,r,t,b = pads
     fits = max(l, r) < image.shape[-1] and max(t, b) < image.shape[-2]

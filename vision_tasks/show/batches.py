@@ -4,11 +4,11 @@ import re
 import numpy as np
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_detach
-from .layout import _columns, _grid, _hwc
+from .layout import as_hwc, columns_for, image_grid
 
 __all__ = []
 
-class _TaskDL(TfmdDL):
+class TaskDL(TfmdDL):
     def __iter__(self):
         try: yield from super().__iter__()
         except Exception as e:
@@ -37,8 +37,8 @@ class _TaskDL(TfmdDL):
     def show_images(self, b, max_n:int=9, ncols:int=None):
         "Draw `max_n` images of batch `b`, which has nothing else"
         items = [o[0] for o in self.decode_batch(b, max_n)]
-        _,axs = _grid(len(items), ncols or _columns(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
-        for ax,x in zip(axs, items): ax.imshow(_hwc(x))
+        _,axs = image_grid(len(items), ncols or columns_for(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
+        for ax,x in zip(axs, items): ax.imshow(as_hwc(x))
 
     def has_object(self, a):
         "Whether there is something to be seen of the ground truth of `a`, an `Annotation`"

@@ -7,14 +7,14 @@ from fastai.vision.core import TensorImage
 from ..data.class_masks import decode_class_mask
 from ..data.items import ClassMask
 from ..ops.colours import is_background
-from .batches import _TaskDL
+from .batches import TaskDL
 from .draw import paint_classes
 from .labels import plot_top_losses
-from .layout import _columns, _grid, _hwc, _legend
+from .layout import as_hwc, class_legend, columns_for, image_grid
 
 __all__ = ['SegmentationDL']
 
-class SegmentationDL(_TaskDL):
+class SegmentationDL(TaskDL):
     "Draws images beside their class masks over a grey version; results with image, ground truth and prediction"
     def has_object(self, a):
         m = decode_class_mask(a.mask, a.size)
@@ -28,11 +28,11 @@ class SegmentationDL(_TaskDL):
         if not show: return self._pre_show_batch(b, max_n=max_n)
         if not self.has_truth: return self.show_images(b, max_n, ncols)
         items = self.decode_batch(b, max_n)
-        fig,axs = _grid(2*len(items), 2*(ncols or _columns(len(items), 3)), aspect=b[0].shape[-2]/b[0].shape[-1],
-                        width=2.2)
+        fig,axs = image_grid(2*len(items), 2*(ncols or columns_for(len(items), 3)),
+                             aspect=b[0].shape[-2]/b[0].shape[-1], width=2.2)
         for i,(x,y) in enumerate(items):
-            axs[2*i].imshow(_hwc(x)); axs[2*i+1].imshow(paint_classes(_hwc(x), _indices(y), self.vocab, alpha))
-        _legend(fig, self.vocab, _classes(y for _,y in items))
+            axs[2*i].imshow(as_hwc(x)); axs[2*i+1].imshow(paint_classes(as_hwc(x), _indices(y), self.vocab, alpha))
+        class_legend(fig, self.vocab, classes_of_masks(y for _,y in items))
 
     def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, alpha=.65,
                      **kwargs):
@@ -48,21 +48,21 @@ class SegmentationDL(_TaskDL):
 
 def _indices(y): return y.as_subclass(Tensor).cpu().numpy()
 
-def _classes(masks): return sorted({i for m in masks for i in np.unique(_indices(m)).tolist()})
+def classes_of_masks(masks): return sorted({i for m in masks for i in np.unique(_indices(m)).tolist()})
 
 def _mask_results(samples, preds, losses=None, ncols=None, vocab=(), alpha=.65):
     "Images, their ground truth, `samples` of (image, mask), and (h, w) `preds`, which may be of the centre alone"
     preds = [_centred(p, y.shape[-2:]) for p,(_,y) in zip(preds, samples)]
     h,w = samples[0][0].shape[-2:]
-    fig,axs = _grid(3*len(samples), 3*(ncols or _columns(len(samples), 2)), aspect=h/w, width=2., titles=True)
+    fig,axs = image_grid(3*len(samples), 3*(ncols or columns_for(len(samples), 2)), aspect=h/w, width=2., titles=True)
     for i,((x,y),p) in enumerate(zip(samples, preds)):
         t,on = _indices(y),(_indices(y) != 255) & (_indices(p) != 255)
         right = f'{(t == _indices(p))[on].mean():.1%} correct' if on.any() else 'all void'
-        axs[3*i].imshow(_hwc(x))
+        axs[3*i].imshow(as_hwc(x))
         axs[3*i].set_title('Image' if losses is None else f'Image, loss {float(losses[i]):.2f}', fontsize=8)
         for ax,m,title in ((axs[3*i+1], t, 'Ground truth'), (axs[3*i+2], _indices(p), f'Prediction, {right}')):
-            ax.imshow(paint_classes(_hwc(x), m, vocab, alpha)); ax.set_title(title, fontsize=8)
-    _legend(fig, vocab, _classes([*(y for _,y in samples), *preds]))
+            ax.imshow(paint_classes(as_hwc(x), m, vocab, alpha)); ax.set_title(title, fontsize=8)
+    class_legend(fig, vocab, classes_of_masks([*(y for _,y in samples), *preds]))
 
 def _centred(p, hw):
     "`p` in the middle of `hw` pixels, the rest void"

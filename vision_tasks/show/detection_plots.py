@@ -1,9 +1,10 @@
 "Curves of detections: precision against recall, F-beta against the threshold"
 from __future__ import annotations
+import matplotlib.pyplot as plt
 import numpy as np
 from ..arguments import IOU, checked
-from ..metrics.detection import _area_below
-from ..metrics.detection_curves import _best_cut, _counted, _cuts, _f_beta
+from ..metrics.detection import area_below
+from ..metrics.detection_curves import best_cut, counted_detections, cuts_of_scores, f_beta_of_cuts
 from ..ops.colours import class_colours
 
 __all__ = ['plot_precision_recall', 'plot_f_threshold']
@@ -15,7 +16,6 @@ _NAMED = 20   # curves that have names and colours of their own
 def _plot(o, draw, ax, title, legend):
     """Let `draw(ax, scores, hit, n, **style)` return a line and what the legend says of it: of each class of `o` with
     ground truth, and, in black, of all together. The legend is to the right of the axes, where it covers no curve"""
-    import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(7.6, 4.5), layout='constrained')[1]
     some = np.flatnonzero(o.n)
     named,colours = len(some) <= _NAMED,class_colours(o.vocab)
@@ -46,11 +46,11 @@ def plot_precision_recall(
     """Precision against recall of each class that has ground truth, as in `detection_curve`, and of all detections
     together (micro), with the area below the interpolated curve; more than 20 classes have no names"""
     def draw(ax, scores, hit, n, **style):
-        _,tp,kept = (o[::-1] for o in _cuts(scores, hit))
+        _,tp,kept = (o[::-1] for o in cuts_of_scores(scores, hit))
         recall,precision = tp[1:]/n,tp[1:]/kept[1:]   # without the cut that keeps nothing
         x,y = np.append(0, recall),np.append(precision[:1], precision)
-        return ax.plot(x[:len(y)], y, **style)[0],f'{_area_below(recall, precision):.3f}'
-    ax = _plot(_counted(annotations, predictions, iou, vocab), draw, ax, f'Precision by recall, IoU {iou:g}',
+        return ax.plot(x[:len(y)], y, **style)[0],f'{area_below(recall, precision):.3f}'
+    ax = _plot(counted_detections(annotations, predictions, iou, vocab), draw, ax, f'Precision by recall, IoU {iou:g}',
                'Area below')
     ax.set(xlabel='Recall', ylabel='Precision')
     return ax
@@ -68,12 +68,13 @@ def plot_f_threshold(
     """F-beta against the threshold of each class that has ground truth, and of all detections together (micro), with
     the best threshold as a dot; more than 20 classes have no names"""
     def draw(ax, scores, hit, n, color, lw):
-        s,tp,kept = _cuts(scores, hit)
-        f = _f_beta(tp, kept, n, beta)
-        thresh,best = _best_cut(scores, hit, n, beta)
+        s,tp,kept = cuts_of_scores(scores, hit)
+        f = f_beta_of_cuts(tp, kept, n, beta)
+        thresh,best = best_cut(scores, hit, n, beta)
         ax.plot(thresh, best, 'o', color=color, ms=5+lw, mec='white', zorder=5, clip_on=False)
         line, = ax.plot(np.r_[0, s, 1], np.append(f, f[-1]), drawstyle='steps-post', color=color, lw=lw)
         return line,f'{best:.3f} at {thresh:.3f}'
-    ax = _plot(_counted(annotations, predictions, iou, vocab), draw, ax, f'F{beta:g} by threshold, IoU {iou:g}', 'Best')
+    title = f'F{beta:g} by threshold, IoU {iou:g}'
+    ax = _plot(counted_detections(annotations, predictions, iou, vocab), draw, ax, title, 'Best')
     ax.set(xlabel='Threshold', ylabel=f'F{beta:g}')
     return ax

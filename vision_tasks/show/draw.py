@@ -13,8 +13,8 @@ from ..data.image import read_image
 from ..data.targets import point_pairs
 from ..ops.colours import class_colours, is_background, palette
 from ..ops.masks import decode_mask
-from .layout import _GREY, _crowd_legend, _one_class
-from .names import _Name, _names_of, _write_below
+from .layout import GREY, crowd_legend, has_one_class
+from .names import PlacedName, names_of, write_below
 
 __all__ = ['show_annotation', 'paint_classes', 'draw_points']
 IMAGE  = Kind("a PIL image or an array (h, w, 3)", lambda o: isinstance(o, Image) or isinstance(o, np.ndarray) and
@@ -44,12 +44,12 @@ def show_annotation(
     if image is None: image = read_image(a.path)
     image = np.asarray(image.convert('RGB') if isinstance(image, Image) else image)
     image = image[...,:3] if image.ndim == 3 else np.stack([image]*3, -1)
-    one = vocab is not None and _one_class(vocab)
+    one = vocab is not None and has_one_class(vocab)
     vocab = list(vocab) if vocab is not None else sorted(set(a.labels))
-    colours = _object_colours(a.labels, vocab, one)
+    colours = object_colours(a.labels, vocab, one)
     if a.masks is not None:
         masks = [(decode_mask(m, a.size), *c) for m,c in zip(a.masks, colours)]
-        image = _overlay(image, masks, .45 if alpha is None else alpha)
+        image = overlay_masks(image, masks, .45 if alpha is None else alpha)
     if a.mask is not None and a.bboxes is None:
         image = paint_classes(image, decode_class_mask(a.mask, a.size), vocab, .65 if alpha is None else alpha)
     ax.imshow(image); ax.set_axis_off(); ax.set_anchor('N')
@@ -57,29 +57,29 @@ def show_annotation(
     names = ['']*len(a.labels) if one and a.bboxes is not None else a.labels
     if scores and a.scores is not None: names = [f'{o} {s:.2f}'.strip() for o,s in zip(names, a.scores)]
     said = a.points is not None or a.mask is not None
-    if a.bboxes is None: _write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(not said))
-    elif not len(a.bboxes): _write_below(ax, [('no object', 'grey')])
+    if a.bboxes is None: write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(not said))
+    elif not len(a.bboxes): write_below(ax, [('no object', 'grey')])
     else:
-        for b,n,(_,c) in zip(a.bboxes, names, colours): _draw_bbox(ax, b, n, c)
+        for b,n,(_,c) in zip(a.bboxes, names, colours): draw_bbox(ax, b, n, c)
     if a.points is not None:
         for one in a.points.reshape(-1, a.points.shape[-2], 2):
             draw_points(ax, one, point_names or [], skeleton, bool(point_names))
     if title: ax.set_title(title, fontsize=9)
-    if own and a.bboxes is not None: _crowd_legend(ax.figure, vocab, a.labels, len(a.bboxes))
+    if own and a.bboxes is not None: crowd_legend(ax.figure, vocab, a.labels, len(a.bboxes))
     return ax
 
 def _figsize(size, width=4.):
     "Inches for an image of `size` (w, h)"
     return width,min(max(width*size[1]/size[0], 1.), 8.) + .2
 
-def _object_colours(labels, vocab, one=False):
+def object_colours(labels, vocab, one=False):
     """[(colour of the mask, colour of box and outline)] of each object. Masks of one class differ in shade; with `one`,
     where the colour of the class would tell nothing, each object has a colour of its own"""
     if one: return [(c, c) for c in palette(len(labels))]
     colour,seen = class_colours(vocab),Counter()
     res = []
     for o in labels:
-        c = np.asarray(colour.get(o, _GREY))
+        c = np.asarray(colour.get(o, GREY))
         res.append((_shade(c, seen[o]), c))
         seen[o] += 1
     return res
@@ -89,7 +89,7 @@ def _shade(colour, k):
     share,to = [(0, 0), (.4, 1), (.35, 0), (.65, 1), (.55, 0)][k%5]
     return (1-share)*colour + share*to
 
-def _overlay(image, masks, alpha):
+def overlay_masks(image, masks, alpha):
     """`image`, grey under the masks, with every (mask, colour, colour of its outline) painted over it, the outline
     inside the mask and opaque"""
     out,thick = image.astype(np.float32),max(1, round(max(image.shape[:2])/250))
@@ -147,16 +147,16 @@ def _outlines(mask):   # -> (h, w) bool
             inside = inside & p[around] & (m[around] == mask)
     return ~inside
 
-def _draw_bbox(ax, b, name, colour, dashed=False):
+def draw_bbox(ax, b, name, colour, dashed=False):
     x1,y1,x2,y2 = (float(o)-.5 for o in b)   # pixel i covers i-.5 to i+.5 for matplotlib
     ax.add_patch(Rectangle((x1, y1), x2-x1, y2-y1, fill=False, ec=colour, lw=1.6, ls='--' if dashed else '-'))
-    names = _names_of(ax)
+    names = names_of(ax)
     names.points.append(((x1+x2)/2, (y1+y2)/2))   # no name is written over what a box is about
     if not name: return
     # above the box, within it, below it
     places = [(x, y, side, v) for y,v in ((y1, 'bottom'), (y1, 'top'), (y2, 'top'), (y2, 'bottom'))
               for x,side in ((x1, 'left'), (x2, 'right'))]
-    t = _Name(name, places, colour, fontsize=7, bbox=dict(boxstyle='square,pad=.15', fc=colour, ec='none'))
+    t = PlacedName(name, places, colour, fontsize=7, bbox=dict(boxstyle='square,pad=.15', fc=colour, ec='none'))
     names.texts.append(ax.add_artist(t))
 
 @checked(points=numbers((None, 2), (None, None, 2), what="(k, 2) points in pixels"), skeleton=PAIRS, names=FLAG,
@@ -173,10 +173,10 @@ def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     if ring: ax.scatter(*p.T, s=3*s, c='none', edgecolors=colour, linewidths=1., zorder=4)
     else:    ax.scatter(*p.T, s=s, c=colour, edgecolors='white', linewidths=rim, zorder=4)
     if not (names or (names is None and len(p) <= 20)): return
-    group = _names_of(ax)
+    group = names_of(ax)
     group.points += p[~np.isnan(p).any(1)].tolist()
     for (x,y),n,c in zip(p, vocab, colour):
         if np.isnan(x): continue
         places = [(x, y, h, v) for v in ('bottom', 'top') for h in ('left', 'right')]
-        t = _Name(n, places, c, pad=4, fontsize=6, bbox=dict(boxstyle='round,pad=.1', fc=c, ec='none', alpha=.8))
+        t = PlacedName(n, places, c, pad=4, fontsize=6, bbox=dict(boxstyle='round,pad=.1', fc=c, ec='none', alpha=.8))
         group.texts.append(ax.add_artist(t))

@@ -10,19 +10,19 @@ from ..ops.colours import class_colours, is_background
 __all__ = ['RIGHT', 'MISSED', 'FALSE']
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a true positive, a missed label, a false positive
 LEGEND = 'Green: found · orange, in brackets: missed · red, with +: false positive'
-_GREY  = .5,.5,.5                                    # of what is ignored, or not in the vocab
+GREY  = .5,.5,.5                                    # of what is ignored, or not in the vocab
 
-def _one_class(vocab): return len({*map(str, vocab)} - {NO_OBJECT, 'ignored'}) == 1
+def has_one_class(vocab): return len({*map(str, vocab)} - {NO_OBJECT, 'ignored'}) == 1
 
-def _legend(fig, vocab, idxs):
+def class_legend(fig, vocab, idxs):
     "The colours of the classes `idxs`, below the figure"
     named = class_colours(vocab)
     shown = {i: (named[str(vocab[i])], str(vocab[i])) for i in idxs if i < len(vocab)}
     if is_background(vocab): shown.pop(0, None)
     if 255 in idxs: shown[255] = 'black','void'
-    _colour_legend(fig, shown.values())
+    colour_legend(fig, shown.values())
 
-def _colour_legend(fig, shown, fontsize=7):
+def colour_legend(fig, shown, fontsize=7):
     "(colour, name) below the figure, which grows by its height"
     shown = list(shown)
     if not shown: return
@@ -34,18 +34,18 @@ def _colour_legend(fig, shown, fontsize=7):
     fig.legend([Rectangle((0, 0), 1, 1, fc=c) for c,_ in shown], [n for _,n in shown], loc='outside lower center',
                ncols=math.ceil(len(shown)/nrows), fontsize=fontsize, frameon=False)
 
-def _caption(fig, text, fontsize=9):
+def add_caption(fig, text, fontsize=9):
     "A title of the figure in as many lines as its width asks for; the figure grows by their height"
     width,height = fig.get_size_inches()
     lines = textwrap.wrap(text, max(12, int(width/(.0085*fontsize))))
     fig.set_size_inches(width, height + .019*fontsize*len(lines) + .05)
     fig.suptitle('\n'.join(lines), fontsize=fontsize)
 
-def _columns(n, most):
+def columns_for(n, most):
     "Columns, up to `most`, for `n` images: those that leave the fewest places empty, of these the most"
     return min(range(min(n, most), min(n, most)//2, -1), key=lambda c: -n%c)
 
-def _grid(n, ncols, aspect=1., lines=0, width=2.1, titles=False):
+def image_grid(n, ncols, aspect=1., lines=0, width=2.1, titles=False):
     """A figure and `n` axes in rows of `ncols`, for images of height/width `aspect` with `lines` of text below, and
     `titles` above; few images in a row are larger than `width` inches"""
     ncols = max(1, min(ncols, n)); nrows = math.ceil(n/ncols)
@@ -58,12 +58,12 @@ def _grid(n, ncols, aspect=1., lines=0, width=2.1, titles=False):
     for ax in axs.flat: ax.set_axis_off(); ax.set_anchor('N')
     return fig,axs.flatten()
 
-def _crowd_legend(fig, vocab, labels, most, limit=12):
+def crowd_legend(fig, vocab, labels, most, limit=12):
     "The colours of the classes, where there are more than `limit` objects in an image, so that not all names have room"
-    if most <= limit or _one_class(vocab): return
-    _colour_legend(fig, [(c, n) for n,c in class_colours(vocab).items() if n in labels])
+    if most <= limit or has_one_class(vocab): return
+    colour_legend(fig, [(c, n) for n,c in class_colours(vocab).items() if n in labels])
 
-def _hwc(x):
+def as_hwc(x):
     "A decoded image as (h, w, c) uint8 for matplotlib"
     x = x.as_subclass(Tensor).cpu()
     x = x*255 if x.is_floating_point() and x.max() <= 1.001 else x

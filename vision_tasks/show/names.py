@@ -11,7 +11,7 @@ __all__ = []
 
 # --- names that hide neither each other nor points
 
-class _Name(TextAt):
+class PlacedName(TextAt):
     "Text at one of several `places`, (x, y, horizontal, vertical alignment) each; not drawn where none of them is free"
     fits = True
     def __init__(self, text, places, colour, pad=0., **kwargs):
@@ -41,7 +41,7 @@ class _Name(TextAt):
         self.set(ha=ha, va=va)
 
     def draw(self, renderer):
-        names = _names_of(self.axes)
+        names = names_of(self.axes)
         names.texts = [t for t in names.texts if t.axes is self.axes]   # without those that were removed
         if self is names.texts[0]: names.arrange(renderer)   # drawn before the others: by now sizes are final
         if self.fits: super().draw(renderer)
@@ -63,12 +63,12 @@ class _Names:
                 t.fits = True; t.move(place); taken.append(box)
                 break
 
-def _names_of(ax):
+def names_of(ax):
     "The `_Names` of `ax`, kept on the axes themselves, so that both go together"
     if not hasattr(ax, 'image_names'): ax.image_names = _Names()
     return ax.image_names
 
-def _write_below(ax, lines, most=9, fontsize=8):
+def write_below(ax, lines, most=9, fontsize=8):
     "Coloured lines, (text, colour) each, under an image"
     if not lines: return
     if len(lines) > most: lines = lines[:most-1] + [(f'... and {len(lines)-most+1} more', 'grey')]

@@ -12,16 +12,17 @@ from ..data.items import BBoxLabels, PixelBBox, RegionProposals
 from ..data.targets import NO_OBJECT
 from ..ops.boxes import paired_iou
 from ..ops.masks import decode_mask, paste_rle
-from .batches import _TaskDL
-from .draw import _draw_bbox, _object_colours, _overlay
+from .batches import TaskDL
+from .draw import draw_bbox, object_colours, overlay_masks
 from .labels import plot_top_losses
-from .layout import FALSE, MISSED, RIGHT, _GREY, _caption, _columns, _crowd_legend, _grid, _hwc, _one_class
-from .names import _write_below
+from .layout import (FALSE, GREY, MISSED, RIGHT, add_caption, as_hwc, columns_for, crowd_legend, has_one_class,
+                     image_grid)
+from .names import write_below
 from .one_object import tensorboard_log
 
 __all__ = ['DetectionDL', 'InstanceDL']
 
-class DetectionDL(_TaskDL):
+class DetectionDL(TaskDL):
     "Draws images with the boxes, labels and masks, if any, of their objects; results with the ground truth dashed"
     def decode_batch(self, b, max_n=9, full=True):
         "fastai's `decode_batch` without the proposals, which are too many to be looked at"
@@ -34,14 +35,14 @@ class DetectionDL(_TaskDL):
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
         if not self.has_truth: return self.show_images(b, max_n, ncols)
-        items,vocab,one = self.decode_batch(b, max_n),list(self.vocab[1:]),_one_class(self.vocab)
+        items,vocab,one = self.decode_batch(b, max_n),list(self.vocab[1:]),has_one_class(self.vocab)
         real = [_real(*o) for _,*o in items]
-        fig,axs = _grid(len(items), ncols or _columns(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
-                        lines=int(not all(real)), width=2.6)
+        fig,axs = image_grid(len(items), ncols or columns_for(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
+                             lines=int(not all(real)), width=2.6)
         for ax,(x,*_),objects in zip(axs, items, real):
             _draw_objects(ax, x, objects, ['' if one and o[1] in vocab else o[1] for o in objects], vocab)
-            if not objects: _write_below(ax, [('no object', 'grey')])
-        _crowd_legend(fig, vocab, [o[1] for objects in real for o in objects], max(map(len, real)))
+            if not objects: write_below(ax, [('no object', 'grey')])
+        crowd_legend(fig, vocab, [o[1] for objects in real for o in objects], max(map(len, real)))
 
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
         """Draw `max_n` images of batch `b`: the ground truth dashed, orange where it was missed; the detections `out`
@@ -79,11 +80,11 @@ def _real(bboxes, names, *more):
 def _draw_objects(ax, x, objects, names, vocab, colours=None):
     """The image `x` with `objects`, (box, class name) or (box, class name, mask) each, and `names` on the boxes;
     `colours` of mask and box, None = by class"""
-    colours = _object_colours([o[1] for o in objects], vocab, _one_class(vocab)) if colours is None else colours
-    ax.imshow(_overlay(_hwc(x), [(o[2].bool().numpy(), *c) for o,c in zip(objects, colours) if len(o) > 2], .45))
+    colours = object_colours([o[1] for o in objects], vocab, has_one_class(vocab)) if colours is None else colours
+    ax.imshow(overlay_masks(as_hwc(x), [(o[2].bool().numpy(), *c) for o,c in zip(objects, colours) if len(o) > 2], .45))
     for (b,label,*_),n,(_,c) in zip(objects, names, colours):
         ignored = label not in vocab
-        _draw_bbox(ax, b.tolist(), n, _GREY if ignored else c, dashed=ignored)
+        draw_bbox(ax, b.tolist(), n, GREY if ignored else c, dashed=ignored)
 
 class InstanceDL(DetectionDL):
     "Draws images under the masks of their objects, with boxes and labels; results as ground truth beside prediction"
@@ -112,8 +113,8 @@ def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
     (boxes, class names, (k, m, m) probabilities, scores) in the same pixels, the best first; a class name that is
     `NO_OBJECT` is padding"""
     h,w = samples[0][0].shape[-2:]
-    one,sizes = _one_class(vocab),[0]
-    fig,axs = _grid(2*len(samples), 2*(ncols or _columns(len(samples), 2)), aspect=h/w, width=2.6, titles=True)
+    one,sizes = has_one_class(vocab),[0]
+    fig,axs = image_grid(2*len(samples), 2*(ncols or columns_for(len(samples), 2)), aspect=h/w, width=2.6, titles=True)
     for i,((x,*objects),answer) in enumerate(zip(samples, answers)):
         truth = _real(*objects)
         paste = lambda m, b: torch.from_numpy(decode_mask(*paste_rle(m[None].numpy(), b[None].numpy(), (w, h)), (w, h)))
@@ -123,14 +124,14 @@ def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
         names = ['' if one and n in vocab else n for _,n,_ in truth]
         names = [f'({n or "missed"})' if j in missed else n for j,n in enumerate(names)]
         _draw_objects(axs[2*i], x, truth, names, vocab)
-        colours = _object_colours([o[1] for o in found], vocab, one)
+        colours = object_colours([o[1] for o in found], vocab, one)
         colours = [(fill, c if ok else np.array(to_rgb(FALSE))) for (fill,c),ok in zip(colours, right)]
         names = [f'{"" if one else n} {s:.2f}'.strip() for _,n,_,s in found]
         _draw_objects(axs[2*i+1], x, [o[:3] for o in found], names, vocab, colours)
         axs[2*i].set_title('Ground truth' + ('' if losses is None else f', loss {float(losses[i]):.2f}'), fontsize=8)
         counts = f'{sum(right)} correct, {len(found)-sum(right)} false, {len(missed)} missed'
         axs[2*i+1].set_title(f'Prediction: {counts}', fontsize=8)
-    _crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in answers for n in o}, max(sizes))
+    crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in answers for n in o}, max(sizes))
 
 def _matched(truth, found, iou=.5):
     "Whether each of `found` matches an object of its class that no better one matches, by mask IoU `iou`; those missed"
@@ -147,10 +148,11 @@ def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
     """Images with their ground truth, `samples` of (image, boxes, class names), and `answers`, predictions of (boxes,
     class names, scores) in the same pixels, the best first; a class name that is `NO_OBJECT` is padding"""
     h,w = samples[0][0].shape[-2:]
-    one = _one_class(vocab)
-    fig,axs = _grid(len(samples), ncols or _columns(len(samples), 3), aspect=h/w, width=3.2, titles=losses is not None)
+    one = has_one_class(vocab)
+    fig,axs = image_grid(len(samples), ncols or columns_for(len(samples), 3), aspect=h/w, width=3.2,
+                         titles=losses is not None)
     for i,(ax,(x,bboxes,names),answer) in enumerate(zip(axs, samples, answers)):
-        ax.imshow(_hwc(x))
+        ax.imshow(as_hwc(x))
         truth = [(o, n) for o,n in zip(bboxes.as_subclass(Tensor).cpu(), names) if n != NO_OBJECT]
         found = [o for o in zip(*answer) if o[1] != NO_OBJECT]
         free,right = list(range(len(truth))),[]
@@ -160,12 +162,12 @@ def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
             right.append(best >= .5)
             if best >= .5: free.remove(j)
         for (o,n,p),ok in zip(found, right):
-            _draw_bbox(ax, o.tolist(), f'{"" if one else n} {p:.2f}'.strip(), RIGHT if ok else FALSE)
+            draw_bbox(ax, o.tolist(), f'{"" if one else n} {p:.2f}'.strip(), RIGHT if ok else FALSE)
         for j,(o,n) in enumerate(truth):
             kind = 'grey' if n == 'ignored' else MISSED if j in free else 'white'
-            _draw_bbox(ax, o.tolist(), f'({n})' if kind == MISSED and not one else '', kind, dashed=True)
+            draw_bbox(ax, o.tolist(), f'({n})' if kind == MISSED and not one else '', kind, dashed=True)
         if losses is not None: ax.set_title(f'Loss {float(losses[i]):.2f}', fontsize=9)
-    _caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
+    add_caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
                   'and IoU >= 0.5, else red')
 
 @plot_top_losses.dispatch

@@ -8,15 +8,15 @@ from plum import dispatch
 from ..data.targets import NO_OBJECT
 from ..ops.boxes import paired_iou
 from ..ops.colours import class_colours
-from .batches import _TaskDL
-from .draw import _draw_bbox
+from .batches import TaskDL
+from .draw import draw_bbox
 from .labels import plot_top_losses
-from .layout import FALSE, MISSED, RIGHT, _caption, _columns, _grid, _hwc, _one_class
-from .names import _write_below
+from .layout import FALSE, MISSED, RIGHT, add_caption, as_hwc, columns_for, has_one_class, image_grid
+from .names import write_below
 
 __all__ = ['LocalizationDL']
 
-class LocalizationDL(_TaskDL):
+class LocalizationDL(TaskDL):
     "Draws images with the box and the label of their object; results with the ground truth dashed"
     def has_object(self, a): return super().has_object(a) and a.labels != [NO_OBJECT]
 
@@ -26,10 +26,10 @@ class LocalizationDL(_TaskDL):
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
         if not self.has_truth: return self.show_images(b, max_n, ncols)
-        items,colour,one = self.decode_batch(b, max_n),class_colours(self.vocab),_one_class(self.vocab)
+        items,colour,one = self.decode_batch(b, max_n),class_colours(self.vocab),has_one_class(self.vocab)
         boxed = [not o.isnan().any() for *_,o in items]
-        _,axs = _grid(len(items), ncols or _columns(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
-                      lines=int(not all(boxed)), width=2.6)
+        _,axs = image_grid(len(items), ncols or columns_for(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
+                           lines=int(not all(boxed)), width=2.6)
         for ax,(x,name,bbox),there in zip(axs, items, boxed):
             _draw_object(ax, x, bbox, '' if one and there else name, colour[name])
 
@@ -55,30 +55,30 @@ def _object_results(samples, answers, losses=None, ncols=None, scores=None):
     box) in the same pixels"""
     h,w = samples[0][0].shape[-2:]
     wrong = any(said != name for (_,name,_),(said,_) in zip(samples, answers))
-    fig,axs = _grid(len(samples), ncols or _columns(len(samples), 4), aspect=h/w, lines=1+wrong, width=2.6,
-                    titles=losses is not None)
+    fig,axs = image_grid(len(samples), ncols or columns_for(len(samples), 4), aspect=h/w, lines=1+wrong, width=2.6,
+                         titles=losses is not None)
     for i,(ax,(x,name,bbox),(said,mine)) in enumerate(zip(axs, samples, answers)):
         mine,bbox = (o.as_subclass(Tensor).cpu().view(4) for o in (mine, bbox))
         iou   = paired_iou(mine, bbox).item()
         right = said == name and not iou < .5           # nan: the ground truth has no box
         _draw_object(ax, x, bbox, name, 'white', dashed=True)
-        if said != NO_OBJECT: _draw_bbox(ax, mine.tolist(), '', RIGHT if right else FALSE)
+        if said != NO_OBJECT: draw_bbox(ax, mine.tolist(), '', RIGHT if right else FALSE)
         score = '' if scores is None else f' {scores[i]:.2f}'
         where = f', IoU {iou:.2f}' if iou == iou and said != NO_OBJECT else ''
-        lines = [(f'{_shown(said)}{score}{where}', RIGHT if right else FALSE)]
-        if said != name: lines.append((f'({_shown(name)})', MISSED))
-        _write_below(ax, lines)
+        lines = [(f'{shown_name(said)}{score}{where}', RIGHT if right else FALSE)]
+        if said != name: lines.append((f'({shown_name(name)})', MISSED))
+        write_below(ax, lines)
         if losses is not None: ax.set_title(f'Loss {float(losses[i]):.2f}', fontsize=9)
-    _caption(fig, 'Dashed: ground truth · solid: prediction, green where the class is correct and IoU >= 0.5')
+    add_caption(fig, 'Dashed: ground truth · solid: prediction, green where the class is correct and IoU >= 0.5')
 
-def _shown(name): return 'no object' if name == NO_OBJECT else name
+def shown_name(name): return 'no object' if name == NO_OBJECT else name
 
 def _draw_object(ax, x, bbox, name, colour, dashed=False):
     "An image with the (1, 4) box of its object, none where that is nan"
-    ax.imshow(_hwc(x))
+    ax.imshow(as_hwc(x))
     b = bbox.as_subclass(Tensor).cpu().view(4)
-    if not b.isnan().any(): _draw_bbox(ax, b.tolist(), '' if dashed else name, colour, dashed)
-    elif not dashed: _write_below(ax, [(_shown(name) if name == NO_OBJECT else f'{name}, no box', 'grey')])
+    if not b.isnan().any(): draw_bbox(ax, b.tolist(), '' if dashed else name, colour, dashed)
+    elif not dashed: write_below(ax, [(shown_name(name) if name == NO_OBJECT else f'{name}, no box', 'grey')])
 
 @plot_top_losses.dispatch
 def _plot_top_object_losses(x:TensorImage, y:OneObjectTarget, samples, outs, raws, losses, nrows=None, ncols=None,

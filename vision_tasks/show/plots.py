@@ -9,8 +9,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from ..arguments import FLAG, NAMES, TEXT, Kind, checked, number, several
 from ..data.class_masks import decode_class_mask
 from ..ops.colours import class_colours, palette, text_colour
-from .layout import _GREY, _columns
-from .one_object import _shown
+from .layout import GREY, columns_for
+from .one_object import shown_name
 
 __all__ = ['plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class', 'plot_counts', 'plot_per_class']
 
@@ -49,7 +49,7 @@ def plot_label_confusion(
 
 def _heatmap(values, totals, ax, label, xlabel, ylabel, top):
     "A square table in colours from 0 to `top`; grey where it is nan"
-    n,names = len(values),[_shown(str(o)) for o in values.index]
+    n,names = len(values),[shown_name(str(o)) for o in values.index]
     rows = names if totals is None else [f'{o} ({_short(t)})' for o,t in zip(names, totals)]
     cell = .46 if n <= 15 else .34 if n <= 30 else .15
     if ax is None:
@@ -58,8 +58,9 @@ def _heatmap(values, totals, ax, label, xlabel, ylabel, top):
     fontsize = 7 if n <= 30 else 5
     image = ax.imshow(values.to_numpy(float), cmap='Blues', vmin=0, vmax=top)
     ax.set_facecolor('#dddddd'); ax.set_anchor('N')
-    ax.set_xticks(range(n), [_shown(str(o)) for o in values.columns], rotation=60 if n <= 30 else 90, fontsize=fontsize,
-                  ha='right' if n <= 30 else 'center', rotation_mode='anchor' if n <= 30 else 'default')
+    turned = (dict(rotation=60, ha='right', rotation_mode='anchor') if n <= 30 else
+              dict(rotation=90, ha='center', rotation_mode='default'))
+    ax.set_xticks(range(n), [shown_name(str(o)) for o in values.columns], fontsize=fontsize, **turned)
     ax.set_yticks(range(n), rows, fontsize=fontsize)
     ax.set_xlabel(xlabel, fontsize=9); ax.set_ylabel(ylabel, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, shrink=.8, aspect=25, pad=.02,
@@ -90,7 +91,7 @@ def plot_confusion_per_class(
     if missing: raise ValueError(f"counts: expected what `multilabel_confusion` returns, got a table without the "
                                  f"columns {sorted(missing)}")
     if not n: raise ValueError("the table has no classes: pass what `multilabel_confusion` returns")
-    ncols = min(ncols or _columns(n, 8), n); nrows = math.ceil(n/ncols)
+    ncols = min(ncols or columns_for(n, 8), n); nrows = math.ceil(n/ncols)
     fig,axs = plt.subplots(nrows, ncols, figsize=(1.15*ncols + .7, 1.35*nrows + .5), squeeze=False,
                            layout='constrained')
     fig.get_layout_engine().set(h_pad=.02, w_pad=.02, hspace=.02, wspace=.02)
@@ -163,7 +164,7 @@ def _class_counts(anns, vocab):
 
 def _count_bars(ax, counts, title, colours, rows):
     "Horizontal bars with their numbers, the first on top, as thick as if there were `rows` of them"
-    names,n = [_shown(str(o)) for o in counts],list(counts.values())
+    names,n = [shown_name(str(o)) for o in counts],list(counts.values())
     size = 7 if rows <= 40 else 6
     ax.barh(range(len(n)), n, color=colours, height=.75)
     ax.set_yticks(range(len(n)), names, fontsize=size)
@@ -182,7 +183,7 @@ def _plot_box_sizes(ax, boxes, colours):
     # more points are smaller and fainter, in random order, so that the last class is not on top of all
     order = np.random.default_rng(0).permutation(len(wh))
     k = min(1., (300/len(wh))**.5)
-    ax.scatter(*wh[order].T, s=4 + 12*k, c=[colours.get(boxes[i][1], _GREY) for i in order], alpha=max(.15, .8*k),
+    ax.scatter(*wh[order].T, s=4 + 12*k, c=[colours.get(boxes[i][1], GREY) for i in order], alpha=max(.15, .8*k),
                linewidths=0, rasterized=True)
     ax.set(xscale='log', yscale='log')
     ax.set_box_aspect(1); ax.set_anchor('N')
@@ -216,7 +217,8 @@ def plot_per_class(
     if not len(df) or not columns: raise ValueError("the table has no rows, or no scores to draw")
     if sort: df = df.sort_values(sort, ascending=sort in _ERRORS, na_position='last', kind='stable')
     colours,n = class_colours(list(map(str, df.label))),len(df)
-    names = [_shown(str(o)) + (f' ({_short(k)})' if 'n' in df else '') for o,k in zip(df.label, df.get('n', df.label))]
+    names = [shown_name(str(o)) + (f' ({_short(k)})' if 'n' in df else '')
+             for o,k in zip(df.label, df.get('n', df.label))]
     size = 7 if n <= 40 else 6
     fig,axs = plt.subplots(1, len(columns), sharey=True, squeeze=False, layout='constrained',
                            figsize=(1.35*len(columns) + .07*max(map(len, names)) + .3, .17*max(n, 4) + .7))

@@ -6,14 +6,14 @@ from torch import Tensor
 from fastcore.basics import detuplify
 from fastai.vision.core import TensorImage
 from ..data.items import Keypoints
-from .batches import _TaskDL
+from .batches import TaskDL
 from .draw import draw_points
 from .labels import plot_top_losses
-from .layout import _caption, _columns, _grid, _hwc
+from .layout import add_caption, as_hwc, columns_for, image_grid
 
 __all__ = ['KeypointDL']
 
-class KeypointDL(_TaskDL):
+class KeypointDL(TaskDL):
     "Draws images with their points, the ground truth as rings and predictions as dots, and the lines of a skeleton"
     def has_object(self, a): return a.points is not None and not np.isnan(a.points).all()
 
@@ -25,9 +25,10 @@ class KeypointDL(_TaskDL):
         if not show: return self._pre_show_batch(b, max_n=max_n)
         if not self.has_truth: return self.show_images(b, max_n, ncols)
         items = self.decode_batch(b, max_n)
-        _,axs = _grid(len(items), ncols or _columns(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1], width=2.8)
+        _,axs = image_grid(len(items), ncols or columns_for(len(items), 4), aspect=b[0].shape[-2]/b[0].shape[-1],
+                           width=2.8)
         for ax,(x,y) in zip(axs, items):
-            ax.imshow(_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
+            ax.imshow(as_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
 
     def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=None,
                      **kwargs):
@@ -42,15 +43,16 @@ class KeypointDL(_TaskDL):
 def _point_results(samples, points, losses=None, ncols=None, vocab=(), skeleton=(), names=False):
     "Images with their ground truth, `samples`, and the predicted (k, 2) `points`, both in pixels of what is shown"
     h,w = samples[0][0].shape[-2:]
-    fig,axs = _grid(len(samples), ncols or _columns(len(samples), 4), aspect=h/w, width=2.8, titles=losses is not None)
+    fig,axs = image_grid(len(samples), ncols or columns_for(len(samples), 4), aspect=h/w, width=2.8,
+                         titles=losses is not None)
     for i,(ax,(x,y),p) in enumerate(zip(axs, samples, points)):
-        ax.imshow(_hwc(x))
+        ax.imshow(as_hwc(x))
         for t,o in zip(y.as_subclass(Tensor).view(-1, 2), p.view(-1, 2)):
             ax.plot([t[0]-.5, o[0]-.5], [t[1]-.5, o[1]-.5], color='white', lw=.8)
         draw_points(ax, y, vocab, [], False, ring=True)
         draw_points(ax, p, vocab, skeleton, names)
         if losses is not None: ax.set_title(f'Loss {float(losses[i]):.4f}', fontsize=9)
-    _caption(fig, 'Rings: ground truth · dots: prediction')
+    add_caption(fig, 'Rings: ground truth · dots: prediction')
 
 @plot_top_losses.dispatch
 def _plot_top_point_losses(x:TensorImage, y:Keypoints, samples, outs, raws, losses, nrows=None, ncols=None,

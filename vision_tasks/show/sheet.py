@@ -10,11 +10,11 @@ from ..data.class_masks import decode_class_mask
 from ..data.image import read_image
 from ..data.targets import label_set
 from ..data.writing import replacing
-from .class_masks import _classes
+from .class_masks import classes_of_masks
 from .draw import show_annotation
-from .labels import _label_lines, _most_lines, _only_labels
-from .layout import _caption, _columns, _crowd_legend, _grid, _legend
-from .names import _write_below
+from .labels import has_only_labels, label_lines, most_lines
+from .layout import add_caption, class_legend, columns_for, crowd_legend, image_grid
+from .names import write_below
 
 __all__ = ['contact_sheet']
 
@@ -41,13 +41,13 @@ def contact_sheet(
     panels  = ['Image']*any(painted) + ['Ground truth'] + ['Prediction']*(preds is not None)
     per = len(panels)
     aspect = np.mean([a.size[1]/a.size[0] for a in truths])
-    ncols = ncols or _columns(len(truths), max((6 if aspect > .5 else 3)//per, 1))
+    ncols = ncols or columns_for(len(truths), max((6 if aspect > .5 else 3)//per, 1))
     vocab = vocab or sorted({o for a in (*truths, *(preds or [])) for o in a.labels})
-    fig,axs = _grid(len(truths)*per, ncols*per, aspect=aspect,
-                    lines=_most_lines([*truths, *(preds or [])]), titles=per > 1)
+    fig,axs = image_grid(len(truths)*per, ncols*per, aspect=aspect,
+                    lines=most_lines([*truths, *(preds or [])]), titles=per > 1)
     for i,a in enumerate(truths):
         ax = dict(zip(panels, axs[i*per:]))
-        if preds is not None and _only_labels(preds[i]):
+        if preds is not None and has_only_labels(preds[i]):
             a = Annotation(a.path, a.size, label_set(a))     # names beside names
         if 'Image' in ax: _show_image(a, ax['Image'])
         show_annotation(a, ax['Ground truth'], vocab=vocab, **kwargs)
@@ -55,10 +55,10 @@ def contact_sheet(
         for name,o in ax.items():
             if per > 1: o.set_title(name, fontsize=9)
     masks = [a.mask for a in (*truths, *(preds or [])) if a.mask is not None and a.bboxes is None]
-    if masks: _legend(fig, vocab, sorted({i for m in masks for i in np.unique(decode_class_mask(m)).tolist()}))
+    if masks: class_legend(fig, vocab, sorted({i for m in masks for i in np.unique(decode_class_mask(m)).tolist()}))
     boxed = [a for a in (*truths, *(preds or [])) if a.bboxes is not None]
-    _crowd_legend(fig, vocab, [o for a in boxed for o in a.labels], max((len(a.labels) for a in boxed), default=0))
-    if title: _caption(fig, title, 11)
+    crowd_legend(fig, vocab, [o for a in boxed for o in a.labels], max((len(a.labels) for a in boxed), default=0))
+    if title: add_caption(fig, title, 11)
     if fname is not None:
         with replacing(fname) as part:
             fig.savefig(part, dpi=110, bbox_inches='tight', format=Path(fname).suffix[1:] or None)
@@ -67,10 +67,10 @@ def contact_sheet(
 def _show_image(a, ax): ax.imshow(np.asarray(read_image(a.path))); ax.set_axis_off()
 
 def _show_prediction(truth, pred, ax, vocab, **kwargs):
-    if not _only_labels(pred): return show_annotation(pred, ax, vocab=vocab, **kwargs)
+    if not has_only_labels(pred): return show_annotation(pred, ax, vocab=vocab, **kwargs)
     _show_image(truth, ax)
     scores = dict(zip(pred.labels, pred.scores)) if pred.scores is not None else {}
-    _write_below(ax, _label_lines(set(truth.labels), set(pred.labels), scores))
+    write_below(ax, label_lines(set(truth.labels), set(pred.labels), scores))
 
 def show_predictions(
     preds,      # list[Annotation], what a learner predicts
@@ -79,12 +79,12 @@ def show_predictions(
     **kwargs,   # of `show_annotation`: `vocab`, `point_names`, `skeleton`, `alpha`
 ):              # the figure
     "Images with what was predicted, where there is no ground truth to put beside"
-    fig,axs = _grid(len(preds), ncols or _columns(len(preds), 5), lines=_most_lines(preds),
-                    aspect=np.mean([a.size[1]/a.size[0] for a in preds]), width=2.6)
+    fig,axs = image_grid(len(preds), ncols or columns_for(len(preds), 5), lines=most_lines(preds),
+                         aspect=np.mean([a.size[1]/a.size[0] for a in preds]), width=2.6)
     for a,im,ax in zip(preds, images, axs): show_annotation(a, ax, image=im, **kwargs)
     boxed = [a for a in preds if a.bboxes is not None]
-    _crowd_legend(fig, kwargs.get('vocab', ()), [o for a in boxed for o in a.labels],
-                  max((len(a.labels) for a in boxed), default=0))
+    crowd_legend(fig, kwargs.get('vocab', ()), [o for a in boxed for o in a.labels],
+                 max((len(a.labels) for a in boxed), default=0))
     masks = [a.mask for a in preds if a.mask is not None]
-    if masks: _legend(fig, kwargs.get('vocab', ()), _classes(map(torch.as_tensor, masks)))
+    if masks: class_legend(fig, kwargs.get('vocab', ()), classes_of_masks(map(torch.as_tensor, masks)))
     return fig

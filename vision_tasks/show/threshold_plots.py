@@ -1,10 +1,10 @@
 "Plots of thresholds and of calibration"
 from __future__ import annotations
-import numpy as np
+import matplotlib.pyplot as plt, numpy as np
 from ..arguments import checked
-from ..metrics.calibration import _error, reliability, wilson_interval
+from ..metrics.calibration import error_of_bins, reliability, wilson_interval
 from ..metrics.threshold_curves import sweep_thresholds
-from ..metrics.threshold_scores import _SCORES, _TARGS
+from ..metrics.threshold_scores import SCORE_ARRAY, TARGET_ARRAY
 from ..metrics.thresholds import best_threshold
 
 __all__ = ['plot_thresholds', 'plot_reliability']
@@ -15,9 +15,7 @@ _HUES = dict(score='#0072b2', precision='#d55e00', recall='#009e73', mark='#8822
 
 def _axes(ax, title, xlabel, ylabel):
     "`ax`, or that of a new figure, with a quiet frame over the unit square"
-    if ax is None:
-        import matplotlib.pyplot as plt
-        ax = plt.subplots(figsize=(7.2, 4.5), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(7.2, 4.5), layout='constrained')[1]
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, loc='left')
     _quiet(ax)
@@ -32,7 +30,7 @@ def _legend(ax):
     "The legend to the right of `ax`, where it covers no curve"
     ax.legend(loc='upper left', bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=9)
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def plot_thresholds(
     probs,               # (n, c) or (n,) in [0, 1]
     targs,               # same shape, 0 or 1
@@ -72,7 +70,7 @@ def _below(ax):
     ax.set_subplotspec(upper)
     return ax.figure.add_subplot(lower, sharex=ax)
 
-@checked(probs=_SCORES, targs=_TARGS)
+@checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def plot_reliability(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1
@@ -84,15 +82,13 @@ def plot_reliability(
     With 95 % Wilson intervals, which take all entries for independent; below, the number of entries in each bin"""
     bins = reliability(probs, targs, n_bins)
     some = bins[bins.n > 0]
-    if ax is None:
-        import matplotlib.pyplot as plt
-        ax = plt.subplots(figsize=(6.8, 5.4), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(6.8, 5.4), layout='constrained')[1]
     ax = _axes(ax, 'Reliability', None, 'Fraction of positives')
     ax.plot([0, 1], [0, 1], color=_HUES['ink'], lw=1, ls=':', label='Perfectly calibrated')
     low,high = wilson_interval((some.positive*some.n).round(), some.n)
     ax.vlines(some.score, low, high, color=_HUES['score'], lw=1.5, alpha=.5, label='95 % interval (Wilson)')
     ax.plot(some.score, some.positive, 'o-', color=_HUES['score'], ms=6, lw=2, mec='white',
-            label=f'Calibration error {_error(bins):.3f}')
+            label=f'Calibration error {error_of_bins(bins):.3f}')
     _legend(ax)
     below = _below(ax)
     below.bar(bins.low, bins.n, bins.high-bins.low, align='edge', color='#8fa9bd', ec='white')

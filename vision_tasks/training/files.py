@@ -17,14 +17,14 @@ DECISIONS = 'thresh','temperature'   # what a loss may hold beside the weights o
 DECISIONS_KEY = 'vision_tasks'       # where a state dict's metadata have them
 
 @contextmanager
-def _saving(file):
+def saving_file(file):
     "`replacing`, where torch's word for a full disk is an `OSError` that names `file`"
     try:
         with replacing(file) as part: yield part
     except RuntimeError as e: raise OSError(f"{file} cannot be written: {e}") from e
 
 @contextmanager
-def _reading(file, by, damaged):
+def reading_file(file, by, damaged):
     "A block that loads `file`; `ValueError` names it where torch's error `e` is one for which `damaged(e)`"
     todo = f"it is cut, damaged or not written by {by}; use a copy, or train and save again"
     if isinstance(file, (str, os.PathLike)) and os.path.isfile(file) and not _is_torch_file(file):
@@ -54,7 +54,7 @@ def load_learner(
     # a class or module that does not exist here is not the file's fault
     damaged = lambda e: not isinstance(e, (AttributeError, ImportError)) and 'deprecated in `fastai' not in str(e)
     try:
-        with _reading(fname, 'learn.export', damaged): return load_fastai_learner(fname, cpu, pickle_module)
+        with reading_file(fname, 'learn.export', damaged): return load_fastai_learner(fname, cpu, pickle_module)
     except AttributeError as e:
         if e.name != 'dls': raise
         raise ValueError(f"{fname} holds a {type(e.obj).__name__}, not a learner; learn.load(file) reads what "

@@ -28,11 +28,11 @@ from ..models.layers import refuse_nan
 from ..show.batches import FixedOrder
 from ..show.sheet import show_predictions
 from .checks import check_data, network_view
-from .files import DECISIONS, DECISIONS_KEY, FILE, _reading, _saving
+from .files import DECISIONS, DECISIONS_KEY, FILE, reading_file, saving_file
 from .fine_tuning import FineTuning, one_cycle
 from .images import IMAGES, picture_of
 from .kinds import CBS, FASTAI, MODULE, MOMS, ONE_RATE, RATE, check_ds_idx
-from .scoring import _Scoring, _Stream, recorder_kept, trackers_waiting
+from .scoring import Scoring, Stream, recorder_kept, trackers_waiting
 
 __all__ = ['TaskLearner']
 NO_DATA = "an exported learner leaves its data behind"
@@ -202,7 +202,7 @@ class TaskLearner(Learner):
         if rank_distrib(): return
         file,dls,opt = self.path/fname,self.dls,self.opt
         try:
-            with _saving(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
+            with saving_file(file) as part, self.removed_cbs(self._grab_cbs(Distributed)):
                 Learner.export(self, part.resolve(), pickle_module, pickle_protocol)
         finally: self.dls,self.opt = dls,opt
 
@@ -232,7 +232,7 @@ class TaskLearner(Learner):
         that diverged is refused; after it the recorder is as it was"""
         old,trackers = self.metrics,[cb for cb in self.cbs if isinstance(cb, TrackerCallback)]
         # a tracker insists on its metric even while it is idle
-        with recorder_kept(self), self.removed_cbs(trackers), self.added_cbs([_Scoring()]):
+        with recorder_kept(self), self.removed_cbs(trackers), self.added_cbs([Scoring()]):
             self.metrics = metrics
             try: yield
             finally: self.metrics = old
@@ -337,7 +337,7 @@ class TaskLearner(Learner):
         "Give `f` the probabilities of `items`, batch by batch in their order, and keep none"
         if not items: return
         dl = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0)
-        self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=_Stream(f, tta))
+        self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=Stream(f, tta))
 
     def predict(self, item, rm_type_tfms=0, with_input:bool=False):
         "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
@@ -410,7 +410,7 @@ class TaskLearner(Learner):
         try:
             if not isinstance(file, (str, Path)) or rank_distrib(): return Learner.save(self, file, **kwargs)
             file = join_path_file(file, self.path/self.model_dir, ext='.pth')
-            with _saving(file) as part: save_model(part, self.model, self.opt, **kwargs)
+            with saving_file(file) as part: save_model(part, self.model, self.opt, **kwargs)
         finally: hook.remove()
         return file
 
@@ -427,7 +427,8 @@ class TaskLearner(Learner):
             found.update(metadata.get(DECISIONS_KEY, {}))
         hook = get_model(self.model).register_load_state_dict_pre_hook(note)
         try:
-            with _reading(whole, 'learn.save', lambda e: not begun): Learner.load(self, file, device=device, **kwargs)
+            with reading_file(whole, 'learn.save', lambda e: not begun):
+                Learner.load(self, file, device=device, **kwargs)
         finally: hook.remove()
         for k,v in found.items():
             if hasattr(self.loss_func, k): setattr(self.loss_func, k, torch.tensor(v) if isinstance(v, list) else v)

@@ -22,7 +22,7 @@ def trackers_waiting(learn, event_name):
     finally:
         for cb in idle: cb.run = True
 
-class _Scoring(Callback):
+class Scoring(Callback):
     """Raise `ValueError` where the model gives nan, as one that diverged: scores would be those of its first class. By
     this name fastai's loggers and trackers know that nothing is trained: they neither write nor load anything"""
     order,name = 65,'gather_preds'   # after mixed precision made the predictions float32
@@ -30,7 +30,7 @@ class _Scoring(Callback):
         if event_name == 'after_pred': self.after_pred()   # fastai's own would bury the message of an error
     def after_pred(self): refuse_nan(self.learn.pred)
 
-class _Stream(_Scoring):
+class Stream(Scoring):
     "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored images"
     every_process,name = True,'streaming'   # predicts all images, so that one process may ask alone
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror

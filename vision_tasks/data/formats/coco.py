@@ -272,10 +272,10 @@ def write_coco(
     ids = {o: i for i,o in enumerate(sorted({*vocab_of(annotations), *(vocab or [])}), 1)}
     points = _point_fields(annotations, point_names, skeleton)
     check_once(annotations)
-    folder = _folder(annotations, fname) if images is None else Path(images)
+    folder = common_folder(annotations, fname) if images is None else Path(images)
     objects = [dict(image_id=i, **o) for i,a in enumerate(annotations, 1) for o in _objects(a, ids)]
     data = dict(info=dict(description='written by vision_tasks'),
-                images=[dict(id=i, file_name=_name(a.path, folder), width=a.size[0], height=a.size[1])
+                images=[dict(id=i, file_name=name_in_folder(a.path, folder), width=a.size[0], height=a.size[1])
                         for i,a in enumerate(annotations, 1)],
                 annotations=[dict(id=i, **o) for i,o in enumerate(objects, 1)],
                 categories=[dict(id=i, name=o, **points) for o,i in ids.items()])
@@ -300,12 +300,12 @@ def _point_fields(annotations, names, skeleton):
         raise ValueError(f"skeleton: expected pairs of indices from 0 to {len(names)-1}, got {pairs}")
     return dict(keypoints=list(names), skeleton=[[i+1, j+1] for i,j in pairs])
 
-def _folder(annotations, fname):
+def common_folder(annotations, fname):
     "The deepest folder that holds all pictures; where there are none, that of the json"
     folders = {a.path.parent for a in annotations} or {fname.parent}
     return Path(os.path.commonpath([os.path.abspath(o) for o in folders]))
 
-def _name(path, folder):
+def name_in_folder(path, folder):
     try: return Path(os.path.abspath(path)).relative_to(os.path.abspath(folder)).as_posix()
     except ValueError:
         raise AnnotationError(f"{path} does not lie in images={str(folder)!r}, which the file names are to start from; "

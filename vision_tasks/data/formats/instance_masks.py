@@ -5,16 +5,17 @@ import numpy as np
 from PIL import Image
 from ...arguments import FUNCTION, TEXT, checked, either, is_whole, several, whole
 from ..annotation import Annotation
-from ..class_masks import _values
+from ..class_masks import mask_values
 from ..errors import AnnotationError
-from .masks import _IMAGES, _MASKS, _Listed, _check_complete, _fitting, _insides, _pair, _pairs, _targets, _write_all
+from .masks import (IMAGE_FILES, MASK_FILES, ListedFiles, candidate_pairs, check_complete_pairs, inside_checks,
+                    mask_of_size, mask_targets_of, pair_files, write_mask_files)
 from ..reading import inside_of, read_all, size_of
 from ...ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox
 
 __all__ = ['read_instance_masks', 'write_instance_masks']
 _NO_OBJECT = either(whole(None), several(whole(None), "whole numbers, () for none"))
 
-@checked(images=_IMAGES, masks=_MASKS, label=TEXT, mask_of=FUNCTION, void=_NO_OBJECT)
+@checked(images=IMAGE_FILES, masks=MASK_FILES, label=TEXT, mask_of=FUNCTION, void=_NO_OBJECT)
 def read_instance_masks(
     images,               # as of `read_masks`
     masks,                # as of `read_masks`; in a list of masks an element is also what `mask_of` may return
@@ -37,16 +38,16 @@ def read_instance_masks(
     Raises `AnnotationError` for masks of another size, in a lossy format (JPEG), or of several values where one object
     is expected"""
     void = [void] if is_whole(void) else list(void)
-    pairs,inside = _pairs(images, masks, mask_of),_insides(images, masks, mask_of, allow_outside)
-    _check_complete(pairs)
+    pairs,inside = candidate_pairs(images, masks, mask_of),inside_checks(images, masks, mask_of, allow_outside)
+    check_complete_pairs(pairs)
     read = lambda o: _read_instances(*o, label, void, split, inside, allow_outside)
     return read_all(read, pairs, on_error)
 
 def _read_instances(pictures, masks, paired, label, void, split, inside, allow_outside):
-    picture,file = _pair(pictures, masks, paired)
+    picture,file = pair_files(pictures, masks, paired)
     size = size_of(inside[0](picture))
     if isinstance(file, list):
-        if isinstance(file, _Listed): file = [*map(inside_of(file.folder, allow_outside), file)]
+        if isinstance(file, ListedFiles): file = [*map(inside_of(file.folder, allow_outside), file)]
         twice = [o for o in file if file.count(o) > 1]
         if twice: raise AnnotationError(f"{picture}: mask {twice[0]} appears twice {paired}; list each object once")
         objects = [_one_object(_ids(o, picture, size, void), o, picture) for o in file]
@@ -55,8 +56,8 @@ def _read_instances(pictures, masks, paired, label, void, split, inside, allow_o
     return Annotation(picture, size, [label]*len(rles), bboxes, masks=rles, split=split)
 
 def _ids(file, picture, size, void):   # -> (h, w), 0 where there is no object
-    decode = lambda o: _values(o, todo="expected the ids of objects; `read_masks` reads classes by colours")
-    ids = _fitting(decode, file, file, picture, size)
+    decode = lambda o: mask_values(o, todo="expected the ids of objects; `read_masks` reads classes by colours")
+    ids = mask_of_size(decode, file, file, picture, size)
     if ids.min() < 0: raise AnnotationError(f"mask {file}: expected ids of objects, 0 or more, got {ids.min()}")
     return np.where(np.isin(ids, void), 0, ids) if void else ids
 
@@ -82,7 +83,7 @@ def write_instance_masks(
     Read back, boxes are tight around the masks. Scores, points, `mask`, `group` and `split` have no place. All files
     are replaced together, or none is; the masks of other images in `dest` stay"""
     dest = Path(dest)
-    files,names = _targets(annotations, dest),{}
+    files,names = mask_targets_of(annotations, dest),{}
     for a in annotations:
         for o in a.labels: names.setdefault(o, a.path)
     if len(names) > 1:
@@ -92,7 +93,7 @@ def write_instance_masks(
     def write(a, file, writing):
         im = Image.fromarray(_id_mask(a))
         with writing(file) as part: im.save(part, 'PNG')
-    _write_all(write, annotations, files, dest)
+    write_mask_files(write, annotations, files, dest)
     return files
 
 def _id_mask(a):   # -> (h, w) ids, from 1; 0 = none

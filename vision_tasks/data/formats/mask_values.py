@@ -11,12 +11,12 @@ from ..reading import read_yaml
 from ...ops.masks import VOID
 
 __all__ = ['read_codes']
-_CODES   = either(several(Kind("a name", lambda o: isinstance(o, str)), "a list of names"),
-                  instance(Mapping, what="{value: name}"), Kind("a yaml file of either", PATH.ok))
-_COLORS  = Kind("{value or (r, g, b): name or index}, or a list of values or colours in the order of codes",
-                lambda o: isinstance(o, (Mapping, list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
-_VOID    = Kind("a value, a colour (r, g, b), or a list of such, () for none",
-                lambda o: is_whole(o) or isinstance(o, (list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
+CODES   = either(several(Kind("a name", lambda o: isinstance(o, str)), "a list of names"),
+                 instance(Mapping, what="{value: name}"), Kind("a yaml file of either", PATH.ok))
+COLORS  = Kind("{value or (r, g, b): name or index}, or a list of values or colours in the order of codes",
+               lambda o: isinstance(o, (Mapping, list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
+VOID_VALUES    = Kind("a value, a colour (r, g, b), or a list of such, () for none",
+                      lambda o: is_whole(o) or isinstance(o, (list, tuple)) or isinstance(o, np.ndarray) and o.ndim > 0)
 
 @checked()
 def read_codes(
@@ -42,10 +42,10 @@ def read_codes(
     if len(codes) < len(found[0]): raise AnnotationError(f"{fname}: a value appears twice (01 is 1); fix the file")
     far = [v for v in codes if abs(v) >= 2**31]
     if far: raise AnnotationError(f"{fname}: expected values below 2**31, got {brief(far[0])}; fix the file")
-    try: return _values_of(codes)
+    try: return values_of_codes(codes)
     except ValueError as e: raise AnnotationError(f"{fname}: {e}") from None
 
-def _values_of(codes):   # -> {value: name}, in the order of the class indices
+def values_of_codes(codes):   # -> {value: name}, in the order of the class indices
     if isinstance(codes, (str, Path)): return read_codes(codes)
     codes = dict(codes) if isinstance(codes, Mapping) else dict(enumerate(codes))
     for v,o in codes.items():
@@ -62,7 +62,7 @@ def _values_of(codes):   # -> {value: name}, in the order of the class indices
                          f"one must be 'void', not {brief(names[VOID])}; insert it there")
     return codes
 
-def _mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
+def mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
     names = list(codes.values())
     if colors is None: items = list(zip(codes, names))
     elif list(codes) != list(range(len(codes))):

@@ -10,7 +10,7 @@ from ..annotation import Annotation, unturned
 from ..image import wh
 from ..class_masks import MaskFile, decode_class_mask
 from ..errors import AnnotationError
-from .mask_values import _CODES, _COLORS, _VOID, _mask_table, _values_of
+from .mask_values import CODES, COLORS, VOID_VALUES, mask_table, values_of_codes
 from ..reading import inside_of, read_all, size_of
 from ..writing import check_complete, check_outputs, writing_set
 from ...ops.masks import VOID
@@ -18,11 +18,11 @@ from ...ops.masks import VOID
 __all__ = ['read_masks', 'write_masks']
 
 _FOLDER  = Kind("a folder", PATH.ok)
-_IMAGES  = either(_FOLDER, PATHS)
-_MASKS   = either(_FOLDER, several(either(choice(None), PATH, PATHS), "a list of paths, beside a list of images"),
-                  Kind("None, beside mask_of", lambda o: o is None))
+IMAGE_FILES  = either(_FOLDER, PATHS)
+MASK_FILES   = either(_FOLDER, several(either(choice(None), PATH, PATHS), "a list of paths, beside a list of images"),
+                      Kind("None, beside mask_of", lambda o: o is None))
 
-@checked(images=_IMAGES, masks=_MASKS, codes=_CODES, mask_of=FUNCTION, colors=_COLORS, void=_VOID)
+@checked(images=IMAGE_FILES, masks=MASK_FILES, codes=CODES, mask_of=FUNCTION, colors=COLORS, void=VOID_VALUES)
 def read_masks(
     images,               # folder of the pictures, or a list of their paths
     masks,                # folder of the masks; or a list of their paths, beside a list of pictures
@@ -49,11 +49,11 @@ def read_masks(
 
     Files of 0 and 255 are ambiguous, for 255 is void unless said otherwise: `colors=[0, 255]` makes two classes of
     them. A trimap of 1, 2 and 3 = border: `codes={1: 'pet', 2: 'background'}, void=3`"""
-    named = _values_of(codes)
-    table = _mask_table(named, colors, void)
-    pairs,seen = _pairs(images, masks, mask_of),set()
-    _check_complete(pairs)
-    inside = _insides(images, masks, mask_of, allow_outside)
+    named = values_of_codes(codes)
+    table = mask_table(named, colors, void)
+    pairs,seen = candidate_pairs(images, masks, mask_of),set()
+    check_complete_pairs(pairs)
+    inside = inside_checks(images, masks, mask_of, allow_outside)
     anns = read_all(lambda o: _read(*o, table, split, seen, inside), pairs, on_error)
     if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
         first = brief(next(iter(named.values())))
@@ -64,7 +64,7 @@ def read_masks(
 
 # --- which mask is whose
 
-def _pairs(images, masks, mask_of):
+def candidate_pairs(images, masks, mask_of):
     "[(pictures, masks, by what they were paired)], one of each where all is well"
     pictures = _files(images, 'images')
     if not isinstance(masks, (str, Path, type(None))):
@@ -84,7 +84,7 @@ def _pairs(images, masks, mask_of):
         elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
     return list(stems.values())
 
-def _check_complete(pairs):
+def check_complete_pairs(pairs):
     "Raise where a writer of these images or masks was interrupted"
     files = [f for pictures,masks,_ in pairs for o in (*pictures, *masks) for f in (o if isinstance(o, list) else [o])]
     check_complete(*{f.parent for f in files})
@@ -97,15 +97,15 @@ def _mask_files(m, folder):
     "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
     if m is None: return []
     if not isinstance(m, (str, os.PathLike)): return [[folder/o for o in m]]
-    return [_Listed(folder/m)] if (folder/m).is_dir() else [folder/m]
+    return [ListedFiles(folder/m)] if (folder/m).is_dir() else [folder/m]
 
-class _Listed(list):
+class ListedFiles(list):
     "The image files of a folder"
     def __init__(self, folder):
         super().__init__(_image_files(folder))
         self.folder = folder
 
-def _insides(images, masks, mask_of, allow_outside):
+def inside_checks(images, masks, mask_of, allow_outside):
     "The checks of images and of masks, as of `inside_of`, for those that a folder lists; other paths are the user's"
     is_folder = lambda o: isinstance(o, (str, os.PathLike))
     return (inside_of(images, allow_outside or not is_folder(images)),
@@ -125,16 +125,16 @@ def _files(o, arg):
     raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
 
 def _read(pictures, masks, paired, table, split, seen, inside):
-    picture,file = _pair(pictures, masks, paired)
+    picture,file = pair_files(pictures, masks, paired)
     if isinstance(file, list):
         raise AnnotationError(f"{picture} has a list or folder of masks {paired}; a class mask is one file, and "
                               "`read_instance_masks` reads a file for each object")
     file,size = MaskFile(inside[1](file), table),size_of(inside[0](picture))
-    m = _fitting(decode_class_mask, file, file.path, picture, size)
+    m = mask_of_size(decode_class_mask, file, file.path, picture, size)
     seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
     return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
 
-def _pair(pictures, masks, paired):   # -> picture, mask
+def pair_files(pictures, masks, paired):   # -> picture, mask
     if not pictures:
         raise AnnotationError(f"mask {masks[0]} has no picture {paired}; "
                               "bring the picture back, or give a list of pictures")
@@ -144,7 +144,7 @@ def _pair(pictures, masks, paired):   # -> picture, mask
     if masks: return pictures[0],masks[0]
     raise AnnotationError(f"{pictures[0]} has no mask {paired}; name it with mask_of=, or leave the picture out")
 
-def _fitting(decode, mask, file, picture, size):   # -> (h, w), as `decode` gives it
+def mask_of_size(decode, mask, file, picture, size):   # -> (h, w), as `decode` gives it
     "The mask of `picture`, which must have its size"
     try: m = decode(mask)
     except OSError as e: raise AnnotationError(f"{e} (mask of {picture})") from e
@@ -154,7 +154,7 @@ def _fitting(decode, mask, file, picture, size):   # -> (h, w), as `decode` give
 
 # --- write
 
-@checked(codes=_CODES, values=_COLORS, colors=_COLORS, void=_VOID)
+@checked(codes=CODES, values=COLORS, colors=COLORS, void=VOID_VALUES)
 def write_masks(
     annotations,     # list[Annotation] with `mask`
     dest,            # folder, made if not there; no image and no mask of `annotations` may be written over
@@ -174,9 +174,9 @@ def write_masks(
 
     All files are replaced together, or none is; the masks of other images in `dest` stay, so that a set can be written
     in parts"""
-    dest,codes = Path(dest),_values_of(codes)
+    dest,codes = Path(dest),values_of_codes(codes)
     pixels,rgb = _written_as(codes, values, colors, void)
-    files = _targets(annotations, dest)
+    files = mask_targets_of(annotations, dest)
     for a in annotations:
         if a.mask is None: raise AnnotationError(f"{a.path} has no class mask (`mask` is None); drop it")
     def write(a, file, writing):
@@ -193,10 +193,10 @@ def write_masks(
         else: im = Image.fromarray(px.astype(np.uint8 if pixels.max() < 256 else np.uint16))
         if im.mode == 'L' and values is None: im.putpalette(_voc_palette().tobytes())
         with writing(file) as part: im.save(part, 'PNG')
-    _write_all(write, annotations, files, dest)
+    write_mask_files(write, annotations, files, dest)
     return files
 
-def _write_all(write, annotations, files, dest):
+def write_mask_files(write, annotations, files, dest):
     "`write` each of `files`, in threads: all or none"
     with writing_set([dest]) as writing, ThreadPoolExecutor() as ex:
         list(ex.map(lambda a, file: write(a, file, writing), annotations, files))
@@ -210,7 +210,7 @@ def _written_as(codes, values, colors, void):
     if given is None:
         if void is not None: raise ValueError("void= goes with values= or colors=; without them void is written as 255")
         return _written(codes),False
-    table = _mask_table(codes, given, void)
+    table = mask_table(codes, given, void)
     if table.colours != rgb: raise ValueError(f"{'colors' if rgb else 'values'}: expected "
                                               f"{'colours (r, g, b)' if rgb else 'whole numbers'}, got {brief(given)}")
     if not rgb and not (0 <= table.values.min() and table.values.max() < 65536):
@@ -228,7 +228,7 @@ def _written(codes):   # {value: name} -> (256 or more,) the value of each class
                                "which is void; write with the list of names")
     return values
 
-def _targets(annotations, dest):
+def mask_targets_of(annotations, dest):
     "The file of each annotation's mask, once it is sure that all can be written"
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask by; set `path`")

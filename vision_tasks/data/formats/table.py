@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Number
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from ...arguments import COLUMN, FLAG, PATH, Kind, brief, checked, choice, either, nearest, several
 from ..annotation import SPLITS, Annotation
 from ..errors import AnnotationError
@@ -57,7 +58,6 @@ def read_df(
     taken apart. A `label_delim` that no cell has, while a cell has another of `,`, `;`, `|`, is an error.
 
     Raises `AnnotationError` with the row, `ValueError` for arguments that do not fit together"""
-    import pandas as pd
     path,from_csv = Path(path),not isinstance(df, pd.DataFrame)
     naming = partial(_naming, df if from_csv else None)
     if from_csv:
@@ -111,7 +111,6 @@ def _naming(file):
 
 def _csv(fname):
     "The csv file as text, cell by cell: '007' and 'None' are names"
-    import pandas as pd
     try:
         text = read_text(fname)
         with warnings.catch_warnings():
@@ -160,7 +159,6 @@ def _warn_of_names(anns):
 
 def _as_numbers(col):
     "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
-    import pandas as pd
     words = {'': None, 'true': '1', 'True': '1', 'TRUE': '1', 'false': '0', 'False': '0', 'FALSE': '0'}
     try: return pd.to_numeric(col.replace(words))
     except ValueError: return col
@@ -187,7 +185,6 @@ def _check_columns(df, wanted):
 
 def _empty(o):
     "Whether a cell holds nothing: None, '', blanks, or any of pandas' missing values"
-    import pandas as pd
     return o is None or isinstance(o, str) and not o.strip() or pd.api.types.is_scalar(o) and bool(pd.isna(o))
 
 def _text(o, where='', what='a name'):
@@ -332,7 +329,6 @@ def write_df(annotations, path=None):
     So are labels and groups that begin with = + - or @ and are no numbers, which a spreadsheet that opens the csv file
     would run as formulas, and those that `read_df` would read as something else ('[1]' as a list). A file name that
     begins so gets ./ in front, which `read_df` takes away"""
-    import pandas as pd
     boxes = any(a.bboxes is not None for a in annotations)
     if boxes and any(a.bboxes is None for a in annotations):
         raise AnnotationError("some annotations have boxes and some have None; a table holds one kind: write two")

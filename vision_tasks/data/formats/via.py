@@ -7,7 +7,7 @@ import numpy as np
 from ...arguments import PATH, TEXT, brief, checked
 from ..annotation import Annotation, vocab_of
 from ..errors import AnnotationError
-from .coco import _folder, _name
+from .coco import common_folder, name_in_folder
 from ..reading import inside_of, read_all, read_json, size_of
 from ..writing import check_once, replacing
 from ...ops.masks import check_mask, decode_mask, mask_polygons
@@ -145,9 +145,9 @@ def write_via(
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
         if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file, and VIA wants its bytes counted")
     check_once(annotations)
-    folder = _folder(annotations, fname) if images is None else Path(images)
+    folder = common_folder(annotations, fname) if images is None else Path(images)
     for a in annotations:
-        name,n = _name(a.path, folder),a.path.stat().st_size
+        name,n = name_in_folder(a.path, folder),a.path.stat().st_size
         regions = [dict(shape_attributes=o, region_attributes={label: name}) for name,o in zip(a.labels, _shapes(a))]
         key = f'{name}{n}'
         while key in files: key += '_'   # `1` of 1070 bytes and `110` of 70 would share one

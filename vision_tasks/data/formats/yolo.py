@@ -6,6 +6,7 @@ from math import isfinite
 from pathlib import Path
 import numpy as np
 from PIL import Image
+import yaml
 from ...arguments import PATH, brief, checked, choice, nearest
 from ..annotation import SPLITS, Annotation, vocab_of
 from ..image import wh
@@ -242,7 +243,6 @@ def write_yolo(
     The masks of an object become one polygon, the parts joined by lines without area (parts that overlap would leave a
     hole), and its extent the box. Scores end the rows, as YOLO tools write predictions; no training file has them.
     Objects to ignore, points, RLE and bool masks are errors; `mask` and `group` have no place in this format"""
-    import yaml
     dest = Path(dest)
     names = vocab_of(annotations) if vocab is None else vocab
     ids = {o: i for i,o in enumerate(names)}

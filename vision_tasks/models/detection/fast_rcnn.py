@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool, box_iou
-from ..encoders import _drop
+from ..encoders import drop_modules
 from ..kinds import MODULE, checked_net
 from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
-from .pyramid import _encoder, _freeze_norms
-from .torchvision_parts import _seeded
+from .pyramid import detector_encoder, freeze_norms
+from .torchvision_parts import seeded
 
 __all__ = ['FastRCNN', 'fast_rcnn']
 
@@ -44,7 +44,7 @@ class EncoderMap(nn.Module):
         super().__init__()
         i = min(range(len(body.strides)), key=lambda i: abs(math.log2(body.strides[i]/stride)))
         body.taps,body.channels,body.strides = [body.taps[i]],[body.channels[i]],[body.strides[i]]
-        _drop(body, body._probe()[1])
+        drop_modules(body, body._probe()[1])
         self.body,self.stride,self.out_channels = body,body.strides[0],body.channels[0]
 
     def forward(self, x:Tensor) -> Tensor: return self.body(x)[0]
@@ -74,8 +74,8 @@ def map_and_head(encoder, pretrained, n_in, width, stride, ps) -> tuple[nn.Modul
             nn.init.zeros_(m.bias)
         return nn.Sequential(nn.Flatten(), *[o for m in layers for o in (m, nn.ReLU(inplace=True), nn.Dropout(ps))])
     if encoder is not None:
-        enc,stats = _encoder(encoder, pretrained, n_in)
-        if pretrained: _freeze_norms(enc)
+        enc,stats = detector_encoder(encoder, pretrained, n_in)
+        if pretrained: freeze_norms(enc)
         body = EncoderMap(enc, stride)
         return body,fc(body.out_channels),stats
     if stride != 16: raise ValueError(f"the map of VGG16 has a stride of 16; {stride} came: leave it out, or name an "
@@ -128,7 +128,7 @@ class FastRCNN(Detector):
         if self.training: return self.loss_parts(maps, proposals, targs),None
         dets = pad_dets([self.detect(m, p, size) for m,p in zip(maps, proposals)], size, self.max_dets)
         if targs is None: return None,dets
-        with _seeded(x.device): return self.loss_parts(maps, proposals, targs),dets
+        with seeded(x.device): return self.loss_parts(maps, proposals, targs),dets
 
     def classify(self, maps, regions) -> tuple[Tensor,Tensor]:
         "(n, n_out+1) logits and (n, n_out+1, 4) numbers of boxes, class 0 being background, of all regions"

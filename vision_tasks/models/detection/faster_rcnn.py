@@ -10,8 +10,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 from .fast_rcnn import RoICells, map_and_head, predictor
-from .pyramid import _anchor_generator, _pyramid, default_anchors
-from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from .pyramid import anchor_generator, default_anchors, pyramid
+from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
 from ..registry import register
@@ -52,13 +52,13 @@ def faster_rcnn_vgg16(
 ) -> TorchvisionDetector:
     "The Faster R-CNN of the paper; with two logits an anchor it would have the released net's 137,078,239 parameters"
     body,head,stats = map_and_head(encoder, pretrained, n_in, width, stride, ps)
-    _check_kwargs(kwargs, FasterRCNN)
+    check_kwargs(kwargs, FasterRCNN)
     net = FasterRCNN(
-        body, rpn_anchor_generator=_anchor_generator(anchors or vgg16_anchors(size, body.stride), 1), box_head=head,
+        body, rpn_anchor_generator=anchor_generator(anchors or vgg16_anchors(size, body.stride), 1), box_head=head,
         box_predictor=predictor(head[-3].out_features, n_out),
         **{**dict(min_size=600, max_size=1000), **stats, **RELEASED, **kwargs})
     net.roi_heads.box_roi_pool = RoICells(pool, body.stride)      # the constructor takes none but its own
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656)
 @checked_net()
@@ -77,12 +77,12 @@ def faster_rcnn(
     **kwargs,                   # of torchvision's `FasterRCNN`
 ) -> TorchvisionDetector:
     "Faster R-CNN with a feature pyramid on any encoder; with 'resnet50' fasterrcnn_resnet50_fpn, but for the anchors"
-    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
+    body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden = scaled(1024, width)
-    _check_kwargs(kwargs, FasterRCNN)
+    check_kwargs(kwargs, FasterRCNN)
     net = FasterRCNN(
-        body, rpn_anchor_generator=_anchor_generator(anchors or default_anchors(levels, size), len(levels)),
+        body, rpn_anchor_generator=anchor_generator(anchors or default_anchors(levels, size), len(levels)),
         box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(strides))], 7, 2),
         box_head=TwoMLPHead(body.out_channels*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
         **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

@@ -2,8 +2,8 @@
 from __future__ import annotations
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from .pyramid import _pyramid
-from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from .pyramid import pyramid
+from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..registry import register
 
@@ -24,8 +24,8 @@ def fcos(
     **kwargs,                   # of torchvision's `FCOS`
 ) -> TorchvisionDetector:
     "FCOS, which needs no anchors, on any encoder; with 'resnet50' fcos_resnet50_fpn"
-    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 2)
+    body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 2)
     cells = AnchorGenerator(tuple((s,) for s in levels), ((1.,),)*len(levels))
-    _check_kwargs(kwargs, FCOS)
+    check_kwargs(kwargs, FCOS)
     net = FCOS(body, n_out+1, anchor_generator=cells, **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

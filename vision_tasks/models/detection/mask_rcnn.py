@@ -7,8 +7,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
-from .pyramid import _anchor_generator, _pyramid, default_anchors
-from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from .pyramid import anchor_generator, default_anchors, pyramid
+from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
 from ..registry import register
@@ -49,13 +49,13 @@ def mask_rcnn(
     **kwargs,                   # of torchvision's `MaskRCNN`
 ) -> TorchvisionDetector:
     "Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' maskrcnn_resnet50_fpn, but for the anchors"
-    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 1)
+    body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
-    _check_kwargs(kwargs, MaskRCNN)
+    check_kwargs(kwargs, MaskRCNN)
     net = MaskRCNN(
-        body, rpn_anchor_generator=_anchor_generator(anchors or default_anchors(levels, size), len(levels)),
+        body, rpn_anchor_generator=anchor_generator(anchors or default_anchors(levels, size), len(levels)),
         box_roi_pool=_POOLS[pool](maps, 7, 2), mask_roi_pool=_POOLS[pool](maps, 14, 2),
         box_head=TwoMLPHead(c*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
         mask_head=MaskRCNNHeads(c, (wide,)*4, 1), mask_predictor=MaskRCNNPredictor(wide, wide, n_out+1),
         **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from timm.layers import freeze_batch_norm_2d
 from ...arguments import several, whole
 from ..encoders import create_encoder
 from ..kinds import STRIDE, checked_net
@@ -14,12 +15,11 @@ from ..layers import scaled
 
 __all__ = ['default_anchors']
 
-def _freeze_norms(body):
+def freeze_norms(body):
     "Fix all BatchNorm of `body`, in place"
-    from timm.layers import freeze_batch_norm_2d
     freeze_batch_norm_2d(body)
 
-def _anchor_generator(anchors, levels, n=None) -> AnchorGenerator:
+def anchor_generator(anchors, levels, n=None) -> AnchorGenerator:
     "`anchors` for a net of `levels` maps, `n` a cell; `ValueError` where they do not fit"
     sizes,ratios = anchors
     ns = {len(s)*len(ratios) for s in sizes}
@@ -57,7 +57,7 @@ def default_anchors(
     least = max((size if isinstance(size, int) else min(size))/25, 2*strides[0])
     return tuple(tuple(least*s/strides[0]*2**(k/sizes) for k in range(sizes)) for s in strides),(.5, 1., 2.)
 
-def _encoder(encoder, pretrained, n_in) -> tuple[nn.Module,dict]:
+def detector_encoder(encoder, pretrained, n_in) -> tuple[nn.Module,dict]:
     "The encoder, and what torchvision's nets must know to normalise for it"
     enc = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in)
     if enc.input_size:
@@ -65,12 +65,12 @@ def _encoder(encoder, pretrained, n_in) -> tuple[nn.Module,dict]:
                          "detector pads to multiples of 32; take another encoder")
     return enc,{k: o if n_in == 3 else [sum(o)/3]*n_in for k,o in dict(image_mean=enc.mean, image_std=enc.std).items()}
 
-def _pyramid(encoder, pretrained, n_in, width, strides, more) -> tuple[PyramidBackbone,list,dict]:
-    "The backbone with `more` levels than `strides`, the strides of all levels, and what `_encoder` says"
+def pyramid(encoder, pretrained, n_in, width, strides, more) -> tuple[PyramidBackbone,list,dict]:
+    "The backbone with `more` levels than `strides`, the strides of all levels, and what `detector_encoder` says"
     if not strides or any(s not in (1, 2, 4, 8, 16, 32) for s in strides) or sorted({*strides}) != [*strides]:
         raise ValueError(f"strides are powers of 2 up to 32 in rising order, as (8, 16, 32); {strides} came")
-    enc,stats = _encoder(encoder, pretrained, n_in)
-    if pretrained: _freeze_norms(enc)
+    enc,stats = detector_encoder(encoder, pretrained, n_in)
+    if pretrained: freeze_norms(enc)
     c = 32*max(round(scaled(256, width)/32), 2)     # GroupNorm has 32 groups, of two numbers at least on a map of 1 x 1
     body = PyramidBackbone(enc, strides, c, LastLevelP6P7(c, c) if more == 2 else LastLevelMaxPool())
     return body,[*strides, *(strides[-1]*2**(i+1) for i in range(more))],stats

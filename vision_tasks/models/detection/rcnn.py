@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 from ..alexnet import AlexNet
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
-from .rcnn_stages import _Rows, linear_svm, ridge_regression
-from .torchvision_parts import _seeded
+from .rcnn_stages import HardestRows, linear_svm, ridge_regression
+from .torchvision_parts import seeded
 from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
 from ..kinds import MODULE, checked_net
 from ..layers import refuse_nan, zero_loss
@@ -95,7 +95,7 @@ class RCNN(Detector):
         dets = pad_dets(found, size, self.max_dets)
         if targs is None: return None,dets
         logits,labels = torch.cat(logits),torch.cat(labels)
-        with _seeded(x.device): keep = pick_windows(labels, *self.n_windows)
+        with seeded(x.device): keep = pick_windows(labels, *self.n_windows)
         loss = F.cross_entropy(logits[keep], labels[keep]) if keep.sum() > 1 else zero_loss([logits]) # as in training
         return dict(classifier=loss),dets
 
@@ -143,8 +143,8 @@ class RCNN(Detector):
 
     def _fit_stages(self, batches, C, ridge, n_start, max_windows, seed, names):
         classes,gen = range(self.n_out),torch.Generator().manual_seed(seed)
-        pos,pairs,hard = ([_Rows(max_windows) for _ in classes] for _ in range(3))
-        start,norm,n = _Rows(n_start),0.,0
+        pos,pairs,hard = ([HardestRows(max_windows) for _ in classes] for _ in range(3))
+        start,norm,n = HardestRows(n_start),0.,0
         for feats,neg,true,pair,deltas in self.examples(batches):
             lot  = torch.rand(len(feats), generator=gen)
             norm,n = norm + feats.norm(dim=1).double().sum().item(),n + len(feats)

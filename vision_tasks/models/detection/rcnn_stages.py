@@ -2,12 +2,13 @@
 from __future__ import annotations
 import torch
 from torch import Tensor
+from sklearn.svm import LinearSVC
 
 __all__ = ['ridge_regression']
 
 # --- what the later stages fit
 
-class _Rows:
+class HardestRows:
     "The rows with the highest keys among all that were added, `n` at most (while they come in, twice as many)"
     def __init__(self, n): self.n,self.parts = n,[]
 
@@ -27,7 +28,6 @@ class _Rows:
 
 def linear_svm(pos:Tensor, neg:Tensor, C:float) -> tuple[Tensor,Tensor]: # (n, d), (m, d) -> (d,), ()
     "Weights and bias of the SVM that the released code fits by liblinear"
-    from sklearn.svm import LinearSVC           # comes with fastai
     svm = LinearSVC(C=C, loss='hinge', intercept_scaling=10, class_weight={1: 2}, max_iter=10_000, random_state=0)
     svm.fit(torch.cat([pos, neg]).numpy(), [1]*len(pos) + [0]*len(neg))
     return torch.from_numpy(svm.coef_[0]).float(),torch.tensor(svm.intercept_[0], dtype=torch.float)

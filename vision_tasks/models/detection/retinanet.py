@@ -1,8 +1,8 @@
 "RetinaNet on any encoder (Lin et al., 2017, arXiv:1708.02002)"
 from __future__ import annotations
 from torchvision.models.detection import RetinaNet
-from .pyramid import _anchor_generator, _pyramid, default_anchors
-from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from .pyramid import anchor_generator, default_anchors, pyramid
+from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..registry import register
 
@@ -25,8 +25,8 @@ def retinanet(
     **kwargs,                   # of torchvision's `RetinaNet`
 ) -> TorchvisionDetector:
     "RetinaNet on any encoder; with 'resnet50' retinanet_resnet50_fpn, but for the anchors"
-    body,levels,stats = _pyramid(encoder, pretrained, n_in, width, strides, 2)
-    gen = _anchor_generator(anchors or default_anchors(levels, size, 3), len(levels))
-    _check_kwargs(kwargs, RetinaNet)
+    body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 2)
+    gen = anchor_generator(anchors or default_anchors(levels, size, 3), len(levels))
+    check_kwargs(kwargs, RetinaNet)
     net = RetinaNet(body, n_out+1, anchor_generator=gen, **{**stats, **kwargs})
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

@@ -13,7 +13,7 @@ from ..layers import conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
 from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
-from .torchvision_parts import _seeded
+from .torchvision_parts import seeded
 
 __all__ = ['SlidingWindowDetector', 'window_classifier', 'default_windows', 'sliding_window']
 
@@ -136,7 +136,7 @@ class SlidingWindowDetector(Detector):
         dets = pad_dets([nms_dets(boxes, s, size, self.min_score, self.nms, self.max_dets) for s in scores], size,
                         self.max_dets)
         if targs is None: return None,dets
-        with _seeded(x.device): return self.loss_parts(x, targs),dets
+        with seeded(x.device): return self.loss_parts(x, targs),dets
 
     # --- learning
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
-from .pyramid import _encoder
-from .torchvision import TorchvisionDetector, _check_kwargs, _min_score
+from .pyramid import detector_encoder
+from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
 from ..registry import register
@@ -57,14 +57,14 @@ def ssdlite(
     norm  = partial(nn.BatchNorm2d, eps=.001, momentum=.03)                        # as torchvision has it
     w,h   = (size, size) if isinstance(size, int) else size
     first = next((s for s in (16, 8) if math.log2(math.ceil(max(w, h)/s)) > 3), 4)
-    enc,stats = _encoder(encoder, pretrained, n_in)
+    enc,stats = detector_encoder(encoder, pretrained, n_in)
     body  = SSDLiteBackbone(enc, first, max(w, h), width, norm)
     boxes = _default_boxes(anchors, len(body.out_channels), min(w, h))
     head  = SSDLiteHead(body.out_channels, boxes.num_anchors_per_location(), n_out+1, norm)
-    _check_kwargs(kwargs, SSD)
+    check_kwargs(kwargs, SSD)
     net   = SSD(body, boxes, (w, h), n_out+1, head=head,
                 **{**stats, **dict(nms_thresh=.55, topk_candidates=300), **kwargs})
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
 def _default_boxes(anchors, n, size) -> DefaultBoxGenerator:
     if anchors is None: return DefaultBoxGenerator([[2, 3]]*n, .2, .95)

@@ -27,10 +27,11 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
+from timm.models import adapt_input_conv
 from .base import MIN_SCORE, Detector, pad_dets
-from .pyramid import _anchor_generator, _freeze_norms
-from .torchvision_parts import _OURS, _Transform, _float32, _not_nan, _once, _seeded, _training
-from ..encoders import _read_weights, _set_n_in, create_encoder
+from .pyramid import anchor_generator, freeze_norms
+from .torchvision_parts import OURS, DetectorTransform, float32_hook, in_training, not_nan_hook, run_once, seeded
+from ..encoders import create_encoder, read_weights, set_n_in
 from ..kinds import WITH_ENCODER, checked_net
 from ..registry import register
 
@@ -53,8 +54,8 @@ class TorchvisionDetector(Detector):
             raise ValueError("net is a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, not a "
                              f"{type(net).__name__}; for nets of another kind write a `Detector`")
         self.net,self.n_out,self.max_dets = net,n_out,max_dets           # torchvision's names, so that its files fit
-        for m in net.modules(): m.__class__ = _OURS.get(type(m), type(m))
-        if not isinstance(net.transform, _Transform):
+        for m in net.modules(): m.__class__ = OURS.get(type(m), type(m))
+        if not isinstance(net.transform, DetectorTransform):
             raise ValueError("the net's transform is torchvision's GeneralizedRCNNTransform; a "
                              f"{type(net.transform).__name__} came: let the DataLoaders do what it does")
         net.requires_grad_(True)
@@ -64,9 +65,9 @@ class TorchvisionDetector(Detector):
         if min_score is not None: last.score_thresh = min_score
         heads = [net.rpn.head, last.box_predictor, last.mask_predictor] if self.two_stage else [net.head]
         for m in (net.backbone, *heads):
-            if m is not None: m.register_forward_hook(_float32)
+            if m is not None: m.register_forward_hook(float32_hook)
         for m in heads:
-            if m is not None: m.register_forward_hook(_not_nan)
+            if m is not None: m.register_forward_hook(not_nan_hook)
 
     normalizes = True
 
@@ -100,9 +101,9 @@ class TorchvisionDetector(Detector):
         if targs is None: return None,self._pad(net(x), x)
         stages = (net.rpn, net.roi_heads) if self.two_stage else ()
         head   = net.rpn if self.two_stage else net
-        with _once((net, 'transform'), (net, 'backbone'), (head, 'head'), (head, 'anchor_generator')):
+        with run_once((net, 'transform'), (net, 'backbone'), (head, 'head'), (head, 'anchor_generator')):
             dets = self._pad(net(x, targs), x)
-            with _training(net, *stages), _seeded(x[0].device): return net(x, targs),dets
+            with in_training(net, *stages), seeded(x[0].device): return net(x, targs),dets
 
     def _train(self, x, targs):
         try: return self.net(x, targs)
@@ -143,13 +144,13 @@ def _known(arch) -> str:
 
 _CLASSES = dict(fasterrcnn=FasterRCNN, maskrcnn=MaskRCNN, retinanet=RetinaNet, fcos=FCOS, ssd300=SSD, ssdlite320=SSD)
 
-def _check_kwargs(kwargs, *takers):
+def check_kwargs(kwargs, *takers):
     "Raise for what torchvision would take without a word, and do nothing with"
     unknown = [k for k in kwargs if not any(k in signature(o).parameters for o in takers)]
     if unknown: raise TypeError(f"unexpected keyword argument {unknown[0]!r}, which torchvision's "
                                 f"{takers[0].__name__} does not have")
 
-def _min_score(min_score, kwargs):
+def min_score_of(min_score, kwargs):
     "`min_score`, `MIN_SCORE` for None; None where torchvision's own argument for it is among `kwargs`"
     own = [k for k in ('score_thresh', 'box_score_thresh') if k in kwargs]
     if min_score is None: return None if own else MIN_SCORE
@@ -178,7 +179,7 @@ def torchvision_detector(
     if 'trainable_backbone_layers' in kwargs:
         raise ValueError("trainable_backbone_layers is not taken: all layers can learn here, and the learner's "
                          "`freeze` and `unfreeze` say which do")
-    _check_kwargs(kwargs, _CLASSES[name.partition('_')[0]], get_model_builder(name))
+    check_kwargs(kwargs, _CLASSES[name.partition('_')[0]], get_model_builder(name))
     build = partial(get_model, name, weights=None, num_classes=n_out+1, **kwargs)
     kind  = ('IMAGENET1K_FEATURES' if 'vgg16' in name else 'IMAGENET1K_V1') if pretrained == 'encoder' else None
     coco  = get_model_weights(name).DEFAULT
@@ -189,20 +190,19 @@ def torchvision_detector(
         raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
                       f"local state dict of {name} or of {_body(name)}") from e
     if n_in != 3:
-        _set_n_in(net.backbone, n_in, kind is not None)
+        set_n_in(net.backbone, n_in, kind is not None)
         t = net.transform
         t.image_mean,t.image_std = ([sum(o)/len(o)]*n_in for o in (t.image_mean, t.image_std))
-    if pretrained not in (False, True, 'encoder'): sd = _read_weights(Path(pretrained))
+    if pretrained not in (False, True, 'encoder'): sd = read_weights(Path(pretrained))
     if sd is not None:
-        if not name.startswith('ssd') and not name.endswith('_v2'): _freeze_norms(net.backbone.body)
+        if not name.startswith('ssd') and not name.endswith('_v2'): freeze_norms(net.backbone.body)
         if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd): _load(net, sd, name, n_in, pretrained)
         else: _load_encoder(net, name, n_in, pretrained)
     if anchors is not None: _set_anchors(net, anchors)
-    return TorchvisionDetector(net, n_out, _min_score(min_score, kwargs), max_dets, resize)
+    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
 def _load(net, sd, name, n_in, source):
     "Fill `net` from the state dict `sd` of a detector, but for the layers that tell classes where these are others"
-    from timm.models import adapt_input_conv
     sd   = {re.sub(r'^(module\.)?(net\.)?', '', k): v for k,v in sd.items()}
     own  = net.state_dict()
     stem = next(k for k,v in own.items() if v.ndim == 4)
@@ -241,7 +241,7 @@ def _set_anchors(net, anchors):
     if isinstance(net, (SSD, FCOS)):
         what = "the default boxes of SSD are relative to the picture" if isinstance(net, SSD) else "FCOS has no anchors"
         raise ValueError(f"{what}; leave `anchors` out")
-    part.anchor_generator = _anchor_generator(anchors, len(old.sizes), old.num_anchors_per_location()[0])
+    part.anchor_generator = anchor_generator(anchors, len(old.sizes), old.num_anchors_per_location()[0])
 
 for _name,_facts in dict(
     fasterrcnn_resnet50_fpn               = dict(n_params=41_449_656, like='faster_rcnn'),

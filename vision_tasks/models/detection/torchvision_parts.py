@@ -18,7 +18,7 @@ __all__ = []
 
 # --- torchvision's parts, with what they lack. The net's own parts become these, with their weights and settings
 
-class _Transform(GeneralizedRCNNTransform):
+class DetectorTransform(GeneralizedRCNNTransform):
     "Normalises and pads; sets ignored objects apart, as `ignored`"
     resizes = False
 
@@ -138,18 +138,18 @@ class _SSD(_Silences, SSD):
         n      = sum((m >= 0).sum() for m in matches) + len(bare)
         return {**parts, 'classification': parts['classification'] + hard.sum()/n}
 
-_OURS = {GeneralizedRCNNTransform: _Transform, RegionProposalNetwork: _RPN, RoIHeads: _RoIHeads, SSD: _SSD,
-         RetinaNetHead: _RetinaNetHead, FCOSHead: _FCOSHead}
+OURS = {GeneralizedRCNNTransform: DetectorTransform, RegionProposalNetwork: _RPN, RoIHeads: _RoIHeads, SSD: _SSD,
+        RetinaNetHead: _RetinaNetHead, FCOSHead: _FCOSHead}
 
-def _float32(module, args, out):
+def float32_hook(module, args, out):
     "Forward hook: what leaves `module` under autocast is float32"
     if isinstance(out, Tensor):
         short = out.dtype in (torch.float16, torch.bfloat16)
         return out.float() if short and torch.is_autocast_enabled(out.device.type) else out
-    if isinstance(out, dict):   return type(out)((k, _float32(module, args, o)) for k,o in out.items())
-    return type(out)(_float32(module, args, o) for o in out)
+    if isinstance(out, dict):   return type(out)((k, float32_hook(module, args, o)) for k,o in out.items())
+    return type(out)(float32_hook(module, args, o) for o in out)
 
-def _not_nan(module, args, out):
+def not_nan_hook(module, args, out):
     "Forward hook: nan raises in eval, before a threshold on scores drops it"
     if not module.training: refuse_nan(out)
 
@@ -170,7 +170,7 @@ class _Once(nn.Module):
         except AttributeError: return getattr(super().__getattr__('module'), k)
 
 @contextmanager
-def _once(*places):
+def run_once(*places):
     "Let the children at `places`, (parent, name), run once"
     kept = [(p, k, p._modules[k]) for p,k in places]
     try:
@@ -180,7 +180,7 @@ def _once(*places):
         for p,k,m in kept: p._modules[k] = m
 
 @contextmanager
-def _training(*modules):
+def in_training(*modules):
     "Let `modules`, but not what they contain, believe that they train: BatchNorm and dropout stay in eval"
     try:
         for m in modules: m.training = True
@@ -189,7 +189,7 @@ def _training(*modules):
         for m in modules: m.training = False
 
 @contextmanager
-def _seeded(device):
+def seeded(device):
     "Random numbers of the CPU and of `device` that are the same each time; their generators are left as they were"
     mod = getattr(torch, device.type, None)                 # torch.cuda, torch.mps, torch.xpu, ...
     own = hasattr(mod, 'get_rng_state')                     # a generator of its own, which the CPU's module lacks

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
+from timm.models import adapt_input_conv
 from ...ops.boxes import paired_iou
-from ..encoders import _read_weights, create_encoder
+from ..encoders import create_encoder, read_weights
 from ..kinds import MODULE, WITH_ENCODER, checked_net
 from ..layers import check_norm, init_he, refuse_nan, scaled
 from ..registry import register
@@ -131,8 +132,7 @@ class YOLOBody(nn.Sequential):
 
     def load(self, fname:str|Path):
         "Take over the weights in `fname`: a state dict of a `YOLOBody`, or of a `YOLO` that has one as its encoder"
-        from timm.models import adapt_input_conv
-        sd = _read_weights(Path(fname))
+        sd = read_weights(Path(fname))
         sd = {k.removeprefix('encoder.'): v for k,v in sd.items() if k.startswith('encoder.')} or sd
         stem,n_in = sd.get('0.weight'),self[0].in_channels
         if stem is not None and stem.ndim == 4 and stem.shape[1] == 3 != n_in:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 from ...arguments import choice, instance
-from ..encoders import _set_n_in, create_encoder
+from ..encoders import create_encoder, set_n_in
 from ..kinds import STATS, WITH_ENCODER, checked_net
 from ..registry import register
 
@@ -56,7 +56,7 @@ def torchvision_segmenter(
                       f"local state dict of {_body(name)}") from e
     if has_aux and not aux_loss: net.aux_classifier = None
     if own: _new_last_layers(net, n_out)
-    if n_in != 3: _set_n_in(net.backbone, n_in, own)
+    if n_in != 3: set_n_in(net.backbone, n_in, own)
     if pretrained and not own:
         sd = create_encoder(_body(name), pretrained == 'encoder' or pretrained, n_in).body.state_dict()
         net.backbone.load_state_dict({k.removeprefix('features.'): v for k,v in sd.items()})
