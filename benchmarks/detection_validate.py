@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.models.detection import torchvision_detector
+from vision_tasks.models.detection.torchvision import torchvision_detector
 
 # name -> what the losses may cost, as a multiple of inference: a two-stage net classifies other regions for its loss
 NETS = dict(fasterrcnn_resnet50_fpn=1.6, retinanet_resnet50_fpn=1.2, fcos_resnet50_fpn=1.2,

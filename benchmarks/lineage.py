@@ -22,7 +22,10 @@ from vision_tasks.data.image import read_image
 from vision_tasks.data.proposals import Proposals
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.detection import detection_dls, detection_learner
-from vision_tasks.models.detection import RCNN, Detector, FastRCNN, SlidingWindowDetector
+from vision_tasks.models.detection.base import Detector
+from vision_tasks.models.detection.fast_rcnn import FastRCNN
+from vision_tasks.models.detection.rcnn import RCNN
+from vision_tasks.models.detection.sliding_window import SlidingWindowDetector
 from vision_tasks.models.registry import get_arch
 from vision_tasks.ops.proposals import proposal_recall
 

@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.models.detection import sliding_window as detector
-from vision_tasks.models.segmentation import sliding_window
+from vision_tasks.models.detection.sliding_window import sliding_window_segmenter as detector
+from vision_tasks.models.segmentation.sliding_window import sliding_window_segmenter
 
 class Timed:
     "Keeps the seconds of process time of each call"
@@ -25,7 +25,7 @@ def answer(net, x):
 
 def multiply_adds(size, **kw):
     "Of one picture; counted on meta, where nothing is computed"
-    with torch.device('meta'): net,x = sliding_window(21, **kw),torch.empty(1, 3, size, size)
+    with torch.device('meta'): net,x = sliding_window_segmenter(21, **kw),torch.empty(1, 3, size, size)
     with FlopCounterMode(display=False) as counter: answer(net, x)
     return counter.get_total_flops()/2     # torch counts a multiplication and an addition as two
 
@@ -33,7 +33,7 @@ def row(size, stride, rounds):
     nets = {}
     for route in ('windows', 'conv'):
         torch.manual_seed(0)
-        nets[route] = sliding_window(21, route=route, stride=stride).eval()
+        nets[route] = sliding_window_segmenter(21, route=route, stride=stride).eval()
     x = torch.randn(1, 3, size, size)
     # which warms up, too
     torch.testing.assert_close(answer(nets['windows'], x), answer(nets['conv'], x), rtol=1e-3, atol=1e-4)

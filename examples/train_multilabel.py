@@ -1,8 +1,9 @@
 "Train a multi-label model on a csv file, or on drawn shapes; tune, score, draw what it says, export"
 import argparse
 from pathlib import Path
-from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, label_set, multilabel_dls, multilabel_learner,
-                              read_df, set_seed)
+from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, multilabel_dls, multilabel_learner, read_df,
+                              set_seed)
+from vision_tasks.data.targets import label_set
 
 def read(csv, out, size):
     "The annotations of `csv`, or those of drawn shapes, of which only the names are kept"

@@ -28,7 +28,9 @@ from vision_tasks.metrics.segmentation import confusion_counts, iou_from_confusi
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.layers import init_he
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
-from vision_tasks.models.segmentation import dilate, dynamic_unet, lraspp, unet
+from vision_tasks.models.segmentation.dynamic_unet import dynamic_unet
+from vision_tasks.models.segmentation.lraspp import dilate, lraspp
+from vision_tasks.models.segmentation.unet import unet
 
 class Facts:
     size,crop,refuses,min_bs,weights,kw,like = (33, 45),0,{},1,True,{},None

@@ -3,19 +3,21 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from bad_arguments import BAD, assert_no_faults, either, flag, names, number, one_of, path, text, whole
 from PIL import Image
-import vision_tasks.all as package
-from vision_tasks.all import (
-    FIGURE_JOINTS, SHAPE_CODES, SHAPE_POINTS, SHAPES, Annotation, AnnotationError, AnnotationSplitter, MaskFile,
-    Proposals, StratifiedSplitter, check_annotations, coco_keypoints, crop_instances, decode_class_mask, dlc_points,
-    draw_figures, draw_shapes, drop_problems, grey_levels, largest_object, read_biwi, read_coco, read_codes, read_df,
-    read_dlc, read_image, read_instance_masks, read_masks, read_via, read_voc, read_yolo, select_objects,
-    set_grey_range, stratified_folds, to_rgb, vocab_of, write_coco, write_df, write_dlc, write_instance_masks,
-    write_masks, write_via, write_voc, write_yolo)
+from public import for_users
+from vision_tasks.all import (FIGURE_JOINTS, SHAPES, SHAPE_CODES, SHAPE_POINTS, Annotation, AnnotationError,
+                              AnnotationSplitter, Proposals, StratifiedSplitter, check_annotations, coco_keypoints,
+                              crop_instances, decode_class_mask, dlc_points, draw_figures, draw_shapes, drop_problems,
+                              largest_object, read_biwi, read_coco, read_codes, read_df, read_dlc, read_instance_masks,
+                              read_masks, read_via, read_voc, read_yolo, select_objects, set_grey_range,
+                              stratified_folds, vocab_of, write_coco, write_df, write_dlc, write_instance_masks,
+                              write_masks, write_via, write_voc, write_yolo)
+from vision_tasks.data.class_masks import MaskFile
+from vision_tasks.data.image import grey_levels, read_image, to_rgb
 from vision_tasks.data.class_masks import MaskTable
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-AREA = ('annotation', 'check', 'coco', 'masks', 'points', 'proposals', 'splits', 'synthetic', 'table', 'via', 'voc',
-        'yolo', 'image')
+AREA = [f'data.{o}' for o in ('annotation', 'errors', 'check', 'drop', 'class_masks', 'proposals', 'splits',
+                              'synthetic', 'image', 'formats')]
 EXEMPT = {'AnnotationError'}   # takes a message, as all exceptions do
 
 EMPTY = lambda v: isinstance(v, list) and not v or hasattr(v, 'numel') and v.numel() == 0
@@ -196,7 +198,5 @@ def test_rows_of_another_table_are_no_problems(world):
         with pytest.raises(ValueError, match="^problems: "): drop_problems(anns + anns[:1], bad)
 
 def test_every_function_of_the_area_is_called(world):
-    area = {f'vision_tasks.data.{o}' for o in AREA}
-    public = {k for k,v in vars(package).items() if callable(v) and getattr(v, '__module__', '') in area}
     called = {k for f in CALLS for k in f(world)}
-    assert public - EXEMPT <= called and {'crop_instances', 'largest_object'} <= called
+    assert {*for_users(*AREA), 'crop_instances', 'largest_object'} - EXEMPT <= called

@@ -2,20 +2,26 @@
 import inspect
 from functools import cache, wraps
 import numpy as np, pytest, torch
+from public import for_users, public
 from bad_arguments import BAD, assert_no_faults, either, flag, names, never, number, one_of, text, whole
 from torch import nn
 from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
-import vision_tasks.all as package
-from vision_tasks.all import (
-    Annotation, BilinearUp, ContextModule, CropView, Encoder, FileImage, FileImageBlock, FitView, GridHead, IoUView,
-    JitterView, JointTransform, LightJitter, ObjectMasks, ObjectMasksBlock, ProposalsBlock, ZoomOutView, arch_facts,
-    bed_of_nails, bilinear_kernel, check_labels, check_masks, check_n_out, clip_objects, create_encoder, get_arch,
-    init_bilinear, init_he, list_archs, list_encoders, mirror_points, point_pairs, register, unpool_nearest, zero_loss)
-from vision_tasks.models import detection, segmentation
+from vision_tasks.all import (Annotation, CropView, FitView, IoUView, JitterView, JointTransform, LightJitter,
+                              ZoomOutView, create_encoder, get_arch, list_archs, list_encoders)
+from vision_tasks.data.blocks import FileImageBlock, ObjectMasksBlock, ProposalsBlock
+from vision_tasks.data.items import FileImage, ObjectMasks
+from vision_tasks.data.targets import check_labels, check_masks, clip_objects, mirror_points, point_pairs
+from vision_tasks.models.encoders import Encoder
+from vision_tasks.models.layers import (BilinearUp, ContextModule, GridHead, bed_of_nails, bilinear_kernel, check_n_out,
+                                        init_bilinear, init_he, unpool_nearest, zero_loss)
+from vision_tasks.models.registry import arch_facts, register
 
 pytestmark = [pytest.mark.filterwarnings('ignore')]
 CALLABLE = callable
+AREA = ('models', 'data.blocks', 'data.items', 'data.targets', 'data.transforms', 'data.views', 'data.geometry',
+        'data.laying')
+NAMES = public(*AREA)
 EMPTY = lambda v: isinstance(v, torch.Tensor) and len(v) == 0   # as good as an empty list
 A = Annotation('a.png', (8, 6), bboxes=np.array([[1., 1, 5, 5]]), labels=['a'], masks=[[[1, 1, 5, 1, 5, 5]]],
                mask=np.zeros((6, 8), np.uint8))
@@ -65,7 +71,7 @@ SEG = {
     'FCDenseNet': dict(n_out=2, n_in=3, layers=(2, 2, 2), k=4, first=8, ps=.2),
     'FCN': dict(n_out=2, n_in=3, width=.1, stride=32, ps=.5), 'LRASPP': dict(encoder=efficientnet, n_out=2, width=8),
     'SegNet': dict(n_out=2, n_in=3, width=.1),
-    'SlidingWindow': dict(classifier=nothing, patch=5, route='conv', stride=1, at_once=8),
+    'SlidingWindowSegmenter': dict(classifier=nothing, patch=5, route='conv', stride=1, at_once=8),
     'TorchvisionSegmenter': dict(net=segmenter,
                                  mean=(.5, .5, .5), std=(.5, .5, .5)),
     'UNet': dict(n_out=2, n_in=3, width=.1, padding='valid', ps=.5),
@@ -76,7 +82,7 @@ SEG = {
     'fcn32s': dict(BASE, ps=.2), 'fcn16s': dict(BASE, ps=.2, start=None), 'fcn8s': dict(BASE, ps=.2, start=None),
     'lraspp': dict(BASE, encoder='test_efficientnet', stride=16),
     'patch_classifier': dict(n_out=2, n_in=3, patch=9, width=.1), 'segnet': BASE,
-    'sliding_window': dict(BASE, patch=9, route='conv', stride=1, at_once=8),
+    'sliding_window_segmenter': dict(BASE, patch=9, route='conv', stride=1, at_once=8),
     'torchvision_segmenter': dict(name='lraspp_mobilenet_v3_large', n_out=2, n_in=3, pretrained=False, aux_loss=False),
     'unet': dict(BASE, padding='valid', ps=.5)}
 ON_ENCODER = dict(n_out=2, n_in=3, pretrained=False, encoder='test_resnet', width=.25, resize=False, **DETS)
@@ -99,7 +105,7 @@ DET = {
     'mask_rcnn': dict(ON_ENCODER, size=64, anchors=None, strides=(4, 8), pool='align'),
     'rcnn': dict(BASE, encoder='test_resnet', crop=48, context=4),
     'retinanet': dict(ON_ENCODER, size=64, anchors=None, strides=(8, 16)),
-    'detection.sliding_window': dict(BASE, encoder=None, size=64, window=32, sizes=(16., 32.), ratios=(1.,), stride=4,
+    'sliding_window_detector': dict(BASE, encoder=None, size=64, window=32, sizes=(16., 32.), ratios=(1.,), stride=4,
                                      **BOXES),
     'ssdlite': dict(ON_ENCODER, encoder='test_efficientnet', size=64, anchors=None),
     'torchvision_detector': dict(arch='ssdlite320_mobilenet_v3_large', n_out=2, n_in=3, pretrained=False, resize=False,
@@ -107,8 +113,8 @@ DET = {
     'yolo_v1': dict(BASE, S=2, B=2, size=128, width=.05, encoder=None, bn=False, ps=.5, **BOXES)}
 
 CALLS = {
-    **{k: net(getattr(segmentation, k), **kw) for k,kw in SEG.items()},
-    **{k: net(getattr(detection, k.removeprefix('detection.')), **kw) for k,kw in DET.items()},
+    **{k: net(NAMES[k], **kw) for k,kw in SEG.items()},
+    **{k: net(NAMES[k], **kw) for k,kw in DET.items()},
     'GridHead': net(GridHead, c=8, n_out=2, grid=2, width=8, hidden=8, ps=.1),
     'BilinearUp': call(BilinearUp, s=2, padding=1), 'ContextModule': net(ContextModule, c=2, kind='basic'),
     'Encoder': call(Mine, body=lambda: nn.Conv2d(1, 4, 3), name='mine', n_in=3, pyramid=True, mean=(0., 0, 0),
@@ -133,10 +139,10 @@ CALLS = {
                            p_rotate=.75, tfms=None, fill=(1, 2, 3), mask_fill=255, min_visible=.1, keep=False,
                            flip_pairs=None),
     # blocks
-    **{k: call(getattr(package, k), vocab=['a', 'b']) for k in (
+    **{k: call(NAMES[k], vocab=['a', 'b']) for k in (
         'LabelSetBlock', 'LabelSetEncode', 'OneObject', 'OneObjectBlock', 'ClassMaskBlock', 'ClassMaskEncode',
         'ObjectBlock', 'ObjectLabels')},
-    **{k: call(getattr(package, k), vocab=['a', 'b'], skeleton=[(0, 1)], flip_pairs=None)
+    **{k: call(NAMES[k], vocab=['a', 'b'], skeleton=[(0, 1)], flip_pairs=None)
        for k in ('KeypointBlock', 'KeypointEncode')},
     'FileImage.create': call(FileImage.create, o=lambda: np.zeros((4, 4, 3), np.uint8), grey_range=None),
     'FileImageBlock': call(FileImageBlock, grey_range=None), 'ObjectMasksBlock': call(ObjectMasksBlock),
@@ -154,6 +160,7 @@ EXEMPT = dict(
         'path_of', 'the_object', 'class_mask')},
     **{k: "the constructor is fastai's" for k in ('ObjectBBoxes', 'TightBoxes')},
     FileImage="the constructor is Pillow's; `FileImage.create` is in CALLS",
+    cluster_anchors="`fit_anchors`, which calls it, is in test_arguments_tasks",
     Detector="an abstract class without arguments",
     pad_dets="a part of `forward`, called for each batch", pad_objects="fastai's `before_batch`, called for each batch")
 
@@ -175,17 +182,11 @@ ACCEPTS = dict(
     max_lighting=number(0, 1 - 1e-9), proposals=CALLABLE, pairs=either(EMPTY, one_of(None, [])), what=text,
     n_windows=never, grey_range=one_of(None), vocab=either(names, EMPTY),
     **{'point_pairs.vocab': either(names, EMPTY, one_of((1, 2, 3))),
-       'detection.sliding_window.stride': either(whole(1), one_of(None))})
-
-def public():
-    "Names of `vision_tasks.all` that come from the modules of this file"
-    mine = tuple(f'vision_tasks.{o}' for o in ('models', 'data.blocks', 'data.items', 'data.targets', 'data.transforms',
-                                                    'data.views', 'data.geometry', 'data.laying'))
-    return {k for k,o in vars(package).items() if callable(o) and str(getattr(o, '__module__', '')).startswith(mine)}
+       'sliding_window_detector.stride': either(whole(1), one_of(None))})
 
 def test_every_public_name_is_in_the_matrix_or_exempt():
-    names = {k.split('.')[0] for k in CALLS if k != 'detection.sliding_window'} | EXEMPT.keys()
-    assert public() - names == set() and names - public() == set()
+    names = {k.split('.')[0] for k in CALLS}
+    assert {*for_users(*AREA)} <= names | EXEMPT.keys() <= {*NAMES} and not names & EXEMPT.keys() - {'FileImage'}
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
@@ -201,11 +202,11 @@ def test_what_makes_no_sense_is_refused_in_our_words(name):
     (JointTransform, dict(rotate=(-10, 10)), r"rotate: .* angle in degrees.*write rotate=10 for angles from -10 to 10"),
     (JointTransform, dict(fill=0), r"fill: expected a color: three numbers .* got 0; write \(0, 0, 0\)"),
     (JointTransform, dict(size=64.), r"size: expected pixels: .* got 64.0"),
-    (segmentation.unet, dict(n_out=0), "n_out: expected the number of classes .* got 0"),
-    (segmentation.segnet, dict(n_out=2, pretrained=None), "pretrained: expected True, False, or the path .* got None"),
+    (NAMES['unet'], dict(n_out=0), "n_out: expected the number of classes .* got 0"),
+    (NAMES['segnet'], dict(n_out=2, pretrained=None), "pretrained: expected True, False, or the path .* got None"),
     (get_arch, dict(name='unett', task='segmentation'), "did you mean 'unet'"),
     (list_archs, dict(task='segment'), "task: .* got 'segment'; did you mean 'segmentation'"),
-    (detection.faster_rcnn, dict(n_out=2, anchors=(((8,),), (0,))), "anchors, ratios, number 0: expected")])
+    (NAMES['faster_rcnn'], dict(n_out=2, anchors=(((8,),), (0,))), "anchors, ratios, number 0: expected")])
 def test_a_message_says_what_was_expected_and_what_to_do(f, kw, message):
     with pytest.raises(ValueError, match=message): f(**kw)
 

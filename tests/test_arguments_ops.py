@@ -1,22 +1,17 @@
 "The argument matrix of operations, losses, metrics, thresholds and plots"
-from importlib import import_module
-from pkgutil import iter_modules
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from bad_arguments import BAD, FEW, assert_no_faults, either, flag, names, number, one_of, table, text, whole
 import vision_tasks.all as vt
+from public import for_users, public
 from vision_tasks.arguments import check_thresh
 from vision_tasks.data.annotation import Annotation
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
-FOLDERS = 'ops','losses','metrics','show'
-MODULES = ['distributed', 'data.class_weights', *(f'{f}.{m.name}' for f in FOLDERS
-           for m in iter_modules(import_module(f'vision_tasks.{f}').__path__))]
-# public names that are not called by users with arguments of their own
-EXEMPT = {
-    'MultilabelDL', 'KeypointDL', 'LocalizationDL', 'SegmentationDL', 'DetectionDL', 'InstanceDL',   # fastai's
-    'LocalizationIoU', 'MeanIoU', 'PixelAccuracy', 'ClassAccuracy', 'FrequencyIoU', 'MeanDice'}       # no arguments
+AREA = 'ops','losses','metrics','show','distributed','data.class_weights'
+NAMES = public(*AREA)
+EXEMPT = {'LocalizationIoU', 'MeanIoU', 'PixelAccuracy', 'ClassAccuracy', 'FrequencyIoU', 'MeanDice'}   # no arguments
 
 VOCAB = ['a', 'b']
 
@@ -125,7 +120,7 @@ def calls(folder):
         draw_points=lambda: dict(ax=ax(), points=[[1, 2], [3, 4]], vocab=VOCAB, skeleton=[(0, 1)], names=True,
                                  ring=False),
         Distributed=lambda: dict(device='cpu', sync_bn=True))
-    return {name: lambda name=name, make=make: (getattr(vt, name), make()) for name,make in kw.items()}
+    return {name: lambda name=name, make=make: (NAMES[name], make()) for name,make in kw.items()}
 
 EMPTY   = lambda v: isinstance(v, (list, torch.Tensor)) and len(v) == 0
 SCORES  = one_of('f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision', 'precision_at_recall')
@@ -155,8 +150,7 @@ ACCEPTS = {
         alpha=either(number(0, 1), one_of(None)), ax=one_of(None), preds=one_of(None), fname=one_of(None))}
 
 def test_every_public_name_is_in_the_matrix(tmp_path):
-    public = {n for m in MODULES for n in import_module(f'vision_tasks.{m}').__all__ if callable(getattr(vt, n, None))}
-    assert public == {*calls(tmp_path)} | EXEMPT
+    assert {*for_users(*AREA)} | {'mask_bbox'} == {*calls(tmp_path)} | EXEMPT
 
 def test_the_calls_without_a_bad_value_work(tmp_path):
     for name,make in calls(tmp_path).items():

@@ -7,7 +7,6 @@ import pytest, torch
 from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, names, never, number, one_of, path,
                            table, whole)
 from test_tasks import TASKS
-import vision_tasks.all as package
 from vision_tasks.detection import fit_anchors
 from vision_tasks.training.build import encoder_splitter, one_normalize
 from vision_tasks.training.files import load_learner
@@ -57,7 +56,7 @@ def made(task, anns, tmp_path_factory):
 def dls_calls(task, anns, folder):
     "{name: () -> (function, arguments)} of the blocks and the DataLoaders"
     shared = dict(size=32, splitter=None, item_tfms=None, batch_tfms=None)
-    block = getattr(package, f'{task.name}_block')
+    block = getattr(import_module(f'vision_tasks.{task.name}'), f'{task.name}_block')
     named = dict(codes=task.data['codes']) if 'codes' in task.data else dict(vocab=task.data.get('vocab', ['a', 'b']))
     own = {'keypoint': dict(flip_pairs=None, skeleton=None), 'detection': dict(proposals=None)}.get(task.name, {})
     dls = dict(annotations=anns, bs=4, path=folder, valid_pct=.5, seed=1, num_workers=0, device='cpu', check=False,

@@ -5,7 +5,11 @@ from torch import nn
 from torch.testing import assert_close
 from vision_tasks.data.synthetic import SHAPE_CODES
 from vision_tasks.models.registry import arch_facts, get_arch
-from vision_tasks.models.segmentation import deconvnet, deeplab_v1, dilatednet, fcn8s, fcn16s, fcn32s, segnet
+from vision_tasks.models.segmentation.deconvnet import deconvnet
+from vision_tasks.models.segmentation.deeplab import deeplab_v1
+from vision_tasks.models.segmentation.dilatednet import dilatednet
+from vision_tasks.models.segmentation.fcn import fcn16s, fcn32s, fcn8s
+from vision_tasks.models.segmentation.segnet import segnet
 from vision_tasks.models.segmentation.segnet import decode, encode, mirrored
 from vision_tasks.models.vgg import VGG16
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner

@@ -17,7 +17,8 @@ from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.detection import detection_dls, detection_learner, fit_anchors
 from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.losses.detection import DetectionLoss
-from vision_tasks.models.detection import Detector, yolo_v1
+from vision_tasks.models.detection.base import Detector
+from vision_tasks.models.detection.yolo import yolo_v1
 
 PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)
 

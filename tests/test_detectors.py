@@ -24,9 +24,14 @@ from overfit import overfit
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.training.build import encoder_splitter
-from vision_tasks.models.detection import (TorchvisionDetector, anchor_iou, default_anchors, faster_rcnn, fcos,
-                                           pad_dets, retinanet, ssdlite, torchvision_detector)
-from vision_tasks.models.detection.base import MIN_SCORE, fit_anchors, lies_on
+from vision_tasks.models.detection.base import anchor_iou, pad_dets
+from vision_tasks.models.detection.faster_rcnn import faster_rcnn
+from vision_tasks.models.detection.fcos import fcos
+from vision_tasks.models.detection.pyramid import default_anchors
+from vision_tasks.models.detection.retinanet import retinanet
+from vision_tasks.models.detection.ssdlite import ssdlite
+from vision_tasks.models.detection.torchvision import TorchvisionDetector, torchvision_detector
+from vision_tasks.models.detection.base import MIN_SCORE, cluster_anchors, lies_on
 from vision_tasks.models.detection.mask_rcnn import MultiScaleRoIPool, mask_rcnn
 from vision_tasks.models.detection.ssdlite import SSDLiteBackbone
 from vision_tasks.models.detection.torchvision_parts import mask_targets, seeded
@@ -517,17 +522,17 @@ def test_the_net_has_the_anchors_of_the_size_that_its_pictures_have():
 def test_fitted_anchors_are_the_objects_own_sizes_and_shapes():
     sides,ratios = torch.tensor([6., 12, 24, 48, 96]),torch.tensor([.25, 1., 3.])
     whs = torch.stack([sides[:, None]/ratios.sqrt(), sides[:, None]*ratios.sqrt()], -1).view(-1, 2).repeat(3, 1)
-    got = fit_anchors(whs)
+    got = cluster_anchors(whs)
     assert_close(torch.tensor(got[0])[:, 0], sides)
     assert_close(torch.tensor(got[1]), ratios)
     assert_close(anchor_iou(whs, got), torch.ones(len(whs)))
-    assert fit_anchors(whs.flip(0))[1] == pytest.approx(got[1])                 # in whatever order they come
+    assert cluster_anchors(whs.flip(0))[1] == pytest.approx(got[1])                 # in whatever order they come
 
 def test_fitted_anchors_cover_objects_better_than_the_defaults():
     g = torch.Generator().manual_seed(0)
     whs = torch.randn(500, 2, generator=g).mul(.5).add(torch.tensor([2.5, 3.5])).exp()      # about 12 x 33 pixels
     for sizes in (1, 3):
-        fitted,default = fit_anchors(whs, sizes=sizes),default_anchors((8, 16, 32, 64, 128), 512, sizes)
+        fitted,default = cluster_anchors(whs, sizes=sizes),default_anchors((8, 16, 32, 64, 128), 512, sizes)
         assert [len(o) for o in fitted[0]] == [sizes]*5 and len(fitted[1]) == 3
         assert torch.tensor(fitted[0]).flatten().diff().min() >= 0
         assert anchor_iou(whs, fitted).mean() > anchor_iou(whs, default).mean() + .1
@@ -537,22 +542,22 @@ def test_the_best_anchor_of_an_object_is_found_by_hand_too():
     assert_close(got, torch.tensor([1, .5, .25]))
 
 def test_one_object_is_enough_for_anchors_but_none_is_not():
-    assert fit_anchors([[8, 2]], 2) == (((pytest.approx(4),),)*2, (pytest.approx(.25),)*3)
+    assert cluster_anchors([[8, 2]], 2) == (((pytest.approx(4),),)*2, (pytest.approx(.25),)*3)
     for bad in (torch.zeros(0, 2), [[3, 0]], [[1, 2, 3]]):
         with pytest.raises(ValueError, match=r'whs: expected \(n, 2\) widths and heights in pixels, above 0'):
-            fit_anchors(bad)
+            cluster_anchors(bad)
 
 def test_anchors_can_be_set_where_their_number_fits():
     whs = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))*60 + 4
-    net = make('fasterrcnn_resnet50_fpn', anchors=fit_anchors(whs))
-    assert net.net.rpn.anchor_generator.sizes == fit_anchors(whs)[0]
-    assert torchvision_detector('retinanet_resnet50_fpn', 3, anchors=fit_anchors(whs, sizes=3)).net.anchor_generator
+    net = make('fasterrcnn_resnet50_fpn', anchors=cluster_anchors(whs))
+    assert net.net.rpn.anchor_generator.sizes == cluster_anchors(whs)[0]
+    assert torchvision_detector('retinanet_resnet50_fpn', 3, anchors=cluster_anchors(whs, sizes=3)).net.anchor_generator
     sizes = (6,),(12,),(24,),(40,),(60,)
     net = ssdlite(3, encoder='test_efficientnet', size=64, anchors=(sizes, (.5, 1., 2., 3.)))
     assert net.net.anchor_generator.scales == [6/64, 12/64, 24/64, 40/64, 60/64, 1.]
     assert net.net.anchor_generator.aspect_ratios == [[2., 3.]]*5
-    for name,n,anchors in (('fasterrcnn_resnet50_fpn', '5 levels with 3', fit_anchors(whs, 4)),
-                           ('retinanet_resnet50_fpn', '5 levels with 9', fit_anchors(whs)),
+    for name,n,anchors in (('fasterrcnn_resnet50_fpn', '5 levels with 3', cluster_anchors(whs, 4)),
+                           ('retinanet_resnet50_fpn', '5 levels with 9', cluster_anchors(whs)),
                            ('faster_rcnn', '5 levels with equally many', (((8,), (9,), (9, 10), (9,), (9,)), (1.,)))):
         with pytest.raises(ValueError, match=rf'\(sizes by level, ratios\) for {n} anchors on each; .* came'):
             with torch.device('meta'): get_arch(name, 'detection')(3, anchors=anchors)

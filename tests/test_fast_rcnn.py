@@ -13,7 +13,8 @@ from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.metrics.detection import coco_ap
-from vision_tasks.models.detection import fast_rcnn, faster_rcnn_vgg16
+from vision_tasks.models.detection.fast_rcnn import fast_rcnn
+from vision_tasks.models.detection.faster_rcnn import faster_rcnn_vgg16
 from vision_tasks.models.detection.base import MAX_LOG, decode_bboxes, encode_bboxes, lies_on, nms_dets
 from vision_tasks.models.detection.fast_rcnn import EncoderMap, RoICells
 from vision_tasks.models.detection.faster_rcnn import vgg16_anchors

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 from vision_tasks.models.registry import get_arch
-from vision_tasks.models.segmentation import FCDenseNet, fc_densenet56, fc_densenet67, fc_densenet103
+from vision_tasks.models.segmentation.fcdensenet import FCDenseNet, fc_densenet103, fc_densenet56, fc_densenet67
 
 NETS = fc_densenet56,fc_densenet67,fc_densenet103
 CONVS = nn.Conv2d,nn.ConvTranspose2d

@@ -14,7 +14,7 @@ from vision_tasks.data.views import CropView, FitView, JitterView
 from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.instance import instance_dls, instance_learner
-from vision_tasks.models.detection import Detector
+from vision_tasks.models.detection.base import Detector
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask, encode_rle, mask_bbox
 from test_masks import pasted

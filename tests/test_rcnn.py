@@ -15,7 +15,7 @@ from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.metrics.detection import coco_ap
-from vision_tasks.models.detection import RCNN, rcnn
+from vision_tasks.models.detection.rcnn import RCNN, rcnn
 from vision_tasks.models.detection.base import encode_bboxes
 from vision_tasks.models.alexnet import AlexNet
 from vision_tasks.models.detection.rcnn_stages import HardestRows, linear_svm, ridge_regression

@@ -3,11 +3,12 @@ import numpy as np, pytest, torch
 from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 from torch.testing import assert_close
-from vision_tasks.models.segmentation import SlidingWindow, patch_classifier, sliding_window
+from vision_tasks.models.segmentation.sliding_window import (SlidingWindowSegmenter, patch_classifier,
+                                                             sliding_window_segmenter)
 
 def make(patch=7, seed=0, **kw):
     torch.manual_seed(seed)
-    return sliding_window(3, **{'width': .2, 'patch': patch, **kw}).double().eval()
+    return sliding_window_segmenter(3, **{'width': .2, 'patch': patch, **kw}).double().eval()
 
 def pictures(*size, n=2): return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(0)).double()
 
@@ -99,11 +100,11 @@ def test_the_weights_begin_as_he_says():
 def test_the_width_leaves_one_channel_at_least_and_a_single_class_is_one_logit_a_pixel():
     net = make(9, width=1e-3)
     assert [m.out_channels for m in net.classifier[::2]] == [1, 1, 3]
-    assert answer(sliding_window(1, n_in=2, patch=5), torch.randn(1, 2, 4, 3)).shape == (1, 1, 4, 3)
+    assert answer(sliding_window_segmenter(1, n_in=2, patch=5), torch.randn(1, 2, 4, 3)).shape == (1, 1, 4, 3)
 
 def test_a_classifier_of_ones_own_can_be_slid_too():
     torch.manual_seed(0)
-    net = SlidingWindow(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 5)), patch=7).double()
+    net = SlidingWindowSegmenter(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 5)), patch=7).double()
     x = pictures(8, 9)
     assert_close(answer(net, x, route='windows'), answer(net, x, route='conv'))
 
@@ -113,7 +114,8 @@ def test_a_classifier_of_ones_own_can_be_slid_too():
     (dict(route='window'), "'conv', 'windows', got 'window'"),       (dict(at_once=0), 'at_once: .* 1 or more, got 0'),
     (dict(pretrained='x'), 'no pretrained weights of the sliding window')])
 def test_what_it_cannot_do_it_refuses(kw, words):
-    with pytest.raises(ValueError, match=words): sliding_window(3, **kw)
+    with pytest.raises(ValueError, match=words): sliding_window_segmenter(3, **kw)
 
 def test_a_classifier_of_ones_own_comes_with_an_odd_patch():
-    with pytest.raises(ValueError, match='patch: expected an odd.* got 4'): SlidingWindow(nn.Conv2d(3, 2, 4), patch=4)
+    with pytest.raises(ValueError, match='patch: expected an odd.* got 4'):
+        SlidingWindowSegmenter(nn.Conv2d(3, 2, 4), patch=4)

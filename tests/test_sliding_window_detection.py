@@ -10,14 +10,14 @@ from overfit import overfit
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.metrics.detection import coco_ap
-from vision_tasks.models.detection import SlidingWindowDetector, default_windows, sliding_window
+from vision_tasks.models.detection.sliding_window import SlidingWindowDetector, default_windows, sliding_window_detector
 from vision_tasks.models.detection.sliding_window import window_classifier
 from vision_tasks.models.registry import get_arch
-from vision_tasks.models.segmentation import SlidingWindow
+from vision_tasks.models.segmentation.sliding_window import SlidingWindowSegmenter
 
 def make(n_out=3, **kw):
     torch.manual_seed(0)
-    net = sliding_window(n_out, **{**dict(width=.25, size=64), **kw})
+    net = sliding_window_detector(n_out, **{**dict(width=.25, size=64), **kw})
     net.classifier.weight.data *= 20
     return net.double()
 
@@ -109,7 +109,7 @@ def test_the_logits_of_a_box_are_those_of_the_piece_of_the_picture_that_it_enclo
 
 def test_an_encoder_looks_at_every_window_by_itself():
     torch.manual_seed(0)
-    net = sliding_window(2, encoder='test_resnet', window=32, sizes=(24,), ratios=(1.,)).eval()
+    net = sliding_window_detector(2, encoder='test_resnet', window=32, sizes=(24,), ratios=(1.,)).eval()
     x,seen = torch.rand(2, 3, 40, 48),[]
     net.encoder.register_forward_hook(lambda m, i, o: seen.append(tuple(i[0].shape)))
     with torch.no_grad(): got = net.logits(x, *net.levels((40, 48)))
@@ -206,7 +206,7 @@ def test_it_learns_eight_drawn_pictures(tmp_path):
     labels = nn.utils.rnn.pad_sequence([torch.tensor([vocab.index(o)+1 for o in a.labels], dtype=torch.long)
                                         for a in anns], batch_first=True)
     torch.manual_seed(0)
-    net = sliding_window(len(vocab), width=.5, size=64)
+    net = sliding_window_detector(len(vocab), width=.5, size=64)
     before = ap50(anns, vocab, detect(net, x))
     overfit(net, lambda: net.train()(x, bboxes, labels)['classifier'], 200, 6e-3)
     after = ap50(anns, vocab, detect(net, x))
@@ -215,19 +215,19 @@ def test_it_learns_eight_drawn_pictures(tmp_path):
 # --- how it is built
 
 def test_the_parameters_are_those_counted_by_hand():
-    with torch.device('meta'): net = sliding_window(20)
+    with torch.device('meta'): net = sliding_window_detector(20)
     own = 3*32*4*4 + 32 + 32*64*9 + 64 + 3*(64*64*9 + 64) + 21*65
     assert sum(p.numel() for p in net.parameters()) == own == 132_213
 
 def test_the_name_is_that_of_segmentations_too_and_each_task_has_its_own():
     with torch.device('meta'):
         assert isinstance(get_arch('sliding_window', 'detection')(3), SlidingWindowDetector)
-        assert isinstance(get_arch('sliding_window', 'segmentation')(3), SlidingWindow)
+        assert isinstance(get_arch('sliding_window', 'segmentation')(3), SlidingWindowSegmenter)
 
 def test_encoders_of_one_size_get_windows_of_that_size():
     with torch.device('meta'):
-        assert sliding_window(2, encoder='vit_tiny_patch16_224').window == 224
-        assert sliding_window(2, encoder='resnet18').window == 64
+        assert sliding_window_detector(2, encoder='vit_tiny_patch16_224').window == 224
+        assert sliding_window_detector(2, encoder='resnet18').window == 64
 
 @pytest.mark.parametrize('kw,words', [
     (dict(window=8),         'window is a multiple of 8 pixels from 16 on.* not 8'), (dict(window=33), 'not 33'),
@@ -237,7 +237,7 @@ def test_encoders_of_one_size_get_windows_of_that_size():
     (dict(pretrained=True),  "no pretrained weights of the sliding window's own net.*name an `encoder`"),
     (dict(encoder='test_resnet', dense=True), 'an encoder pads.*leave `dense` out')])
 def test_what_it_cannot_do_it_refuses(kw, words):
-    with pytest.raises(ValueError, match=words): sliding_window(3, **kw)
+    with pytest.raises(ValueError, match=words): sliding_window_detector(3, **kw)
 
 def test_it_takes_no_proposals():
     with pytest.raises(ValueError, match='goes everywhere; do not pass proposals'):

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from torchvision.models import get_model, get_model_weights, resnet18, vgg11, vgg16
 from vision_tasks.models.layers import conv_relu
 from vision_tasks.models.registry import get_arch
-from vision_tasks.models.segmentation import deeplab_v1, segnet
+from vision_tasks.models.segmentation.deeplab import deeplab_v1
+from vision_tasks.models.segmentation.segnet import segnet
 from vision_tasks.models.vgg import VGG16
 
 HUGE = {'classifier.0.weight': (4096, 512*49), 'classifier.3.weight': (4096, 4096)}

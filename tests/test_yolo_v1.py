@@ -13,7 +13,7 @@ from vision_tasks.data.transforms import JointTransform
 from vision_tasks.data.views import FitView
 from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.metrics.detection import coco_ap
-from vision_tasks.models.detection import YOLO, yolo_v1
+from vision_tasks.models.detection.yolo import YOLO, yolo_v1
 from vision_tasks.models.detection.yolo import YOLOBody, in_cells, out_of_cells, yolo_loss
 from vision_tasks.models.encoders import create_encoder
 

@@ -33,8 +33,8 @@ from .training.images import picture_of
 from .training.learner import TaskLearner
 from .training.loaders import splitter_of, task_dls
 from .losses.detection import DetectionLoss, above
-from .models.detection import Detector, torchvision_detector
-from .models.detection.base import fit_anchors as fit_to_sizes
+from .models.detection.base import Detector, cluster_anchors
+from .models.detection.torchvision import torchvision_detector
 from .models.layers import check_n_out
 from .models.registry import get_arch
 from .show.objects import DetectionDL
@@ -150,7 +150,7 @@ def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> D
             raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
     if not isinstance(model, Detector): raise ValueError(
         f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
-        f"{type(model).__name__}; subclass vision_tasks.models.detection.Detector")
+        f"{type(model).__name__}; subclass vision_tasks.models.detection.base.Detector")
     if model.needs_proposals != (dls.n_inp > 1): raise ValueError(
         "this net does not find its own proposals: make the DataLoaders with `detection_dls(..., "
         "proposals='selective_search')`" if model.needs_proposals else
@@ -357,4 +357,4 @@ def fit_anchors(
         (x1,y1,x2,y2),(u1,v1,u2,v2) = FitView(method)(*a.size, out)
         b = object_bboxes(a)
         whs.append((b[:,2:]-b[:,:2])*[(u2-u1)/(x2-x1), (v2-v1)/(y2-y1)])
-    return fit_to_sizes(torch.from_numpy(np.concatenate(whs)), levels, sizes, ratios)
+    return cluster_anchors(torch.from_numpy(np.concatenate(whs)), levels, sizes, ratios)

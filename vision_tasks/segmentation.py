@@ -32,7 +32,7 @@ from .metrics.segmentation import (MeanIoU, PixelAccuracy, class_accuracy_from_c
                                    confusion_scores, dice_from_confusion, iou_from_confusion)
 from .models.layers import check_n_out
 from .models.registry import arch_facts, get_arch, list_archs
-from .models.segmentation import dynamic_unet
+from .models.segmentation.dynamic_unet import dynamic_unet
 from .ops.crf import dense_crf
 from .ops.windows import check_scale, extend_image, resample_map, tile_starts, tile_weights
 from .show.class_masks import SegmentationDL

@@ -7,17 +7,16 @@ from fastai.data.transforms import Normalize
 from fastai.torch_core import apply_init, params
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
-from ..arguments import POSITIVE, brief, checked, choice, either, number, several
+from ..arguments import POSITIVE, brief, checked, choice, either, several
 from ..models.encoders import create_encoder
+from ..models.kinds import MODULE, STATS
 from ..models.registry import get_arch, list_archs
-from .kinds import LOADERS, MODULE
+from .kinds import LOADERS
 from ..warning import warn
 
 __all__ = ['encoder_splitter', 'EncoderHead', 'one_normalize']
 
 # --- model
-
-STATS  = several(number(), "a number for each channel", least=1)
 
 @checked(model=MODULE)
 def encoder_splitter(model) -> L:
@@ -50,7 +49,7 @@ def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=No
 def takes_pretrained(arch) -> bool:
     "Whether `arch` is told `pretrained`: a name, or a builder of torchvision's or of ours; one's own net is not"
     if arch is None or isinstance(arch, str): return True
-    theirs_or_ours = getattr(arch, '__module__', '').startswith(('torchvision.', __package__))
+    theirs_or_ours = getattr(arch, '__module__', '').startswith(('torchvision.', 'vision_tasks.'))
     return theirs_or_ours and not isinstance(arch, nn.Module)
 
 def came_pretrained(arch, pretrained) -> bool:
@@ -99,7 +98,7 @@ def input_stats(model, normalize=True) -> tuple:
     if normalize is True:
         told = _told_stats(model)
         if told is not None: return told.mean,told.std
-        if not type(model).__module__.startswith(__package__):
+        if not type(model).__module__.startswith('vision_tasks.'):
             warn(f"{type(model).__name__} does not say how its images are normalized (attributes `mean` and "
                  "`std`), so they are with ImageNet's statistics; pass normalize=(mean, std), or "
                  "normalize=None to feed them in [0, 1]")

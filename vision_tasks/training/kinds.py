@@ -12,9 +12,9 @@ from fastai.learner import Metric
 from ..arguments import (FLAG, FRACTION, FUNCTION, KINDS, NAMES, PATH, TEXT, Kind, brief, choice, either, instance,
                          is_number, is_whole, number, several)
 from ..data.annotation import Annotation
-from ..models.kinds import N_OUT
+from ..models.kinds import MODULE, N_OUT
 
-__all__ = ['PAIRS', 'CLASSES', 'RATE', 'ONE_RATE', 'MOMS', 'CBS', 'LOADERS', 'MODULE', 'BLOCK', 'DLS', 'CHECK',
+__all__ = ['PAIRS', 'CLASSES', 'RATE', 'ONE_RATE', 'MOMS', 'CBS', 'LOADERS', 'BLOCK', 'DLS', 'CHECK',
            'FASTAI', 'LEARNER', 'check_ds_idx']
 
 # fastai makes an instance of a class of transforms
@@ -35,7 +35,6 @@ MOMS   = several(FRACTION, "three momentums in [0, 1]", n=3)
 _CALLBACK = Kind("a callback", lambda o: isinstance(o, Callback) or isinstance(o, type) and issubclass(o, Callback))
 CBS    = either(_CALLBACK, several(_CALLBACK, "a list of callbacks"))
 LOADERS = instance(DataLoaders, what="DataLoaders, as the task's `*_dls` makes them")
-MODULE = instance(nn.Module, what="an `nn.Module`")
 _BUILDER = Kind("a builder", lambda o: FUNCTION.ok(o) or isinstance(o, type) and issubclass(o, nn.Module))
 _METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
                 lambda o: FUNCTION.ok(o) or isinstance(o, Metric), FUNCTION.todo)

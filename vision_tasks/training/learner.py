@@ -24,6 +24,7 @@ from ..data.blocks import grey_range_of
 from ..data.items import FileImage
 from ..data.views import View
 from ..distributed import Distributed, in_processes
+from ..models.kinds import MODULE
 from ..models.layers import refuse_nan
 from ..show.batches import FixedOrder
 from ..show.sheet import show_predictions
@@ -31,7 +32,7 @@ from .checks import check_data, network_view
 from .files import DECISIONS, DECISIONS_KEY, FILE, reading_file, saving_file
 from .fine_tuning import FineTuning, one_cycle
 from .images import IMAGES, picture_of
-from .kinds import CBS, FASTAI, MODULE, MOMS, ONE_RATE, RATE, check_ds_idx
+from .kinds import CBS, FASTAI, MOMS, ONE_RATE, RATE, check_ds_idx
 from .scoring import Scoring, Stream, recorder_kept, trackers_waiting
 
 __all__ = ['TaskLearner']

@@ -10,7 +10,7 @@ from ..kinds import NETS, WHS
 from ..layers import refuse_nan
 
 __all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
-           'fit_anchors', 'anchor_iou', 'MIN_SCORE']
+           'cluster_anchors', 'anchor_iou', 'MIN_SCORE']
 
 # The lowest score of a detection, the same for all nets, so that their APs compare: torchvision's own are .2 (FCOS),
 # .05 (Faster and Mask R-CNN, RetinaNet), .01 (SSD) and .001 (SSDlite)
@@ -165,7 +165,7 @@ def _means(x, k) -> Tensor:
     return means
 
 @checked(whs=WHS, levels=whole(1, 1000), sizes=whole(1, 1000), ratios=whole(1, 1000))
-def fit_anchors(
+def cluster_anchors(
     whs:Tensor,     # (n, 2) widths and heights of objects, pixels of the net's input
     levels:int=5,   # maps of the net; each gets `sizes` sizes, small ones the first
     sizes:int=1,    # 1 as in Faster R-CNN, 3 as in RetinaNet

@@ -15,7 +15,7 @@ from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
 from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
 from .torchvision_parts import seeded
 
-__all__ = ['SlidingWindowDetector', 'window_classifier', 'default_windows', 'sliding_window']
+__all__ = ['SlidingWindowDetector', 'window_classifier', 'default_windows', 'sliding_window_detector']
 
 STEP = 4      # pixels between the windows of `window_classifier`
 
@@ -159,9 +159,9 @@ class SlidingWindowDetector(Detector):
         keep = pick_windows(kind, *self.n_windows)
         return windows[keep],kind[keep]
 
-@register('detection', weights=False, kw=dict(width=.5, size=64), n_params=132_213)
+@register('detection', 'sliding_window', weights=False, kw=dict(width=.5, size=64), n_params=132_213)
 @checked_net()
-def sliding_window(
+def sliding_window_detector(
     n_out:int,
     n_in:int=3,
     width:float=1.,             # 1 = 32 channels in the first layer, 64 in the others; not with an `encoder`

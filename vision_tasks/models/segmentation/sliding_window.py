@@ -9,7 +9,7 @@ from ..kinds import MODULE, checked_net
 from ..layers import conv_relu, init_he, scaled
 from ..registry import register
 
-__all__ = ['SlidingWindow', 'patch_classifier', 'sliding_window']
+__all__ = ['SlidingWindowSegmenter', 'patch_classifier', 'sliding_window_segmenter']
 
 def _check_patch(patch):
     if patch%2 == 0:
@@ -32,7 +32,7 @@ def patch_classifier(
     init_he(net)
     return net
 
-class SlidingWindow(nn.Module):
+class SlidingWindowSegmenter(nn.Module):
     """(b, n_in, h, w) -> (b, n_out, h, w), of any height and width: at each pixel the logits that `classifier` gives
     for the patch centred there. Around the picture are zeros: the mean colour, where pictures are normalised"""
     @checked_net(classifier=MODULE)
@@ -70,17 +70,17 @@ class SlidingWindow(nn.Module):
         logits = torch.cat([self.classifier(patches[torch.unravel_index(i, (b, h, w))]) for i in some])
         return logits.view(b, h, w, -1).permute(0, 3, 1, 2)
 
-@register('segmentation', weights=False, kw=dict(width=.25), n_params=182_549)
+@register('segmentation', 'sliding_window', weights=False, kw=dict(width=.25), n_params=182_549)
 @checked_net()
-def sliding_window(
+def sliding_window_segmenter(
     n_out:int,
     n_in:int=3,
     width:float=1.,          # 1 = 32 channels in each layer
     pretrained=False,        # there are no weights
     patch:int=33,            # in pixels, odd
     **kwargs,                # of `SlidingWindow`: `route`, `stride`, `at_once`
-) -> SlidingWindow:
+) -> SlidingWindowSegmenter:
     "Classify the patch centred at each pixel: the baseline that every other net should beat"
     if pretrained: raise ValueError("there are no pretrained weights of the sliding window: pass pretrained=False, or "
                                     "take 'dynamic_unet', whose encoder has some")
-    return SlidingWindow(patch_classifier(n_out, n_in, patch, width), patch, **kwargs)
+    return SlidingWindowSegmenter(patch_classifier(n_out, n_in, patch, width), patch, **kwargs)
