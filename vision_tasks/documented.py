@@ -1,0 +1,315 @@
+"""Comments beside parameters become the sections Parameters, Returns and Raises of `__doc__`
+
+`help()`, `?`, editors and API references read `__doc__`; a comment reaches none of them. `vision_tasks/__init__.py`
+calls `install` before any other module is imported: from then on every public function, class and method of a module of
+this package is documented as soon as the module has run, so that nobody can forget it.
+
+The text of a parameter is, in this order: the comment beside it; for a parameter that `fastcore.delegates` added, that
+of the function it comes from; for a method, that of the method it overrides, if that is ours; the one in `MEANINGS`.
+Comments are found by the positions that `ast` reports, with one parse per file: what follows the last default or
+annotation of a line can only be punctuation and a comment. `fastcore.docments` reads the same style, but only the first
+line of a comment that goes on below, and tokenizes every function anew"""
+from __future__ import annotations
+import ast, gc, inspect, re, sys
+from dataclasses import dataclass, field
+from importlib.machinery import PathFinder, SourceFileLoader
+
+__all__ = ['Parameter', 'Signature', 'MEANINGS', 'read_signatures', 'parameters_of', 'document', 'install']
+
+# --- comments in a file
+
+@dataclass(slots=True)
+class Parameter:
+    "One parameter of a function, or field of a dataclass"
+    name:str         # as in the signature, without stars
+    stars:str = ''   # '*' or '**' in front of it
+    type:str = ''    # its annotation; '' if it has none
+    default:str = '' # source of its default; '' if it has none
+    text:str = ''    # its comment, lines separated by '\n'; '' if it has none
+
+@dataclass(slots=True)
+class Signature:
+    "What the source of a function or class tells about its parameters"
+    params:list[Parameter] = field(default_factory=list) # without `self` and `cls`
+    returns:str = ''       # annotation of what is returned
+    text:str = ''          # comment beside it
+    prose:str = ''         # docstring, without its indentation; '' if there is none
+    is_class:bool = False  # the parameters are those of `__init__`, or the fields of a dataclass
+
+class _File:
+    "Source lines of a file, and what is found at the positions of nodes"
+    def __init__(self, source): self.lines = source.split('\n')
+
+    def after(self, i, col):   # line number from 1; column in bytes, as `ast` counts
+        line = self.lines[i-1]
+        return line[col:] if line.isascii() else line.encode()[col:].decode()
+
+    def source(self, node):
+        if node is None: return ''
+        line = self.lines[node.lineno-1]
+        if node.lineno == node.end_lineno and line.isascii(): return line[node.col_offset:node.end_col_offset]
+        return ast.unparse(node)
+
+    def comments(self, nodes, first, last):
+        """{line: comment} of the lines `first` to `last`, and the set of lines with nothing but a comment. A comment
+        within a node of several lines (a default that is a dict, say) is not one of these"""
+        ends,inside = {},set()
+        for o in nodes:
+            ends[o.end_lineno] = max(ends.get(o.end_lineno, 0), o.end_col_offset)
+            inside.update(range(o.lineno, o.end_lineno))
+        found,alone = {},set()
+        for i in range(first, last+1):
+            if i in inside: continue
+            before,mark,text = self.after(i, ends.get(i, 0)).partition('#')
+            if not mark: continue
+            found[i] = text.strip()
+            if i not in ends and not before.strip(): alone.add(i)
+        return found,alone
+
+def _below(found, alone, i):
+    "The comment at line `i` with the lines of comment below it, and the line after these"
+    lines = [found[i]]
+    while (i := i+1) in alone: lines.append(found[i])
+    return '\n'.join(lines),i
+
+def _texts(file, ends, nodes, first, last):
+    "Comment of each line at which one of `ends` stands: beside and below it, or above it where the line above has none"
+    found,alone = file.comments(nodes, first, last)
+    texts,i = {},first
+    while i <= last:
+        if i in alone:     # above a parameter: the comment of the one before is read already
+            text,i = _below(found, alone, i)
+            if i in ends and i not in found: texts[i] = text
+        elif i in found: texts[i],i = _below(found, alone, i)
+        else: i += 1
+    return texts
+
+def _function(file, node, method) -> Signature:
+    a = node.args
+    plain = a.posonlyargs + a.args
+    pairs = list(zip(plain, [None]*(len(plain) - len(a.defaults)) + a.defaults, ['']*len(plain)))
+    if method: pairs = pairs[1:]
+    if a.vararg: pairs.append((a.vararg, None, '*'))
+    pairs += zip(a.kwonlyargs, a.kw_defaults, ['']*len(a.kwonlyargs))
+    if a.kwarg: pairs.append((a.kwarg, None, '**'))
+    nodes = [*plain[:1], *(o for arg,default,_ in pairs for o in (arg, default) if o is not None)]
+    if node.returns is not None: nodes.append(node.returns)
+    # the colon that ends the header
+    colon,col = max(((o.end_lineno, o.end_col_offset) for o in nodes), default=(node.lineno, node.col_offset))
+    while ':' not in (rest := file.after(colon, col)).partition('#')[0]: colon,col = colon+1,0
+    body = node.body[0]
+    start = min([body.lineno, *(o.lineno for o in getattr(body, 'decorator_list', ()))])
+    ends = {(default or arg).end_lineno for arg,default,_ in pairs}
+    texts = _texts(file, ends, nodes, node.lineno, colon-1)
+    res = Signature([Parameter(arg.arg, stars, file.source(arg.annotation), file.source(default),
+                               texts.get((default or arg).end_lineno, '')) for arg,default,stars in pairs],
+                    file.source(node.returns), prose=ast.get_docstring(node) or '')
+    if start > colon and '#' in rest:
+        at,lines = file.lines[colon-1].rindex(rest) + rest.index('#'),[rest.partition('#')[2].strip()]
+        for line in file.lines[colon:start-1]:   # below it and aligned with it: others are of the code that follows
+            if line.find('#') != at or line[:at].strip(): break
+            lines.append(line[at+1:].strip())
+        res.text = '\n'.join(lines)
+    return res
+
+def _class(file, node, init) -> Signature:
+    fields = [o for o in node.body if isinstance(o, ast.AnnAssign) and isinstance(o.target, ast.Name)]
+    is_data = any('dataclass' in file.source(o) for o in node.decorator_list) or (
+              any(file.source(o) == 'NamedTuple' for o in node.bases))
+    params = init.params if init else []
+    if is_data and not init and fields:
+        ends = {o.end_lineno for o in fields}
+        texts = _texts(file, ends, fields, fields[0].lineno, max(ends) + _comment_lines(file, max(ends)))
+        params = [Parameter(o.target.id, '', file.source(o.annotation), _default(file, o.value),
+                            texts.get(o.end_lineno, '')) for o in fields if 'ClassVar' not in file.source(o.annotation)]
+    return Signature(params, prose=ast.get_docstring(node) or '', is_class=bool(is_data or init))
+
+def _default(file, node):
+    "Source of a field's default"
+    if not isinstance(node, ast.Call) or file.source(node.func) != 'field': return file.source(node)
+    made = {o.arg: file.source(o.value) for o in node.keywords}
+    return f"{made['default_factory']}()" if 'default_factory' in made else made.get('default', '')
+
+def _comment_lines(file, i):
+    "How many lines of nothing but a comment follow line `i`"
+    n = 0
+    while i+n < len(file.lines) and file.lines[i+n].lstrip().startswith('#'): n += 1
+    return n
+
+def read_signatures(
+    source:str, # of a module
+) -> dict[str,Signature]: # by qualified name; of the functions and classes of the module, and the methods of these
+    "What the source of a module tells about parameters: annotations, defaults and the comments beside them"
+    file,res = _File(source),{}
+    def read(body, prefix):
+        for node in body:
+            if isinstance(node, (ast.If, ast.Try, ast.With)): read(node.body, prefix)
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                static = any(file.source(o) == 'staticmethod' for o in node.decorator_list)
+                res[prefix + node.name] = _function(file, node, bool(prefix) and not static)
+            elif isinstance(node, ast.ClassDef):
+                name = prefix + node.name
+                read(node.body, f'{name}.')
+                res[name] = _class(file, node, res.get(f'{name}.__init__'))
+    read(ast.parse(source).body, '')
+    return res
+
+# --- what a parameter means
+
+# where neither a comment nor an overridden method says it
+MEANINGS = dict()
+
+_READ = {}   # module: {qualified name: Signature}
+
+def _signatures(module):
+    "Those of a module of ours that has been imported; {} if its source is not there"
+    if module not in _READ:
+        ours = module is not None and module.partition('.')[0] == __package__
+        loader = getattr(sys.modules.get(module), '__loader__', None) if ours else None
+        try: source = loader.get_source(module) if hasattr(loader, 'get_source') else None
+        except (OSError, ImportError): source = None
+        _READ[module] = {} if source is None else read_signatures(source)
+    return _READ[module]
+
+def _signature_of(o):
+    "`Signature` of a function or class of ours, or None"
+    o = o if inspect.isclass(o) else inspect.unwrap(o)
+    return _signatures(getattr(o, '__module__', None)).get(getattr(o, '__qualname__', None))
+
+def _function_of(o): return o.__func__ if isinstance(o, (classmethod, staticmethod)) else o
+
+def _overridden(o, owner):
+    "Signatures of the methods of ours that the method `o` of the class `owner` overrides; of a class, those it extends"
+    if owner is None: return
+    for base in owner.__mro__[1:]:
+        f = base if inspect.isclass(o) else _function_of(vars(base).get(o.__name__))
+        if (inspect.isclass(f) or inspect.isfunction(f)) and (s := _signature_of(f)) is not None: yield s
+
+def parameters_of(
+    o,          # function, method or class of ours
+    owner=None, # class that it is a method of
+) -> list[Parameter]: # in the order of the signature, with the text from wherever it is said
+    "The parameters that a user can pass to `o`"
+    s = _signature_of(o)
+    if s is None: return []
+    above = list(_overridden(o, o if inspect.isclass(o) else owner))
+    params = s.params
+    if inspect.isclass(o):
+        made = [a for a in [s, *above] if a.is_class]
+        params = made[0].params if made else []
+        maker = next(c for c in o.__mro__ if '__init__' in vars(c))
+        if '__dataclass_fields__' in vars(maker) and '__init__' not in _own(maker):   # its bases' fields too
+            known = {p.name: p for a in reversed(made) for p in a.params}
+            params = [known[n] for n,f in o.__dataclass_fields__.items() if f.init and n in known]
+    params = _delegated(o, params)
+    texts = {p.name: p.text for a in reversed([s, *above]) for p in a.params if p.text}
+    return [Parameter(p.name, p.stars, p.type, p.default, p.text or texts.get(p.name, '') or MEANINGS.get(p.name, ''))
+            for p in params]
+
+def _own(cls):
+    "Names that the source of a class defines"
+    s = _signatures(cls.__module__)
+    return {n.rpartition('.')[2] for n in s if n.rpartition('.')[0] == cls.__qualname__}
+
+def _delegated(o, params):
+    "`params` with those that `fastcore.delegates` put in place of `**kwargs`"
+    if inspect.isclass(o): to = getattr(vars(o).get('__init__'), '__delwrap__', None)
+    else:                  to = getattr(inspect.unwrap(o), '__delwrap__', None)
+    if to is None: return params
+    known = {p.name: p for p in params}
+    theirs = {p.name: p for p in (parameters_of(to) if _signature_of(to) is not None else [])}
+    res = []
+    for n,p in inspect.signature(o).parameters.items():
+        if n == 'self' or n in known and res.append(known[n]) is None: continue
+        default = '' if p.default is p.empty else repr(p.default)
+        res.append(theirs.get(n) or Parameter(n, {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, ''),
+                                              '' if p.annotation is p.empty else inspect.formatannotation(p.annotation),
+                                              default))
+    return res
+
+# --- __doc__
+
+_RAISES = re.compile(r'(?:(?<=[.;])\s+|(?<=\n)|^)Raises\s+(`\w+`.*?)'
+                     r'(?:\.(?=\s+[A-Z`"\'])|\.?\s*$|\.?(?=\n\s*\n))', re.S)
+_SPLIT  = re.compile(r'[,;](?: and)?\s+(?=`\w+(?:Error|Exception|Warning|Interrupt)`)')
+
+def _raises(prose):
+    "(`prose` without its sentence on what is raised, [(exception, when)])"
+    m = _RAISES.search(prose)
+    left = prose[:m.start()] + prose[m.end():] if m else ''
+    if not left.strip(): return prose,[]    # nothing but that sentence: it is the summary
+    found = [re.match(r'`(\w+)`[:,]?\s*(.*)', part, re.S).groups() for part in _SPLIT.split(m[1])]
+    return left.strip(),found
+
+def _section(title, rows):
+    rows = [f'{head}\n' + ''.join(f'    {line.strip()}\n' for line in text.split('\n') if text) for head,text in rows]
+    return f"{title}\n{'-'*len(title)}\n{''.join(rows)}".rstrip() if rows else ''
+
+def _rows(params):
+    "(head, text) of each parameter; those that share a comment and everything else share a row"
+    rows = []
+    for p in params:
+        about = ', '.join(filter(None, [p.type, p.default and f'default={p.default}']))
+        row = [[p.stars + p.name], about, p.text]
+        if rows and p.text and '\0' not in p.text and rows[-1][1:] == row[1:]: rows[-1][0] += row[0]
+        else: rows.append(row)
+    return [(', '.join(names) + (f' : {about}' if about else ''), text) for names,about,text in rows]
+
+def _doc(o, owner=None):
+    "`__doc__` of a function or class of ours; None leaves it as it is"
+    s = _signature_of(o)
+    if s is None: return None
+    inherited = [] if inspect.isclass(o) else [a.prose for a in _overridden(o, owner) if a.prose]
+    prose,raised = _raises(s.prose or next(iter(inherited), ''))
+    returned = [(s.returns or s.text, s.text if s.returns else '')] if (
+               s.text or s.returns not in ('', 'None')) and not s.is_class else []
+    parts = [prose, _section('Parameters', _rows(parameters_of(o, owner))), _section('Returns', returned),
+             _section('Raises', raised)]
+    return '\n\n'.join(filter(None, parts)) if any(parts[1:]) else None
+
+def _set(f, doc):
+    while f is not None and doc is not None:
+        f.__doc__ = doc
+        f = getattr(f, '__wrapped__', None)
+
+def document(
+    module, # of this package
+):
+    "Complete `__doc__` of every public function, class and public method that is defined in `module`"
+    _READ.pop(module.__name__, None)   # of an earlier import
+    for name,o in list(vars(module).items()):
+        if name[0] == '_' or getattr(o, '__module__', None) != module.__name__: continue
+        if inspect.isfunction(o): _set(o, _doc(o))
+        elif inspect.isclass(o):
+            for n,f in list(vars(o).items()):
+                f = _function_of(f)
+                if (n[0] != '_' or n == '__call__') and inspect.isfunction(f): _set(f, _doc(f, o))
+            if (doc := _doc(o)) is not None: o.__doc__ = doc
+
+# --- while a module is imported
+
+class _Loader(SourceFileLoader):
+    "Loads a module from its source and documents it"
+    def exec_module(self, module):
+        super().exec_module(module)
+        # a tree is thousands of objects that live for a moment: the collector would go through all of torch for them
+        enabled = gc.isenabled()
+        gc.disable()
+        try: document(module)
+        finally:
+            if enabled: gc.enable()
+
+class _Finder:
+    "Finds the modules of this package, for `_Loader`"
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not name.startswith(f'{__package__}.'): return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader: spec.loader = _Loader(name, spec.loader.path)
+        return spec
+
+def install():
+    "From now on, modules of this package are documented when they are imported; not with `-OO`, which drops docstrings"
+    if sys.flags.optimize >= 2 or _Finder in sys.meta_path: return
+    sys.meta_path.insert(0, _Finder)
+    document(sys.modules[__name__])
