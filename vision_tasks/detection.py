@@ -115,7 +115,8 @@ def detection_learner(
     normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
                            # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
                            # they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
+                           # callbacks only
     **learner_kwargs,      # of fastai's `Learner`
 ) -> DetectionLearner:
     "A `DetectionLearner`; the encoder is frozen at first where anything is pretrained"
@@ -199,7 +200,8 @@ class DetectionLearner(TaskLearner):
         super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
         if not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
-    def fit_stages(self, **kwargs):
+    def fit_stages(self, **kwargs, # of the `fit_stages` of the model
+    ):
         """What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation. The net's own
         `fit_stages` takes batches of (x, bboxes, labels, proposals), `names` of its classes and `kwargs`, and says what
         it gives; `None` from a net that has none"""
@@ -250,7 +252,11 @@ class DetectionLearner(TaskLearner):
         check_labels(annotations, self.dls.vocab[1:])
         return annotations
 
-    def to_annotations(self, dets, pictures, thresh):
+    def to_annotations(self,
+        dets, # (b, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input; masks follow in the last axis
+              # where there are any
+        pictures, thresh,
+    ):
         thresh = self.loss_func.thresh if thresh is None else thresh
         dets = dets.as_subclass(Tensor).float().cpu()
         on,vocab,res = above(dets, torch.as_tensor(check_thresh(thresh, len(self.dls.vocab)-1))),list(self.dls.vocab),[]
@@ -264,7 +270,11 @@ class DetectionLearner(TaskLearner):
                                   scores=d[:,4].numpy(), masks=self.masks_of(d, whole, size)))
         return res
 
-    def masks_of(self, dets, bboxes, size):
+    def masks_of(self,
+        dets,   # (k, 6 + m*m) detections of one image, each with its (m, m) mask flattened
+        bboxes, # (k, 4) their boxes in pixels of the image file
+        size,   # (w, h) of the image file
+    ):
         "The masks of a picture's detections, whose `bboxes` may reach out of it; `None` where there are no masks"
         return None
 
@@ -300,7 +310,10 @@ class DetectionLearner(TaskLearner):
 
     # --- scores
 
-    def in_files(self, ds_idx:int=1, dl=None, metrics=()):
+    def in_files(self,
+        ds_idx:int=1, dl=None,
+        metrics=(), # further metrics to compute in the same pass
+    ):
         "Truth and answers, two lists of `Annotation` with every detection; the loss; the values of further `metrics`"
         seen = _Detections()
         with self.scored_by([seen, *metrics]):
@@ -313,7 +326,11 @@ class DetectionLearner(TaskLearner):
         truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
         return {'valid_loss': loss, **self.coco_scores(truth, said), **{m.name: v for m,v in zip(own, rest)}}
 
-    def coco_scores(self, truth, said, per_class:bool=False):
+    def coco_scores(self,
+        truth,                # list[Annotation], the ground truth
+        said,                 # list[Annotation] of the same images, the detections
+        per_class:bool=False, # a row for each class
+    ):
         "COCO's figures of `said`, as of `coco_ap`"
         return coco_ap(truth, said, self.dls.vocab[1:], per_class=per_class)
 
@@ -323,23 +340,39 @@ class DetectionLearner(TaskLearner):
         return self.coco_scores(truth, said, per_class=True)
 
     @checked(score=choice('f1', 'fbeta', None))
-    def tune_threshold(self, score:str='fbeta', per_class:bool=False, ds_idx:int=1, dl=None, beta:float=1.,
-                       iou:float=.5):
-        """Set the threshold that `annotate`, `predict` and `show_results` use to the one with the best F-beta, at IoU
-        `iou`, on the `ds_idx`-th set; it is exported with the learner. (threshold(s), value(s))"""
+    def tune_threshold(self,
+        score:str='fbeta',    # 'fbeta', or 'f1', which means the same
+        per_class:bool=False, # one threshold for each class, or one for all
+        ds_idx:int=1, dl=None,
+        beta:float=1.,        # weight of recall over precision
+        iou:float=.5,         # least IoU at which a detection matches an object, in [0, 1]
+    ):
+        """Set the threshold that `annotate`, `predict` and `show_results` use to the one with the best F-beta; it is
+        exported with the learner. (threshold(s), value(s))"""
         truth,said,*_ = self.in_files(ds_idx, dl)
         t,value = best_detection_threshold(truth, said, iou, beta, per_class, self.dls.vocab[1:])
         self.loss_func.thresh = t
         return t,value
 
-    def confusion(self, ds_idx:int=1, dl=None, iou:float=.5, thresh=None) -> pd.DataFrame:
+    def confusion(self,
+        ds_idx:int=1, dl=None,
+        iou:float=.5, # least IoU at which a detection matches an object, in [0, 1]
+        thresh=None,  # in place of the learner's own threshold: a number in [0, 1], or one per class; None (default):
+                      # the learner's
+    ) -> pd.DataFrame:
         "Objects by true class (rows) and answer (columns), with a row and a column for what is neither"
         (truth,said,*_),thresh = self.in_files(ds_idx, dl),self.loss_func.thresh if thresh is None else thresh
         return detection_confusion(truth, said, self.dls.vocab[1:], iou, thresh)
 
     @checked(normalize=FLAG)
-    def plot_confusion(self, ds_idx:int=1, dl=None, iou:float=.5, thresh=None, normalize:bool=True, ax=None):
-        "The confusion matrix; `normalize`: as shares of the true class"
+    def plot_confusion(self,
+        ds_idx:int=1, dl=None,
+        iou:float=.5, # least IoU at which a detection matches an object, in [0, 1]
+        thresh=None,  # in place of the learner's own threshold: a number in [0, 1], or one per class; None (default):
+                      # the learner's
+        normalize:bool=True, ax=None,
+    ):
+        "Draw the confusion matrix"
         return plot_confusion(self.confusion(ds_idx, dl, iou, thresh), normalize, ax)
 
 @checked(method=choice('pad', 'squish'), levels=COUNT, sizes=COUNT, ratios=COUNT)

@@ -156,8 +156,34 @@ def read_signatures(
 
 # --- what a parameter means
 
-# where neither a comment nor an overridden method says it
-MEANINGS = dict()
+# where neither a comment nor an overridden method says it; of a name, or of 'function.name'
+MEANINGS = {
+    'vocab': "list of class names",
+    'ds_idx': "set of the DataLoaders: 0 for training, 1 for validation",
+    'dl': "in place of that set: a DataLoader with ground truth, or a list of `Annotation`; None (default): the set",
+    'ax': "matplotlib Axes to draw on; None (default): new ones",
+    'n_in': "channels of the images; 3 for RGB",
+    'n_out': "outputs, one per class; background is a class in segmentation only",
+    'width': "factor on the number of channels; 1 for those of the paper",
+    'ps': "dropout probability, in [0, 1]",
+    'forward.x': "(b, n_in, h, w) normalized images",
+    # of the DataLoaders; fastai calls these methods with some arguments that mean nothing here
+    'show_batch.b': "batch to draw; None (default): the next one",
+    'show_results.b': "batch of images and targets",
+    'show_results.probs': "probabilities of the batch, for tasks that write them beside the predictions",
+    'show_results.losses': "(n,) losses, written above the images; None (default): none",
+    'max_n': "images to draw at most",
+    'ncols': "images in a row; None (default): as many as fit",
+    'unique': "draw one image again and again, to show the augmentation",
+    'ctxs': "ignored; fastai passes it",
+    'show_batch.show': "False: draw nothing, and return what fastai draws from",
+    'show_results.show': "False: draw nothing; return inputs, targets and predictions for fastai's `Interpretation`",
+    'show_batch.kwargs': "ignored; fastai passes some",
+    'show_results.kwargs': "ignored; fastai passes some",
+    # of fastai's methods, which the learners override
+    'cbs': "fastai callbacks beside those of the learner; None (default): no others",
+    'plot_confusion.normalize': "True: shares of the true class in [0, 1]; False: counts",
+}
 
 _READ = {}   # module: {qualified name: Signature}
 
@@ -203,7 +229,8 @@ def parameters_of(
             params = [known[n] for n,f in o.__dataclass_fields__.items() if f.init and n in known]
     params = _delegated(o, params)
     texts = {p.name: p.text for a in reversed([s, *above]) for p in a.params if p.text}
-    return [Parameter(p.name, p.stars, p.type, p.default, p.text or texts.get(p.name, '') or MEANINGS.get(p.name, ''))
+    def general(name): return MEANINGS.get(f'{o.__name__}.{name}', MEANINGS.get(name, ''))
+    return [Parameter(p.name, p.stars, p.type, p.default, p.text or texts.get(p.name) or general(p.name))
             for p in params]
 
 def _own(cls):

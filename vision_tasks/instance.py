@@ -93,7 +93,8 @@ def instance_learner(
     normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
                            # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
                            # they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
+                           # callbacks only
     **learner_kwargs,      # of fastai's `Learner`
 ) -> InstanceLearner:
     "An `InstanceLearner`; the encoder is frozen at first where anything is pretrained"
@@ -108,7 +109,9 @@ class InstanceLearner(DetectionLearner):
     """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;
     they become pixels where they are drawn, scored or written. Thresholds and the confusion matrix go by boxes"""
 
-    def probabilities(self, pred) -> Tensor:   # (b, k, 6), (b, k, m, m) -> (b, k, 6 + m*m)
+    def probabilities(self,
+        pred,    # detections (b, k, 6) and masks (b, k, m, m)
+    ) -> Tensor: # (b, k, 6 + m*m)
         "Detections with their masks behind"
         dets,masks = (o.as_subclass(Tensor).float() for o in self.loss_func.activation(pred))
         return torch.cat([dets, masks.flatten(2)], 2)

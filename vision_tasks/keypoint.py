@@ -146,7 +146,8 @@ def keypoint_learner(
     normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
                            # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
                            # as they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
+                           # callbacks only
     by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it, the two points by name or index
     **learner_kwargs,      # of fastai's `Learner`
 ) -> KeypointLearner:
@@ -210,10 +211,14 @@ class KeypointLearner(TaskLearner):
         warn_outside(annotations)
         return annotations
 
-    def mirror_back(self, p):
+    def mirror_back(self, p, # (b, k, 2) points of mirrored images in [-1, 1]
+    ):
         return mirror_points(p*p.new_tensor([-1, 1]), getattr(self.dls, 'flip_pairs', None))
 
-    def in_file(self, p, sizes) -> Tensor:
+    def in_file(self,
+        p,     # (b, k, 2) in [-1, 1] of the network's input
+        sizes, # list of (w, h) of the b files
+    ) -> Tensor:
         """(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the
         picture"""
         res = []
@@ -235,7 +240,11 @@ class KeypointLearner(TaskLearner):
         return *inp,points,pred,raw
 
     @checked(thresh=FRACTION, by=BY)
-    def evaluate_per_point(self, ds_idx:int=1, dl=None, by='diagonal', thresh:float=.05) -> pd.DataFrame:
+    def evaluate_per_point(self,
+        ds_idx:int=1, dl=None,
+        by='diagonal',    # normalizer of NME and PCK, as `normaliser_of` takes it
+        thresh:float=.05, # PCK counts errors up to this share of the normalizer
+    ) -> pd.DataFrame:
         """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""
         dl = self.whole_dl(ds_idx, dl)
@@ -253,7 +262,8 @@ class KeypointLearner(TaskLearner):
 
     evaluate_per_class = evaluate_per_point   # the classes of this task are its points
 
-    def tune_threshold(self, *args, **kwargs):
+    def tune_threshold(self, *args, **kwargs, # ignored: always an error
+    ):
         raise ValueError("points have no score, so that there is no threshold to tune")
 
 def _normalizer_error(a, by, vocab):

@@ -97,7 +97,8 @@ def localization_learner(
     normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
                            # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
                            # as they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
+                           # callbacks only
     **learner_kwargs,      # of fastai's `Learner`
 ) -> LocalizationLearner:
     "A `LocalizationLearner`; the encoder is frozen at first where it is pretrained"
@@ -145,11 +146,15 @@ class LocalizationLearner(TaskLearner):
             "class for such images; drop them")
         return annotations
 
-    def mirror_back(self, p):
+    def mirror_back(self, p, # (b, c + 4) class probabilities and boxes in [-1, 1] of mirrored images
+    ):
         x1,y1,x2,y2 = p[:,-4:].unbind(1)
         return torch.cat([p[:,:-4], torch.stack([-x2, y1, -x1, y2], 1)], 1)
 
-    def in_file(self, b, sizes) -> Tensor:
+    def in_file(self,
+        b,     # (b, 4) x1 y1 x2 y2 in [-1, 1] of the network's input
+        sizes, # list of (w, h) of the b files
+    ) -> Tensor:
         """(b, 4) boxes in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to
         the picture"""
         res = []
@@ -200,10 +205,11 @@ class LocalizationLearner(TaskLearner):
 
     @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
-        "The confusion matrix of the class; `normalize`: as shares of the true class"
+        "Draw the confusion matrix of the class"
         return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)
 
-    def tune_threshold(self, *args, **kwargs):
+    def tune_threshold(self, *args, **kwargs, # ignored: always an error
+    ):
         raise ValueError("the class with the highest score is taken, so that there is no threshold to tune; "
                          "`annotate(items, thresh=...)` leaves out answers with a lower score")
 

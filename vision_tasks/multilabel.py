@@ -84,7 +84,8 @@ def multilabel_learner(
     normalize=True,      # of the images: True = by the statistics that the weights were trained with, ImageNet's
                          # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
                          # as they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,            # fastai callbacks of every training and validation; None (default): fastai's default callbacks
+                         # only
     **learner_kwargs,    # of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...
 ) -> MultilabelLearner:
     "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
@@ -172,28 +173,48 @@ class MultilabelLearner(TaskLearner):
         self.loss_func.thresh = thresh
         return thresh,best
 
-    def bootstrap_threshold(self, score='f1', per_class=False, ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
+    def bootstrap_threshold(self,
+        score='f1',      # what is tuned, as `best_threshold` takes it
+        per_class=False, # one threshold for each class, or one for all
+        ds_idx=1, dl=None,
+        **kwargs,        # of `bootstrap_threshold`: `n`, `ci`, `seed`, `beta`, ...
+    ) -> pd.DataFrame:
         "How far the best threshold and its score depend on these data: `thresholds.bootstrap_threshold`"
         kwargs = dict(per_class=per_class, vocab=list(self.dls.vocab)) | kwargs
         df = bootstrap_threshold(*self._scores(ds_idx, dl), score, **kwargs)
         return _named(df, self.dls.vocab if per_class else None)
 
-    def sweep_thresholds(self, thresholds=None, scores=('accuracy', 'f1'), ds_idx=1, dl=None, **kwargs) -> pd.DataFrame:
-        "Scores over a grid of thresholds, None = 29 from .05 to .95"
+    def sweep_thresholds(self,
+        thresholds=None,           # thresholds in [0, 1]; None (default): 29 from 0.05 to 0.95
+        scores=('accuracy', 'f1'), # names of the scores: columns of the result
+        ds_idx=1, dl=None,
+        **kwargs,                  # of `sweep_thresholds`
+    ) -> pd.DataFrame:
+        "Scores over a grid of thresholds"
         return sweep_thresholds(*self._scores(ds_idx, dl), thresholds, scores, **kwargs)
 
-    def plot_thresholds(self, score='f1', ds_idx=1, dl=None, **kwargs):
+    def plot_thresholds(self,
+        score='f1', # the score to draw, as `best_threshold` takes it
+        ds_idx=1, dl=None,
+        **kwargs,   # of `plot_thresholds`
+    ):
         "The sweep as curves, with the exact optimum"
         return plot_thresholds(*self._scores(ds_idx, dl), score, **kwargs)
 
-    def calibrate(self, per_class:bool=False, ds_idx:int=1, dl=None):
+    def calibrate(self,
+        per_class:bool=False, # one temperature for each class, or one for all
+        ds_idx:int=1, dl=None,
+    ):
         "Set the temperature so that scores are probabilities on these data, and return it; tune thresholds after it"
         logits,targs = self.get_preds(dl=self.whole_dl(ds_idx, dl), act=_same)
         logits,targs = logits.as_subclass(Tensor),targs.as_subclass(Tensor)
         self.loss_func.temperature = fit_temperature(logits, targs, per_class=per_class)
         return self.loss_func.temperature
 
-    def plot_reliability(self, ds_idx=1, dl=None, **kwargs):
+    def plot_reliability(self,
+        ds_idx=1, dl=None,
+        **kwargs, # of `plot_reliability`: `n_bins`, ...
+    ):
         "How often a label is there, for each range of scores"
         return plot_reliability(*self._scores(ds_idx, dl), **kwargs)
 

@@ -108,7 +108,8 @@ def segmentation_learner(
     normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
                            # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
                            # as they are. What the DataLoaders did before is replaced
-    cbs=None,
+    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
+                           # callbacks only
     aux_weight:float=.5,   # of the auxiliary loss, where the net has an auxiliary head when training
     **learner_kwargs,      # of fastai's `Learner`
 ) -> SegmentationLearner:
@@ -145,7 +146,9 @@ class AuxLoss(Callback):
     "Nets with an auxiliary head give (logits, auxiliary logits) when training: add `weight` times the loss of these"
     order = GradientAccumulation.order-1   # before it scales the loss
     @checked(weight=number(0))
-    def __init__(self, weight=.5): self.weight,self.aux = weight,None
+    def __init__(self, weight=.5, # of the auxiliary loss
+    ):
+        self.weight,self.aux = weight,None
     def after_pred(self):
         self.aux = None
         if isinstance(self.pred, tuple): self.learn.pred,self.aux = self.pred[0],to_float(self.pred[1])
@@ -210,7 +213,10 @@ class SegmentationLearner(TaskLearner):
 
     # --- from the network's pixels to the file's
 
-    def probs_in_file(self, p, size) -> Tensor:
+    def probs_in_file(self,
+        p,    # (c, h, w) probabilities at the network's input
+        size, # (w, h) of the image file
+    ) -> Tensor:
         """(c, h, w) probabilities of the network's input as (c, H, W) of a file of `size` (w, h); 0 for all classes
         where the network did not look"""
         res = p.new_zeros(len(p), size[1], size[0])
@@ -218,7 +224,10 @@ class SegmentationLearner(TaskLearner):
         res[:, y1:y2, x1:x2] = sample(p)
         return res
 
-    def labels_in_file(self, p, size) -> Tensor:
+    def labels_in_file(self,
+        p,    # (c, h, w) probabilities at the network's input
+        size, # (w, h) of the image file
+    ) -> Tensor:
         """(H, W) class indices of a file of `size` (w, h), on the CPU: the best of (c, h, w) probabilities, 255 where
         the network did not look"""
         (x1,y1,x2,y2),sample = self._place(p, size)
@@ -253,13 +262,20 @@ class SegmentationLearner(TaskLearner):
                 for p,(path,size) in zip(probs, pictures)]
 
     @checked(tta=FLAG, postprocess=FUNCTION, tile=SIZE)
-    def annotate(self, items, thresh=None, bs=None, tile=None, tta=False, postprocess=None, scale=None):
-        """A class mask of each image's size. `tile`: (w, h) or one number of pixels, for images that are larger than
-        what the network was trained on: it predicts overlapping tiles of that size, and these are blended. `scale`: by
-        what the image is resized before it is cut into tiles, network pixels per image pixel, one number or (x, y);
-        `None` (default): not at all, with a warning where the network was validated at another scale (by more than a
-        half), as after images were squished to its input. `postprocess`: (probs (c, H, W), image (3, H, W) uint8) ->
-        the like of probs"""
+    def annotate(self,
+        items,
+        thresh=None,      # None; a number is an error: every pixel takes the class with the highest score
+        bs=None,
+        tile=None,        # (w, h) or one number of pixels of the tiles, for images larger than those that the network
+                          # was trained on: tiles overlap and are blended; None (default): the whole image at once
+        tta=False,
+        postprocess=None, # (probs (c, H, W), image (3, H, W) uint8) -> probs (c, H, W), before each pixel takes its
+                          # class, such as `dense_crf`
+        scale=None,       # resize images before they are cut into tiles: network pixels per image pixel, one number or
+                          # (x, y); None (default): not at all, with a warning where the network was validated at
+                          # another scale (by more than a half), as after images were squished to its input
+    ):
+        "A class mask of each image's size"
         if scale is not None and tile is None: raise ValueError(
             f"scale={scale} is for tiles: pass `tile` too; without tiles images are resized as in validation")
         if tile is None and postprocess is None: return super().annotate(items, thresh, bs, tta=tta)
@@ -397,7 +413,7 @@ class SegmentationLearner(TaskLearner):
 
     @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
-        "The confusion matrix in pixels of the files; `normalize`: as shares of the true class"
+        "Draw the confusion matrix, in pixels of the files"
         return plot_confusion(self.confusion(ds_idx, dl), normalize, ax)
 
     @checked(grid=GRID, n=COUNT)
@@ -428,7 +444,8 @@ class SegmentationLearner(TaskLearner):
         *inp,_,dec,p = super().predict(item, rm_type_tfms, with_input)
         return *inp,self.to_annotations(p[None], [picture_of(item)], None)[0],dec,p
 
-    def tune_threshold(self, *args, **kwargs):
+    def tune_threshold(self, *args, **kwargs, # ignored: always an error
+    ):
         raise ValueError("every pixel takes the class with the highest score, so that there is no threshold to tune")
 
 def _checked(res, probs):

@@ -44,9 +44,23 @@ class TaskLearner(Learner):
     annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
 
     @checked(**FASTAI, model=MODULE, loss_func=FUNCTION)
-    def __init__(self, dls, model, loss_func=None, opt_func=Adam, lr=defaults.lr, splitter=trainable_params, cbs=None,
-                 metrics=None, path=None, model_dir='models', wd=None, wd_bn_bias=False, train_bn=True,
-                 moms=(.95, .85, .95), default_cbs=True):
+    def __init__(self,
+        dls,                       # `DataLoaders` of the task
+        model,                     # `nn.Module` from a batch of images to the raw output of the task
+        loss_func=None,            # loss with `activation` and `decodes`; None: the one of the training set
+        opt_func=Adam,             # parameter groups -> fastai optimizer
+        lr=defaults.lr,            # learning rate where `fit` gets none
+        splitter=trainable_params, # model -> list of parameter groups; `freeze` freezes all but the last
+        cbs=None,                  # fastai callbacks of every training and validation
+        metrics=None,              # a metric or a list of them, computed on the validation set after each epoch
+        path=None,                 # folder of `export`, and of `model_dir`; None: that of the dls
+        model_dir='models',        # folder of `save` and `load`, below `path`
+        wd=None,                   # weight decay; None: the optimizer's own
+        wd_bn_bias=False,          # apply weight decay to BatchNorm and biases too
+        train_bn=True,             # train BatchNorm in frozen groups too
+        moms=(.95, .85, .95),      # momentum at the start, at the highest rate and at the end of `fit_one_cycle`
+        default_cbs=True,          # add fastai's default callbacks (training, progress bar, recorder)
+    ):
         super().__init__(dls, model, loss_func, opt_func, lr, splitter, cbs, metrics, path, model_dir, wd, wd_bn_bias,
                          train_bn, moms, default_cbs)
 
@@ -56,20 +70,27 @@ class TaskLearner(Learner):
         "Metrics that `evaluate` adds to the learner's own"
         return []
 
-    def probabilities(self, pred) -> Tensor:
+    def probabilities(self, pred, # raw output of the model for a batch
+    ) -> Tensor:
         "Raw output of the model as probabilities"
         return self.loss_func.activation(pred.as_subclass(Tensor).float())
 
-    def prepared(self, annotations) -> list[Annotation]:
+    def prepared(self, annotations, # list[Annotation], checked by `check_data`
+    ) -> list[Annotation]:
         "`annotations` as the task's `*_dls` would take them; raises where it would"
         return annotations
 
-    def mirror_back(self, probs) -> Tensor:
+    def mirror_back(self, probs, # probabilities of a batch of mirrored images
+    ) -> Tensor:
         "Probabilities of mirrored pictures as those of the pictures"
         raise ValueError(f"{type(self).__name__} cannot average over mirrored pictures; leave tta out")
 
-    def to_annotations(self, probs, pictures, thresh) -> list[Annotation]:
-        "A batch of probabilities as annotations of `pictures`, a list of (path, (w, h))"
+    def to_annotations(self,
+        probs,    # batch of probabilities, as `probabilities` returns them
+        pictures, # list of (path, (w, h)) of the image files
+        thresh,   # in place of the learner's own: a number, or one per class; None: the learner's
+    ) -> list[Annotation]:
+        "A batch of probabilities as annotations"
         raise NotImplementedError
 
     lr_mult = 100.           # `fine_tune`'s ratio of the head's rate to the encoder's; fastai's
@@ -78,7 +99,15 @@ class TaskLearner(Learner):
     # --- what all have
 
     @checked(n_epoch=COUNT, lr=RATE, wd=number(0), reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
-    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
+    def fit(self,
+        n_epoch:int,          # epochs
+        lr=None,              # learning rate: a number, a slice of the first to the last parameter group, or one per
+                              # group; None: the learner's
+        wd:float=None,        # weight decay; None: the learner's
+        cbs=None,
+        reset_opt:bool=False, # begin with a new optimizer
+        start_epoch:int=0,    # epoch to go on from; those before it are skipped
+    ):
         "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
         self.check_training(cbs)
         self.check_rates('lr', lr)
@@ -115,15 +144,33 @@ class TaskLearner(Learner):
 
     @checked(n_epoch=COUNT, lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=FRACTION, wd=number(0), moms=MOMS,
              reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
-    def fit_one_cycle(self, n_epoch:int, lr_max=None, div=25., div_final=1e5, pct_start=.25, wd=None, moms=None,
-                      cbs=None, reset_opt=False, start_epoch=0):
+    def fit_one_cycle(self,
+        n_epoch:int,     # epochs
+        lr_max=None,     # highest learning rate: a number, a slice of the first to the last parameter group, or one per
+                         # group; None: the learner's
+        div=25.,         # highest rate divided by the first
+        div_final=1e5,   # highest rate divided by the last
+        pct_start=.25,   # share of the training in which the rate rises, in [0, 1]
+        wd=None,         # weight decay; None: the learner's
+        moms=None,       # momentum at the start, the highest rate and the end; None: the learner's
+        cbs=None,
+        reset_opt=False, # begin with a new optimizer
+        start_epoch=0,   # epoch to go on from; those before it are skipped
+    ):
         "fastai's `fit_one_cycle`"
         self.check_rates('lr_max', lr_max)
         Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
 
     @checked(start_lr=ONE_RATE, end_lr=ONE_RATE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
-    def lr_find(self, start_lr=1e-7, end_lr=10, num_it:int=100, stop_div:bool=True, show_plot:bool=True,
-                suggest_funcs=SuggestionMethod.Valley):
+    def lr_find(self,
+        start_lr=1e-7,                         # first learning rate
+        end_lr=10,                             # last learning rate
+        num_it:int=100,                        # batches
+        stop_div:bool=True,                    # stop when the loss diverges
+        show_plot:bool=True,                   # draw loss against learning rate
+        suggest_funcs=SuggestionMethod.Valley, # fastai's functions (rates, losses, number) -> suggested rate; one or a
+                                               # tuple
+    ):
         """fastai's `lr_find`. Raises `ValueError` before it starts where `check_training` does, and where the loss
         diverges before there is a curve"""
         self.check_training()
@@ -134,7 +181,10 @@ class TaskLearner(Learner):
             raise ValueError(f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no "
                              "curve; begin at a lower rate, or pass stop_div=False") from e
 
-    def check_rates(self, name, lr):
+    def check_rates(self,
+        name, # of the argument, for the message
+        lr,   # learning rate as `fit` takes it
+    ):
         "Raise `ValueError` where `lr` is a list of other than one rate for each parameter group"
         if not isinstance(lr, (list, tuple, np.ndarray)): return
         n = len(L(self.splitter(self.model)))
@@ -161,7 +211,10 @@ class TaskLearner(Learner):
                          f"{len(train.dataset)} images, and it drops the last batch; make it with a smaller bs, or "
                          "with drop_last=False")
 
-    def one_batch(self, i, b):
+    def one_batch(self,
+        i, # number of the batch
+        b, # batch of inputs and targets
+    ):
         "fastai's `one_batch`; torch's error where BatchNorm meets a single image says what to do"
         try: Learner.one_batch(self, i, b)
         except ValueError as e:
@@ -175,18 +228,35 @@ class TaskLearner(Learner):
     def _call_one(self, event_name):
         with trackers_waiting(self, event_name): Learner._call_one(self, event_name)
 
-    def distrib_ctx(self, sync_bn:bool=True, in_notebook:bool=False, **kwargs):
+    def distrib_ctx(self,
+        sync_bn:bool=True,      # on GPUs, compute BatchNorm's statistics over the batches of all processes
+        in_notebook:bool=False, # ignored; an argument of fastai
+        **kwargs,               # of accelerate's `Accelerator`
+    ):
         """A while in which the learner trains, validates and predicts in the processes that `torchrun` or `accelerate
-        launch` started: `with learn.distrib_ctx(): learn.fine_tune(5)`. `sync_bn`: on GPUs, BatchNorm's statistics are
-        over the batches of all; `in_notebook` is fastai's and changes nothing; `kwargs` are accelerate's"""
+        launch` started: `with learn.distrib_ctx(): learn.fine_tune(5)`"""
         return in_processes(self, sync_bn, **kwargs)
 
-    def to_detach(self, b, cpu=True, gather=True):
+    def to_detach(self,
+        b,           # batch or tensor
+        cpu=True,    # move it to the CPU
+        gather=True, # ignored: see above
+    ):
         "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"
         return to_detach(b, cpu, gather=False)
 
-    def get_preds(self, ds_idx:int=1, dl=None, with_input:bool=False, with_decoded:bool=False, with_loss:bool=False,
-                  act=None, inner:bool=False, reorder:bool=True, cbs=None, **kwargs):
+    def get_preds(self,
+        ds_idx:int=1,
+        dl=None,                 # in place of that set: a DataLoader; None (default): the set
+        with_input:bool=False,   # return the inputs too
+        with_decoded:bool=False, # return the decoded predictions too
+        with_loss:bool=False,    # return the loss of each item too
+        act=None,                # activation in place of the loss function's; None: that one
+        inner:bool=False,        # called inside another loop: start no new fit and keep no recorder
+        reorder:bool=True,       # return predictions in the order of the items, not of the batches
+        cbs=None,                # further fastai callbacks
+        **kwargs,                # of fastai's `GatherPredsCallback`: `with_preds`, `with_targs`, `save_preds`, ...
+    ):
         """fastai's `get_preds`, in several processes too: each has the predictions of all, in the order of the set.
         `learn.recorder` keeps the last training"""
         if dl is None: self.set_with_images(ds_idx)
@@ -196,7 +266,11 @@ class TaskLearner(Learner):
             return Learner.get_preds(self, ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs,
                                      **kwargs)
 
-    def export(self, fname='export.pkl', pickle_module=cloudpickle, pickle_protocol:int=2):
+    def export(self,
+        fname='export.pkl',        # file name below `path`
+        pickle_module=cloudpickle, # module that pickles the learner
+        pickle_protocol:int=2,     # of the pickle module
+    ):
         """fastai's `export`, whose file is written whole or not at all; the processes that trained it do not go along.
         The learner itself keeps its data and its optimizer, also where `OSError` says that the file cannot be
         written"""
@@ -207,7 +281,11 @@ class TaskLearner(Learner):
                 Learner.export(self, part.resolve(), pickle_module, pickle_protocol)
         finally: self.dls,self.opt = dls,opt
 
-    def validate(self, ds_idx:int=1, dl=None, cbs=None):
+    def validate(self,
+        ds_idx:int=1,
+        dl=None, # in place of that set: a DataLoader; None (default): the set
+        cbs=None,
+    ):
         "fastai's `validate`: the loss and the metrics as a list"
         if dl is None: self.set_with_images(ds_idx)
         return Learner.validate(self, ds_idx, dl, cbs)
@@ -228,7 +306,8 @@ class TaskLearner(Learner):
         return [copy(m) for m in self.metrics]
 
     @contextmanager
-    def scored_by(self, metrics):
+    def scored_by(self, metrics, # list of metrics
+    ):
         """A while in which `metrics` stand in place of the learner's own, loggers and trackers are idle, and a model
         that diverged is refused; after it the recorder is as it was"""
         old,trackers = self.metrics,[cb for cb in self.cbs if isinstance(cb, TrackerCallback)]
@@ -245,11 +324,13 @@ class TaskLearner(Learner):
             raise ValueError(f"there are no images in this set: {NO_DATA}; pass dl=annotations, a list of `Annotation`")
         return self.dls[ds_idx]
 
-    def has_truth(self, dl) -> bool:
+    def has_truth(self, dl, # DataLoader of the task
+    ) -> bool:
         "Whether `dl` gives targets beside the images"
         return not hasattr(dl.dataset, 'tls') or len(dl.dataset.tls) > self.dls.n_inp
 
-    def annotated_dl(self, annotations):
+    def annotated_dl(self, annotations, # list[Annotation] with ground truth
+    ):
         "A DataLoader of `annotations`, checked and prepared as the task's `*_dls` does"
         return self.dls.test_dl(self.prepared(check_data(annotations)), with_labels=True)
 
@@ -266,7 +347,8 @@ class TaskLearner(Learner):
 
     in_pixels = False        # whether predictions are pixels of the network's input, which must come back to the file
 
-    def valid_view(self, size) -> View:
+    def valid_view(self, size, # (w, h) of the image file in pixels
+    ) -> View:
         "`network_view` of these data, which `annotate` undoes. `ValueError` where that cannot be undone"
         return network_view(self.dls, size)
 
@@ -284,7 +366,10 @@ class TaskLearner(Learner):
             f"transforms with a size would make it {wh(want)}: another transform changes the size, and predictions in "
             "pixels would not come back to the image file; leave it out, or resize with JointTransform(size)")
 
-    def items_of_batch(self, start, n) -> list[Annotation]:
+    def items_of_batch(self,
+        start, # images in the batches before
+        n,     # images in the batch
+    ) -> list[Annotation]:
         """Annotations `start` to `start + n` in the order in which the current DataLoader gives them; none for a batch
         behind its last, as `TensorBoardCallback` shows one, or of a list of batches, as of `get_preds(dl=[b])`"""
         return [self.dl.items[i] for i in getattr(self.dl, '_DataLoader__idxs', [])[start:start+n]]
@@ -320,7 +405,8 @@ class TaskLearner(Learner):
         self.stream(items, gather, bs, tta)
         return out
 
-    def pictures_of(self, items) -> list:
+    def pictures_of(self, items, # what `annotate` takes
+    ) -> list:
         "What `annotate` was given, as a list; raises for a folder, and for what is no image"
         if isinstance(items, IMAGES): items = [items]
         try: items = list(items)
@@ -334,20 +420,32 @@ class TaskLearner(Learner):
             raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
         return items
 
-    def stream(self, items, f, bs=None, tta=False):
+    def stream(self,
+        items,     # list as `pictures_of` returns it
+        f,         # function of the probabilities of a batch
+        bs=None,   # images at a time; None: as in training
+        tta=False, # average with the mirrored images
+    ):
         "Give `f` the probabilities of `items`, batch by batch in their order, and keep none"
         if not items: return
         dl = self.dls.test_dl(items, bs=min(bs or self.dls.bs, len(items)), rm_type_tfms=0)
         self.get_preds(dl=dl, with_preds=False, with_targs=False, reorder=False, cbs=Stream(f, tta))
 
-    def predict(self, item, rm_type_tfms=0, with_input:bool=False):
+    def predict(self,
+        item,                  # an Annotation, path, bytes, PIL image, array or tensor, as `annotate` takes them
+        rm_type_tfms=0,        # number of type transforms to skip; as of fastai's `test_dl`
+        with_input:bool=False, # return the input first
+    ):
         "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
         self.pictures_of([item])
         res = Learner.predict(self, item, rm_type_tfms, with_input)
         refuse_nan(res[-1])
         return res
 
-    def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
+    def tta(self,
+        ds_idx=1, dl=None,
+        n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False, # ignored: always an error
+    ):
         """fastai's `tta` averages predictions over augmented images as if nothing in them had moved; where predictions
         have places it raises `ValueError`"""
         raise ValueError("tta averages over images whose points, boxes and pixels have moved; "
@@ -376,7 +474,11 @@ class TaskLearner(Learner):
         probs,dec = self._answers(b)
         dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
 
-    def show_annotations(self, items, ncols:int=None, **kwargs):
+    def show_annotations(self,
+        items,    # what `annotate` takes
+        ncols:int=None,
+        **kwargs, # ignored
+    ):
         "Draw `items`, as `annotate` takes them, with their predictions in pixels of the files"
         images = [FileImage.create(o, grey_range_of(self.dls)) for o in items]
         names = dict(point_names=self.dls.vocab, skeleton=self.dls.skeleton) if hasattr(self.dls, 'skeleton') else {}
@@ -393,7 +495,12 @@ class TaskLearner(Learner):
         return probs,dec
 
     @checked(k=COUNT, largest=FLAG)
-    def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
+    def plot_top_losses(self,
+        k:int=9,           # images to draw at most
+        ds_idx:int=1, dl=None,
+        largest:bool=True, # True: the largest losses; False: the smallest
+        **kwargs,          # of the DataLoader's `show_results`: `ncols`, ...
+    ):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
         dl = self.whole_dl(ds_idx, dl)
         *_,losses = self.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False)
@@ -403,7 +510,10 @@ class TaskLearner(Learner):
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)
 
     @checked(file=FILE)
-    def save(self, file, **kwargs):
+    def save(self,
+        file,     # name below `path/model_dir`, without suffix; or an open binary file
+        **kwargs, # of fastai's `save_model`: `with_opt`, `pickle_protocol`
+    ):
         """fastai's `save`; thresholds and temperature are saved too, as metadata of the state dict, so that fastai and
         torch read the file as any other. It is written whole or not at all"""
         note = lambda module, state, prefix, metadata: metadata.update({DECISIONS_KEY: self.decisions()})
@@ -416,7 +526,11 @@ class TaskLearner(Learner):
         return file
 
     @checked(file=FILE)
-    def load(self, file, device=None, **kwargs):
+    def load(self,
+        file,        # name as `save` takes it, or the path that it returns; or an open binary file
+        device=None, # where the weights go; None: the device of the dls
+        **kwargs,    # of fastai's `load_model`: `strict`, `with_opt`, ...
+    ):
         """fastai's `load`, which also takes the path that `save` returns, and restores thresholds and temperature; a
         file without these, as fastai writes it, leaves them as they are. Raises `ValueError` that names a file which is
         cut, damaged or of another kind, and leaves the learner as it is"""
