@@ -38,7 +38,7 @@ def fit_and_answer(learn, anns, args):
         if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
         else:
             learn.unfreeze()
-            learn.fit_one_cycle(args.epochs, slice(args.lr/learn.lr_mult, args.lr))
+            learn.fit_one_cycle(args.epochs, slice(args.lr/learn.recipe.lr_mult, args.lr))
     secs = clock(args.device)-t
     with learn.no_bar(): return learn.annotate([a for a in anns if a.split == 'valid'], thresh=0.),secs
 

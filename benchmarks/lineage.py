@@ -92,7 +92,7 @@ def train(name, dls, args):
     learn,lr = learner(name, dls, args),NETS[name].lr
     t = clock(args.device)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
-        learn.fit_one_cycle(epochs, slice(lr/learn.lr_mult, lr) if args.weights else lr)
+        learn.fit_one_cycle(epochs, slice(lr/learn.recipe.lr_mult, lr) if args.weights else lr)
     return learn,epochs,clock(args.device) - t
 
 # --- what an answer costs

@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.training.build import encoder_splitter
+from vision_tasks.training.build import parameter_groups
 from vision_tasks.metrics.segmentation import confusion_counts, iou_from_confusion
 from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.layers import init_he
@@ -119,7 +119,7 @@ def test_a_net_can_be_pickled_and_copied(name):
 
 def test_the_encoder_is_one_group_of_parameters_with_the_statistics_that_its_weights_want_and_the_rest_the_other(name):
     net = built(name)
-    groups = encoder_splitter(net)
+    groups = parameter_groups(net)
     assert sorted(id(p) for g in groups for p in g) == sorted(map(id, net.parameters()))
     if Facts(name).weights:
         assert len(groups) == 2 and all(len(g) for g in groups)

@@ -8,9 +8,10 @@ from bad_arguments import (BAD, FEW, anything, assert_no_faults, either, flag, n
                            table, whole)
 from test_tasks import TASKS
 from vision_tasks.detection import fit_anchors
-from vision_tasks.training.build import encoder_splitter, one_normalize
+from vision_tasks.training.build import parameter_groups
 from vision_tasks.training.files import load_learner
 from vision_tasks.training.learner import TaskLearner
+from vision_tasks.training.recipes import Recipe
 from vision_tasks.segmentation import AuxLoss
 
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.usefixtures('closed_figures')]
@@ -24,14 +25,14 @@ def closed_figures():
 # what makes sense for the names of this file
 ACCEPTS = dict(
     splitter=one_of(None), item_tfms=either(EMPTY, one_of(None)), batch_tfms=either(EMPTY, one_of(None)),
-    codes=either(names, table), device=never, check=flag, empty=one_of('class', 'raise'),
+    device=never, check=flag, empty=one_of('class', 'raise'),
     flip_pairs=one_of(None, []), skeleton=one_of(None, []), proposals=never,
     encoder=never, pretrained=either(flag, path), arch_kwargs=one_of({}), loss_func=never,
     metrics=EMPTY, normalize=one_of(None, True, False), cbs=EMPTY, aux_weight=number(0),
     n_epoch=whole(1), epochs=whole(1), base_lr=number(1e-300, 1e6), freeze_epochs=whole(0), lr_mult=number(1e-300),
     pct_start=number(0, 1), div=number(1e-300), div_final=number(1e-300), wd=either(number(0), one_of(None)),
     reset_opt=flag,
-    grid=one_of({}),
+    grid=one_of({}), grad_clip=number(1e-300),
     start_epoch=whole(0), lr=either(number(0), one_of((1, 2, 3))), lr_max=number(0), start_lr=number(1e-300, 1e6),
     end_lr=number(1e-300, 1e6),
     num_it=whole(1), stop_div=flag, show_plot=flag, ds_idx=one_of(0, 1), dl=either(one_of(None)), thresh=number(0, 1),
@@ -40,7 +41,8 @@ ACCEPTS = dict(
     method=one_of('pad', 'squish'), levels=whole(1), sizes=whole(1), ratios=whole(1), weight=number(0), model_dir=path,
     opt_func=never, wd_bn_bias=flag, train_bn=flag, default_cbs=flag, n=whole(1), by=number(1e-9, 1e9),
     masks=one_of('rle', 'polygons'), fname=path, score=one_of('f1', 'fbeta', None), file=path,
-    path=either(path, one_of(None)), cpu=flag, mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)))
+    path=either(path, one_of(None)), cpu=flag, mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)),
+    **{'segmentation_dls.vocab': either(names, table)})
 
 @pytest.fixture(scope='module', params=TASKS, ids=repr)
 def task(request): return request.param
@@ -57,11 +59,11 @@ def dls_calls(task, anns, folder):
     "{name: () -> (function, arguments)} of the blocks and the DataLoaders"
     shared = dict(size=32, splitter=None, item_tfms=None, batch_tfms=None)
     block = getattr(import_module(f'vision_tasks.{task.name}'), f'{task.name}_block')
-    named = dict(codes=task.data['codes']) if 'codes' in task.data else dict(vocab=task.data.get('vocab', ['a', 'b']))
+    named = dict(vocab=task.data.get('vocab', ['a', 'b']))
     own = {'keypoint': dict(flip_pairs=None, skeleton=None), 'detection': dict(proposals=None)}.get(task.name, {})
     dls = dict(annotations=anns, bs=4, path=folder, valid_pct=.5, seed=1, num_workers=0, device='cpu', check=False,
-               **shared, **{k: v for k,v in task.data.items() if k in ('codes', 'vocab')}, **own)
-    if 'codes' not in task.data and 'vocab' not in task.data: dls['vocab'] = None
+               **shared, **{k: v for k,v in task.data.items() if k == 'vocab'}, **own)
+    dls.setdefault('vocab', None)
     if task.name == 'localization': dls['empty'] = 'class'
     return {block.__name__: lambda: (block, {**named, **shared, **own}),
             task.dls.__name__: lambda: (task.dls, dict(dls))}
@@ -128,11 +130,11 @@ NORMALIZE = {'plot_confusion.normalize': flag}
 
 def test_every_public_name_of_the_tasks_is_in_the_matrix():
     modules = [import_module(f'vision_tasks.{m}') for m in (*map(repr, TASKS), 'training.learner', 'training.build',
-                                                           'training.files')]
+                                                           'training.files', 'training.recipes')]
     public = {n for m in modules for n in m.__all__}
     made = {f'{t!r}_{o}' for t in TASKS for o in ('block', 'dls', 'learner')}
     learners = {n for n in public if n.endswith('Learner')}          # made by these; `TaskLearner` stands for all
-    shared = {'fit_anchors', 'AuxLoss', 'one_normalize', 'encoder_splitter', 'load_learner'}
+    shared = {'fit_anchors', 'AuxLoss', 'parameter_groups', 'load_learner', 'Recipe', 'Saving'}
     data = {'crop_instances', 'largest_object'}                      # in test_arguments_data
     assert public == made | learners | shared | data | {'EncoderHead'}   # which takes what `task_model` gives it
 
@@ -167,8 +169,9 @@ def test_what_the_tasks_share_refuses_what_makes_no_sense(shapes, tmp_path):
         load_learner=lambda: (load_learner, dict(fname=tmp_path/'l.pkl', cpu=True)),
         fit_anchors=lambda: (fit_anchors, dict(annotations=anns, size=32, method='pad', levels=1, sizes=1, ratios=1)),
         AuxLoss=lambda: (AuxLoss, dict(weight=.5)),
-        one_normalize=lambda: (one_normalize, dict(dls=dls, mean=[.5]*3, std=[.5]*3)),
-        encoder_splitter=lambda: (encoder_splitter, dict(model=net)),
+        parameter_groups=lambda: (parameter_groups, dict(model=net)),
+        **{'Recipe.replace': lambda: (Recipe().replace, dict(base_lr=1e-3, freeze_epochs=1, lr_mult=2., wd=.1,
+                                                             grad_clip=1.))},
         TaskLearner=lambda: (TaskLearner, dict(
             dls=dls, model=net, loss_func=torch.nn.MSELoss(), lr=1e-3,
             cbs=None, metrics=None, path=tmp_path, model_dir='m', wd=.1, wd_bn_bias=False, train_bn=True,

@@ -317,7 +317,7 @@ def test_the_context_lets_dilatednet_see_33_cells_further_to_each_side():
 # --- with a learner
 
 def dls_of(anns, **kw):
-    return segmentation_dls(anns, **{**dict(codes=SHAPE_CODES, size=32, bs=8, num_workers=0, device='cpu'), **kw})
+    return segmentation_dls(anns, **{**dict(vocab=SHAPE_CODES, size=32, bs=8, num_workers=0, device='cpu'), **kw})
 
 @pytest.mark.train
 def test_stages_follow_each_other_through_learners(shapes):

@@ -267,7 +267,7 @@ def test_what_is_no_detector_is_refused(anns):
     with pytest.raises(ValueError, match="no architecture 'ssdlit'"): detection_learner(dls, 'ssdlit')
     for arch in ('faster_rcnn', 'retinanet', 'fcos', 'ssdlite', 'ssdlite320_mobilenet_v3_large'):
         encoder = None if '320' in arch else 'test_resnet'
-        with pytest.raises(ValueError, match="'widht'.*; of arch_kwargs and encoder this net takes other ones"):
+        with pytest.raises(ValueError, match="'widht'.*; see the arguments of its builder"):
             detection_learner(dls, arch, encoder, pretrained=False, arch_kwargs=dict(widht=2))
 
 def test_torchvisions_keypoint_detector_is_refused_by_name_and_as_a_builder(anns):

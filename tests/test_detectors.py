@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
-from vision_tasks.training.build import encoder_splitter
+from vision_tasks.training.build import parameter_groups
 from vision_tasks.models.detection.base import anchor_iou, pad_dets
 from vision_tasks.models.detection.faster_rcnn import faster_rcnn
 from vision_tasks.models.detection.fcos import fcos
@@ -280,7 +280,7 @@ def test_a_state_dict_a_pickle_and_a_copy_carry_the_whole_net(name):
 
 def test_the_encoder_is_one_group_of_parameters_and_the_rest_the_other_and_all_can_learn(name):
     net = built(name)
-    groups = encoder_splitter(net)
+    groups = parameter_groups(net)
     assert len(groups) == 2 - (net.encoder is None) and all(len(g) for g in groups)
     assert sorted(id(p) for g in groups for p in g) == sorted(map(id, net.parameters()))
     assert all(p.requires_grad for p in net.parameters())

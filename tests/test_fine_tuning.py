@@ -29,8 +29,10 @@ def twice(learn, epochs, base_lr, freeze_epochs, **kwargs):
         order = 99
         def after_fit(self): seen.append((self.recorder.hps, list(self.recorder.losses)))
     with learn.added_cbs(Keep()):
-        if freeze_epochs: Learner.fine_tune(learn, epochs, base_lr, freeze_epochs, learn.lr_mult, **kwargs)
-        else: learn.fit_one_cycle(epochs, slice(base_lr/2/learn.lr_mult, base_lr/2), pct_start=.3, div=5., **kwargs)
+        if freeze_epochs: Learner.fine_tune(learn, epochs, base_lr, freeze_epochs, learn.recipe.lr_mult, **kwargs)
+        else:
+            rates = slice(base_lr/2/learn.recipe.lr_mult, base_lr/2)
+            learn.fit_one_cycle(epochs, rates, pct_start=.3, div=5., **kwargs)
     return {k: [v for hps,_ in seen for v in hps[k]] for k in ('lr', 'mom')},[v for _,losses in seen for v in losses]
 
 @pytest.mark.parametrize('epochs, freeze_epochs, kwargs', [

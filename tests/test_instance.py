@@ -277,7 +277,7 @@ def test_mask_ap_and_box_ap_are_what_pycocotools_says_of_the_written_files(learn
 
 def test_a_net_of_the_other_task_is_refused_on_both_sides(anns):
     dls,kw = make_dls(anns),dict(pretrained=False)
-    with pytest.raises(ValueError, match="finds boxes, but no masks: take one of `list_archs\\('instance'\\)`"):
+    with pytest.raises(ValueError, match="predicts boxes, but no masks: take one of `list_archs\\('instance'\\)`"):
         instance_learner(dls, torchvision.models.detection.ssdlite320_mobilenet_v3_large, **kw)
     with pytest.raises(ValueError, match="instance has no architecture 'ssdlite', only detection"):
         instance_learner(dls, 'ssdlite', **kw)

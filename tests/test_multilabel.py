@@ -239,7 +239,7 @@ def test_bad_data_are_told_before_training(shapes, tmp_path):
         dls_of(shapes, vocab=['star', 'circle', 'star'])
     with pytest.raises(ValueError, match="annotations, number 0: expected an Annotation, got .*Path"):
         dls_of([a.path for a in shapes])
-    with pytest.raises(AnnotationError, match="the splitter puts none of the 32 pictures into valid"):
+    with pytest.raises(AnnotationError, match="the splitter puts none of the 32 images into valid"):
         dls_of(shapes, splitter=lambda o: (range(32), []))
 
 def test_a_truncated_picture_is_named_when_it_is_met(shapes, tmp_path):
@@ -253,7 +253,7 @@ def test_bad_arguments_of_the_learner_are_told(shapes, tmp_path):
     dls = dls_of(shapes)
     with pytest.raises(ValueError, match="'resnet18'"): learner_of(dls, 'resnet81')
     with pytest.raises(ValueError, match="did you mean 'focal'"): learner_of(dls, loss_func='focl')
-    with pytest.raises(ValueError, match="give one of them"): learner_of(dls, NET, encoder=NET)
+    with pytest.raises(ValueError, match="pass one of them"): learner_of(dls, NET, encoder=NET)
     with pytest.raises(ValueError, match="arch: expected .* a builder, or a name, got 3"): learner_of(dls, 3)
     with pytest.raises(FileNotFoundError, match="gone.pth"): learner_of(dls, pretrained=tmp_path/'gone.pth')
     torch.save({'conv1.0.weight': torch.zeros(2), 'surprise': torch.zeros(1)}, tmp_path/'w.pth')

@@ -23,7 +23,7 @@ def masked(anns): return [Annotation(a.path, a.size, mask=a.mask) for a in anns]
 def anns(shapes): return masked(shapes)
 
 def dls_of(anns, **kw):
-    return segmentation_dls(anns, **{**dict(codes=SHAPE_CODES, size=64, bs=8, num_workers=0, device='cpu'), **kw})
+    return segmentation_dls(anns, **{**dict(vocab=SHAPE_CODES, size=64, bs=8, num_workers=0, device='cpu'), **kw})
 def learner_of(dls, **kw): return segmentation_learner(dls, **{**KW, **kw})
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_labels_class_by_class_are_those_of_all_classes_at_once(learn, monkeypat
 @pytest.mark.parametrize('tile', [32, (48, 32), 64])
 def test_tiles_answer_as_the_whole_picture_for_a_net_that_sees_less_than_an_eighth_of_a_tile(local, tmp_path, tile):
     a, = masked(draw_shapes(tmp_path, n=1, size=(150, 110), seed=3))
-    im = local._pixels(a)
+    im = local._pixels_of(a)
     whole, = local._predict_tiles(im[None], False)
     got = local.tiled_probs(im, tile)
     torch.testing.assert_close(got, whole, atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_tiles_answer_as_the_whole_picture_for_a_net_that_sees_less_than_an_eigh
 def test_tiles_of_a_net_without_padding_cover_the_borders_too(anns, tmp_path):
     with pytest.warns(UserWarning): learn = segmentation_learner(dls_of(anns), Local(5, 'valid'), pretrained=False)
     a, = masked(draw_shapes(tmp_path, n=1, size=(90, 70), seed=3))
-    im = learn._pixels(a)
+    im = learn._pixels_of(a)
     whole, = learn._predict_tiles(im[None], False)
     got = learn.tiled_probs(im, 34)
     assert whole.shape == (5, 68, 88) and got.shape == (5, 70, 90)
@@ -177,7 +177,7 @@ def test_tiles_can_be_at_the_scale_of_validation_and_a_warning_names_both_scales
         anns.append(Annotation(tmp_path/f'{i}.png', (256, 128), mask=mask, split='valid' if i > 1 else 'train'))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        learn = segmentation_learner(dls_of(anns, codes=['off', 'on'], size=64, bs=2), Wide(), pretrained=False)
+        learn = segmentation_learner(dls_of(anns, vocab=['off', 'on'], size=64, bs=2), Wide(), pretrained=False)
     def iou(mask): return ((mask == 1) & (anns[3].mask == 1)).sum()/((mask == 1) | (anns[3].mask == 1)).sum()
     with learn.no_bar():
         assert learn.valid_scale() == (.25, .5)
@@ -202,7 +202,7 @@ def test_tiles_at_about_the_scale_of_validation_are_no_warning(local, anns):
         local.annotate(anns[0], tile=32)
 
 def test_mirrored_answers_are_turned_back_before_they_are_averaged(local, anns):
-    im = local._pixels(anns[0])
+    im = local._pixels_of(anns[0])
     p,q = local._predict_tiles(im[None], False)[0],local._predict_tiles(im[None].flip(-1), False)[0]
     torch.testing.assert_close(local._predict_tiles(im[None], True)[0], (p + q.flip(-1))/2)
     torch.testing.assert_close(local.tiled_probs(im, 32, tta=True), (p + q.flip(-1))/2, atol=1e-5, rtol=0)
@@ -290,7 +290,8 @@ def test_bad_data_are_told_before_training(anns, tmp_path):
     with pytest.raises(AnnotationError, match="0000.png: no class mask"): with_mask(None)
     Image.new('L', (9, 9)).save(tmp_path/'small.png')
     with pytest.raises(AnnotationError, match="small.png"): with_mask(tmp_path/'small.png')
-    with pytest.raises(ValueError, match="codes are the names of the classes, each once"): dls_of(anns, codes=['a']*2)
+    with pytest.raises(ValueError, match="vocab: expected the names of the classes, each once"):
+        dls_of(anns, vocab=['a']*2)
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
     later = dls_of([*anns[:3], replace(anns[0], mask=m)], check=False, splitter=lambda a: ([0, 3], [1]))
     with pytest.raises(AnnotationError, match=r"9 \(10 pixels\)"): later.train.one_batch()
@@ -310,9 +311,6 @@ def test_bad_arguments_of_the_learner_are_told(anns):
             segmentation_learner(dls, nn.Conv2d(3, 5, stride, stride), pretrained=False)
     with pytest.raises(ValueError, match="a U-Net with padding='valid' takes heights and widths of 16k"):
         segmentation_learner(dls, 'unet')
-    learn = learner_of(dls)
-    with learn.no_bar(), pytest.raises(ValueError, match="nothing to compare thresh with"):
-        learn.annotate(anns[0], thresh=.5, tile=32)
 
 def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(anns):
     with pytest.raises(ValueError, match="RandomResizedCrop.* cannot be undone"):
@@ -323,15 +321,15 @@ def test_masks_that_are_missing_or_broken_are_told(anns, tmp_path):
     for name in ('gone.png', 'broken.png'):
         with pytest.raises(AnnotationError, match=f"0000.png: .*{name}.*mend its mask, or leave the picture out"):
             dls_of([replace(anns[0], mask=tmp_path/name), *anns[1:]])
-    with pytest.raises(ValueError, match="codes holds 'shape' alone, so that there is nothing to tell it from"):
-        dls_of(anns, codes=['shape'])
+    with pytest.raises(ValueError, match="vocab has 'shape' alone, so that there is nothing to distinguish it from"):
+        dls_of(anns, vocab=['shape'])
 
 @pytest.mark.train
 def test_more_than_255_classes_train_with_void_in_its_place(anns, tmp_path):
     codes = [*(f'c{i}' for i in range(255)), 'void', *(f'c{i}' for i in range(255, 300))]
     wide = [replace(a, mask=np.where(decode_class_mask(a.mask) == 1, 255,
                                      decode_class_mask(a.mask).astype(np.int32)*70)) for a in anns]
-    learn = segmentation_learner(dls_of(wide, codes=codes), **KW)
+    learn = segmentation_learner(dls_of(wide, vocab=codes), **KW)
     y = learn.dls.train.one_batch()[1]
     assert set(y.unique().tolist()) <= {0, 140, 210, 255, 280} and y.max() > 255
     with learn.no_bar(), learn.no_logging():

@@ -72,7 +72,7 @@ TASKS = [
     Task('localization', localization_dls, localization_learner, 'mean_iou', largest_object, lambda a: 1,
          options=dict(arch='test_resnet'), raises=dict(tune="no threshold to tune"), epochs=15),
     Task('segmentation', segmentation_dls, segmentation_learner, 'miou', masked, lambda a: a.size[0]*a.size[1],
-         dict(codes=SHAPE_CODES), dict(arch='dynamic_unet', encoder='test_resnet'),
+         dict(vocab=SHAPE_CODES), dict(arch='dynamic_unet', encoder='test_resnet'),
          dict(thresh="nothing to compare thresh with", tune="no threshold to tune"), epochs=8),
     Task('detection', detection_dls, detection_learner, 'map', boxed, lambda a: len(a.labels),
          options=dict(arch='ssdlite', encoder='test_resnet'), raises=dict(tta="have no average"), still=.2, epochs=15),
@@ -142,7 +142,7 @@ def test_fine_tune_trains_the_head_first_and_then_all(task, anns, tmp_path):
 def test_fine_tune_trains_the_encoder_at_the_rate_that_suits_the_task(task, anns, tmp_path):
     learn = task.make(anns, tmp_path)
     with learn.no_bar(), learn.no_logging():
-        for kw,mult in ((dict(), learn.lr_mult), (dict(lr_mult=7.), 7.)):
+        for kw,mult in ((dict(), learn.recipe.lr_mult), (dict(lr_mult=7.), 7.)):
             learn.fine_tune(1, 1e-3, **kw)
             body,head = (h['lr'] for h in learn.opt.hypers)
             assert head/body == pytest.approx(mult)

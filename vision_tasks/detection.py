@@ -1,11 +1,10 @@
 "Object detection: a box, a name and a score for every object of a picture"
 from __future__ import annotations
 from functools import partial
-from inspect import signature
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from fastcore.basics import PrettyString, detuplify, tuplify
 from fastcore.foundation import L
 from fastai.callback.schedule import LRFinder
@@ -13,7 +12,6 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.imports import noop
 from fastai.learner import Metric
-from fastai.vision.augment import Resize
 from fastprogress.fastprogress import progress_bar
 from .arguments import (COUNT, FLAG, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice, either)
 from .data.annotation import Annotation
@@ -27,18 +25,15 @@ from .data.transforms import JointTransform
 from .data.views import FitView, JitterView
 from .metrics.detection import MeanAP, coco_ap
 from .metrics.detection_curves import best_detection_threshold, detection_confusion
-from .training.build import came_pretrained, make_learner, takes_pretrained
-from .training.checks import check_data, check_vocab, clipped, warn_tiny
-from .training.images import picture_of
-from .training.learner import TaskLearner
-from .training.loaders import splitter_of, task_dls
 from .losses.detection import DetectionLoss, above
-from .models.detection.base import Detector, cluster_anchors
-from .models.detection.torchvision import torchvision_detector
-from .models.layers import check_n_out
-from .models.registry import get_arch
+from .models.detection.base import cluster_anchors
 from .show.objects import DetectionDL
 from .show.plots import plot_confusion
+from .training.checks import check_vocab, clipped, warn_tiny
+from .training.detectors import build_detector
+from .training.learner import TaskLearner
+from .training.recipes import Recipe
+from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
 __all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
@@ -48,13 +43,13 @@ PROPOSALS = either(Kind("a method's name, such as 'selective_search'", TEXT.ok),
 
 @checked(**BLOCK, proposals=PROPOSALS)
 def detection_block(
-    vocab,            # list of names, without background
-    size=512,         # of the network's input in pixels: (w, h), or one number for both
-    splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
-    item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips; pads to the shape otherwise
-    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
-    proposals=None,   # for nets that do not find their own: a method of `Proposals`, one of these, or another callable
-                      # picture -> (k, 4) boxes in pixels of the file
+    vocab,            # list of class names, without background
+    size=512,
+    splitter=None,
+    item_tfms=None,   # in place of a `JointTransform` that zooms in and out and flips; pads to the shape otherwise
+    batch_tfms=None,
+    proposals=None,   # for networks that do not find their own: a method of `Proposals`, a `Proposals`, or another
+                      # callable image -> (k, 4) boxes in pixels of the file
 ) -> DataBlock:
     """Picture in, with `proposals` (k, 4) boxes beside it; out (n, 4) boxes in pixels of the network's input and (n,)
     ids, 0 = padding, -1 = to be ignored. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then
@@ -70,102 +65,56 @@ def _proposals(o): return Proposals(o) if isinstance(o, str) else o
 
 @checked(**DLS, check=FLAG, proposals=PROPOSALS)
 def detection_dls(
-    annotations,          # list[Annotation] with `bboxes`, (0, 4) where there is nothing
-    vocab=None,           # list of names; None = all that occur, sorted
-    bs:int=8,             # pictures in a batch, at most as many as there are to train on
-    path='.',             # where the learner saves
-    valid_pct:float=.2,   # share of valid, where the annotations do not say
-    seed:int=42,          # of that split
-    num_workers:int=None, # processes that load; None = one per core
-    device=None,          # None = the GPU where there is one
-    proposals=None,       # for nets that do not find their own, as `detection_block` takes them; found now, and kept
-    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
-                          # middle of the first epoch
-    **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `detection_block` takes them
+    annotations,          # list[Annotation] with `bboxes`, (0, 4) for an image without objects
+    vocab=None,
+    bs:int=8,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    proposals=None,       # for networks that do not find their own, as `detection_block` takes them; found now
+    check:bool=False,
+    **block_kwargs,       # of `detection_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
-    """DataLoaders of pictures, boxes and ids. Boxes are clipped to the picture; what has no area in it goes, and one
-    warning says how many. Objects to be ignored take part neither in the loss nor in penalties. Raises
-    `AnnotationError` for missing files, images whose boxes are not annotated, boxes that are fractions of the image,
-    unknown labels; one warning counts the boxes that are below a pixel of the network's input"""
-    annotations = check_data(annotations)
-    for a in annotations: object_bboxes(a)
+    """DataLoaders of images, boxes and ids. Boxes are clipped to the image; those without area are dropped, and one
+    warning counts them. Objects to ignore are excluded from loss and metrics. Raises `AnnotationError` for missing
+    files, images whose boxes are not annotated, boxes that are fractions of the image, unknown labels; one warning
+    counts the boxes that are below a pixel of the network's input"""
+    if proposals is not None: proposals = block_kwargs['proposals'] = _proposals(proposals)
+    dls = warn_tiny(task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                             block_kwargs))
+    if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
+    return dls
+
+def prepare_objects(annotations, vocab, check=object_bboxes):
+    "`annotations` with boxes that are clipped and checked (`check`, each), and the vocab"
+    for a in annotations: check(a)
     check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     vocab = check_vocab(annotations, vocab)
-    splitter = splitter_of(block_kwargs, valid_pct, seed)
-    if proposals is not None: proposals = _proposals(proposals)
-    block = detection_block(vocab, splitter=splitter, proposals=proposals, **block_kwargs)
-    dls = warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
-    if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
-    return dls
+    check_labels(annotations, vocab)
+    return annotations,vocab
 
 @checked(**LEARNER)
 def detection_learner(
     dls:DataLoaders,       # of `detection_dls`
-    arch=None,             # a name of `list_archs('detection')`, torchvision's builder, another `n_out -> Detector`, or
-                           # a `Detector`; None = 'fasterrcnn_resnet50_fpn_v2', with an `encoder` 'faster_rcnn'
-    encoder=None,          # torchvision's or timm's name, for archs that stand on any
-    pretrained=True,       # True: torchvision's weights of the whole net, or ImageNet's of `encoder`; 'encoder': those
-                           # of the encoder alone; the path of a local state dict of either; False: none
-    n_out:int=None,        # classes without background; None = those of `dls.vocab`
-    arch_kwargs=None,      # for the builder: `max_dets`, `anchors`, ...; `size` is that of the dls unless it is given
-    loss_func=None,        # None = `DetectionLoss()`, the sum of the detector's losses
-    metrics=None,          # None = COCO's mean AP, in pixels of the files
-    splitter=None,         # model -> parameter groups; None = encoder and the rest
-    normalize=True,        # of the images: True = as the net says, whose `mean` and `std` None mean that it
-                           # normalizes itself; `(mean, std)`, each three numbers for pixels in [0, 1]; or None, as
-                           # they are. What the DataLoaders did before is replaced
-    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
-                           # callbacks only
-    **learner_kwargs,      # of fastai's `Learner`
+    arch=None,             # name (`list_archs('detection')`), torchvision builder, other `n_out -> Detector`, or a
+                           # `Detector`; None (default): 'fasterrcnn_resnet50_fpn_v2', with an `encoder` 'faster_rcnn'
+    encoder=None,          # name (torchvision or timm), for architectures on any encoder
+    pretrained=True,
+    n_out:int=None,        # classes without background; None (default): those of `dls.vocab`
+    arch_kwargs=None,      # of the builder: `max_dets`, `anchors`, ...; `size` is that of the dls unless it is given
+    loss_func=None,        # None (default): `DetectionLoss()`, the sum of the detector's losses
+    metrics=None,          # None (default): COCO's mean AP, in pixels of the files
+    splitter=None, normalize=True, cbs=None,
+    **learner_kwargs,
 ) -> DetectionLearner:
-    "A `DetectionLearner`; the encoder is frozen at first where anything is pretrained"
-    n_out = check_n_out(len(dls.vocab)-1 if n_out is None else n_out)
-    model = make_detector('detection', arch, encoder, n_out, pretrained, arch_kwargs, dls)
-    metrics = [MeanAP()] if metrics is None else metrics
-    return make_learner(DetectionLearner, dls, model, loss_func or DetectionLoss(), metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
+    "A `DetectionLearner`; what is pretrained is frozen at first"
+    return task_learner(DETECTION, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
+                        normalize, cbs, learner_kwargs)
 
-DEFAULTS = dict(detection=('fasterrcnn_resnet50_fpn_v2', 'faster_rcnn'),   # by itself, and with an `encoder`
-                instance=('maskrcnn_resnet50_fpn_v2', 'mask_rcnn'))
+def detection_loss(o, n_out): return o or DetectionLoss()
 
-def make_detector(task, arch, encoder, n_out, pretrained, arch_kwargs, dls) -> Detector:
-    "The net of a learner of `task`; `ValueError` where it is one of the other task"
-    kw = dict(arch_kwargs or {})
-    if isinstance(arch, nn.Module): model = arch
-    else:
-        if encoder is not None: kw['encoder'] = encoder
-        arch = arch or DEFAULTS[task][encoder is not None]
-        name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
-        theirs = getattr(arch, '__module__', '').startswith('torchvision.')
-        known  = takes_pretrained(arch)
-        build = arch
-        if isinstance(arch, str) and 'keypointrcnn' not in arch: build = get_arch(arch, task)
-        elif isinstance(arch, str) or theirs: build = partial(torchvision_detector, arch)   # or says why not
-        # anchors and maps are made for the size of the pictures
-        sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
-        if sizes and 'size' in signature(build).parameters: kw.setdefault('size', tuple(sizes[0]))
-        try: model = build(n_out, pretrained=pretrained, **kw) if known else build(n_out, **kw)
-        except TypeError as e:
-            if 'unexpected keyword' not in str(e): raise
-            raise ValueError(f"{name}: {e}; of arch_kwargs and encoder this net takes other ones") from e
-    if not isinstance(model, Detector): raise ValueError(
-        f"expected a `Detector`, which gives losses when training and detections otherwise, got a "
-        f"{type(model).__name__}; subclass vision_tasks.models.detection.base.Detector")
-    if model.needs_proposals != (dls.n_inp > 1): raise ValueError(
-        "this net does not find its own proposals: make the DataLoaders with `detection_dls(..., "
-        "proposals='selective_search')`" if model.needs_proposals else
-        "this net finds its own proposals: make the DataLoaders without `proposals`")
-    if model.has_masks != (task == 'instance'): raise ValueError(
-        "this net learns masks besides boxes: train it with `instance_dls` and `instance_learner`" if model.has_masks
-        else "this net finds boxes, but no masks: take one of `list_archs('instance')`, or `detection_learner`")
-    n = len(getattr(dls.valid_ds, 'tls', ())) - dls.n_inp   # boxes, labels, and masks if there are any
-    if n == 1: raise ValueError(f"the DataLoaders give no boxes: make them with `{task}_dls`")
-    if n == 2 and task == 'instance': raise ValueError(
-        "the DataLoaders give boxes without masks, and this net learns masks: make them with `instance_dls`")
-    if n == 3 and task == 'detection': raise ValueError(
-        "the DataLoaders hold masks, which this net does not learn: make them with `detection_dls`")
-    return model
+def _metrics(): return [MeanAP()]
+
+def without_background(vocab): return len(vocab) - 1
 
 class _Batches:
     "(x, bboxes, labels, proposals) of all batches of `dl`, as often as one asks"
@@ -190,7 +139,6 @@ class _Detections(Metric):
 class DetectionLearner(TaskLearner):
     "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
     in_pixels = True
-    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
     not_mixed = 'boxes'
 
     # --- one batch: the model sees the objects, for its losses are its own affair
@@ -246,12 +194,6 @@ class DetectionLearner(TaskLearner):
     @property
     def classes(self): return list(self.dls.vocab[1:])   # without background
 
-    def prepared(self, annotations):
-        for a in annotations: object_bboxes(a)
-        annotations = clipped(annotations)
-        check_labels(annotations, self.dls.vocab[1:])
-        return annotations
-
     def to_annotations(self,
         dets, # (b, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input; masks follow in the last axis
               # where there are any
@@ -278,21 +220,18 @@ class DetectionLearner(TaskLearner):
         "The masks of a picture's detections, whose `bboxes` may reach out of it; `None` where there are no masks"
         return None
 
-    def predict(self, item, rm_type_tfms=0, with_input=False):
-        "The `Annotation`; the detections (k, 6) that count, in pixels of the network's input; and all (max_dets, 6)"
-        dl = self.dls.test_dl(self.pictures_of([item]), rm_type_tfms=rm_type_tfms, num_workers=0)
-        inp,dets,_,dec = self.get_preds(dl=dl, with_input=True, with_decoded=True)
-        said,on = self.to_annotations(self.probabilities(dets), [picture_of(item)], None)[0],tuplify(dec)[0][0][:,5] > 0
-        dec  = detuplify(tuple(o[0][on] for o in tuplify(dec)))
-        dets = detuplify(tuple(o[0] for o in tuplify(dets)))
-        return ((tuplify(inp)[0][0],) if with_input else ()) + (said,dec,dets)
+    def annotate(self, items, thresh=None, bs:int=None) -> list[Annotation]:
+        "Objects of `items` in pixels of the files: those whose score is above the threshold, the best first"
+        return super().annotate(items, thresh, bs)
 
-    def mirror_back(self, probs):
-        raise ValueError("boxes of a picture and of its mirror image have no average; leave tta out")
+    def decoded_of(self, decoded):
+        "Without padding, and without detections whose score is not above the threshold"
+        on = tuplify(decoded)[0][:,5] > 0
+        return detuplify(tuple(o[on] for o in tuplify(decoded)))
 
     def tta(self, ds_idx=1, dl=None, n=4, item_tfms=None, batch_tfms=None, beta=.25, use_max=False):
         "Raises `ValueError`: boxes have no average"
-        self.mirror_back(None)
+        raise ValueError("boxes of an image and of its mirror image have no average: use annotate(items)")
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
         "Draw the `k` pictures with the largest (or smallest) loss, that first"
@@ -391,3 +330,7 @@ def fit_anchors(
         b = object_bboxes(a)
         whs.append((b[:,2:]-b[:,:2])*[(u2-u1)/(x2-x1), (v2-v1)/(y2-y1)])
     return cluster_anchors(torch.from_numpy(np.concatenate(whs)), levels, sizes, ratios)
+
+# ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
+DETECTION = Task('detection', DetectionLearner, detection_block, prepare_objects, partial(build_detector, 'detection'),
+                 detection_loss, _metrics, n_out=without_background, recipe=Recipe(lr_mult=2.))

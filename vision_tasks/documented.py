@@ -156,7 +156,8 @@ def read_signatures(
 
 # --- what a parameter means
 
-# where neither a comment nor an overridden method says it; of a name, or of 'function.name'
+# where neither a comment nor an overridden method says it; of a name, of 'function.name', or of the last word of a
+# function and a name: 'dls.bs' of `detection_dls`
 MEANINGS = {
     'vocab': "list of class names",
     'ds_idx': "set of the DataLoaders: 0 for training, 1 for validation",
@@ -175,6 +176,29 @@ MEANINGS = {
     'max_n': "images to draw at most",
     'ncols': "images in a row; None (default): as many as fit",
     'unique': "draw one image again and again, to show the augmentation",
+    # of the functions of all tasks: '*_dls', '*_block', '*_learner'
+    'block.size': "pixels of the network's input: (w, h), or one number for both",
+    'block.splitter': "annotations -> indices of the training set, of the validation set; None (default): the split "
+                      "that the annotations name, else 20 % at random, with groups kept together",
+    'block.batch_tfms': "in place of `LightJitter()`: brightness and contrast when training",
+    'dls.vocab': "list of class names; None (default): all that occur, sorted",
+    'dls.bs': "images in a batch; at most as many as there are to train on",
+    'dls.path': "folder where the learner saves",
+    'dls.valid_pct': "share of the validation set, between 0 and 1, where the annotations do not name a split",
+    'dls.seed': "of that random split",
+    'dls.num_workers': "processes that load images; None (default): one per core",
+    'dls.device': "of the batches; None (default): the GPU if there is one",
+    'dls.check': "decode all images once, in threads, so that a broken one raises now and not in the first epoch",
+    'learner.pretrained': "True: the best weights that the named architecture has, of the whole network if there are "
+                          "any, else ImageNet's of its encoder; 'encoder': ImageNet's of the encoder only; the path of "
+                          "a state dict of either; False: random weights. Your own `nn.Module` is taken as it is",
+    'learner.n_out': "outputs; None (default): one per class of `dls.vocab`",
+    'learner.splitter': "model -> list of parameter groups; None (default): `parameter_groups`",
+    'learner.normalize': "of the images: True: by the statistics that the weights were trained with, ImageNet's where "
+                         "the model names none; `(mean, std)`, numbers per channel for pixels in [0, 1]; None: not at "
+                         "all. What the DataLoaders did before is replaced",
+    'learner.cbs': "fastai callbacks of every training and validation, beside fastai's default ones",
+    'learner.learner_kwargs': "of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...",
     'ctxs': "ignored; fastai passes it",
     'show_batch.show': "False: draw nothing, and return what fastai draws from",
     'show_results.show': "False: draw nothing; return inputs, targets and predictions for fastai's `Interpretation`",
@@ -229,7 +253,9 @@ def parameters_of(
             params = [known[n] for n,f in o.__dataclass_fields__.items() if f.init and n in known]
     params = _delegated(o, params)
     texts = {p.name: p.text for a in reversed([s, *above]) for p in a.params if p.text}
-    def general(name): return MEANINGS.get(f'{o.__name__}.{name}', MEANINGS.get(name, ''))
+    def general(name):
+        keys = f'{o.__name__}.{name}',f"{o.__name__.rpartition('_')[2]}.{name}",name
+        return next((MEANINGS[k] for k in keys if k in MEANINGS), '')
     return [Parameter(p.name, p.stars, p.type, p.default, p.text or texts.get(p.name) or general(p.name))
             for p in params]
 

@@ -1,5 +1,6 @@
 "Keypoint regression: where in the picture is each named point? Coordinates leave the net through `sigmoid_range`"
 from __future__ import annotations
+from functools import partial
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -21,15 +22,14 @@ from .data.geometry import batch_geometry
 from .data.transforms import JointTransform
 from .data.views import CropView
 from .data.writing import check_outputs, writing_set
-from .training.build import came_pretrained, make_learner, pooled_head, task_model
-from .training.checks import check_data
-from .training.images import picture_of
-from .training.learner import TaskLearner
-from .training.loaders import splitter_of, task_dls
 from .losses.points import PointLoss
 from .metrics.points import BY, NME, PCK, PointError, normaliser_of, point_errors
-from .models.layers import GridHead, check_n_out
+from .models.layers import GridHead
 from .show.points import KeypointDL
+from .training.build import build_on_encoder, pooled_head
+from .training.learner import TaskLearner
+from .training.recipes import Recipe
+from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .warning import warn
 
@@ -38,16 +38,16 @@ __all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearne
 @checked(**BLOCK, flip_pairs=PAIRS, skeleton=PAIRS)
 def keypoint_block(
     vocab,            # list of the k points' names, in the order of `Annotation.points`
-    size=224,         # of the network's input in pixels: (w, h), or one number for both
-    splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
-    item_tfms=None,   # in place of a `JointTransform` that crops and turns but keeps all points inside; squish
+    size=224,
+    splitter=None,
+    item_tfms=None,   # in place of a `JointTransform` that crops and rotates but keeps all points inside; squish
                       # otherwise
-    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
-    flip_pairs=None,  # pairs (left, right) of names or indices that change places in a mirrored picture, [] = none do;
-                      # None = pictures are not mirrored
+    batch_tfms=None,
+    flip_pairs=None,  # pairs (left, right) of names or indices that change places in a mirrored image; []: none do;
+                      # None (default): images are not mirrored
     skeleton=None,    # pairs of names or indices that are joined by a line when drawn
 ) -> DataBlock:
-    "Picture in, k points out, x y in [-1, 1]; nan = not marked. Its source is a list of `Annotation`"
+    "Image in, k points out, x y in [-1, 1]; nan = not marked. Its source is a list of `Annotation`"
     if item_tfms is None:
         item_tfms = JointTransform(size, train=CropView((.75, 1.), (.8, 1.25)), flip=0. if flip_pairs is None else .5,
                                    rotate=10., keep=True)
@@ -59,29 +59,24 @@ def keypoint_block(
 
 @checked(**DLS, check=FLAG)
 def keypoint_dls(
-    annotations,          # list[Annotation] with one instance a picture: points (k, 2), or (1, k, 2) with a box
-    vocab=None,           # list of the k points' names; None = '0', '1', ...
-    bs:int=64,            # pictures in a batch, at most as many as there are to train on
-    path='.',             # where the learner saves
-    valid_pct:float=.2,   # share of valid, where the annotations do not say
-    seed:int=42,          # of that split
-    num_workers:int=None, # processes that load; None = one per core
-    device=None,          # None = the GPU where there is one
-    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
-                          # middle of the first epoch
-    **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
+    annotations,          # list[Annotation] with one instance per image: points (k, 2), or (1, k, 2) with a box
+    vocab=None,           # list of the k points' names; None (default): '0', '1', ...
+    bs:int=64,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    check:bool=False,
+    **block_kwargs,       # of `keypoint_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
 ) -> DataLoaders:
-    """DataLoaders of pictures and points. Raises `AnnotationError` for missing files, several instances, numbers of
-    points that differ. Points outside their picture count as not marked, and one warning says how many"""
-    annotations = check_data(annotations)
+    """DataLoaders of images and points. Raises `AnnotationError` for missing files, several instances, numbers of
+    points that differ. Points outside their image count as not marked, and one warning counts them"""
+    return task_dls(KEYPOINT, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+
+def _prepare(annotations, vocab):
     check_relative(annotations, 'points')
     annotations = [one_instance(a) for a in annotations]
     vocab = names_of_points(annotations, vocab)
     annotations = with_points(annotations, len(vocab))
     warn_outside(annotations)
-    splitter = splitter_of(block_kwargs, valid_pct, seed)
-    block = keypoint_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, None, bs, path, num_workers, device, check)
+    return annotations,vocab
 
 def one_instance(a):
     "`a` with its points, raising where there are several instances; none at all are points that are not marked"
@@ -132,35 +127,32 @@ def names_of_points(annotations, vocab):
 @checked(**LEARNER, by=BY)
 def keypoint_learner(
     dls:DataLoaders,       # of `keypoint_dls`
-    arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an
-                           # `nn.Module`; None = 'resnet34'
-    encoder=None,          # another word for `arch`
-    pretrained=True,       # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the
-                           # encoder
-    n_out:int=None,        # numbers that leave the net; None = two per point
-    arch_kwargs=None,      # for `point_head`: `head` 'grid' or 'pool', `y_range` (-1, 1), and what the head takes; or
-                           # for a callable `arch`
+    arch=None,             # name of an encoder (torchvision or timm), torchvision builder, callable
+                           # `n_out -> nn.Module` or `nn.Module`; None (default): 'resnet34'
+    encoder=None,          # synonym of `arch`
+    pretrained=True,
+    n_out:int=None,        # numbers that the network returns; None (default): two per point
+    arch_kwargs=None,      # of `point_head`: `head` 'grid' or 'pool', `y_range` (-1, 1), and what the head takes; or
+                           # of a callable `arch`
     loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
-    metrics=None,          # None = `PointError()`, `NME(by)`, `PCK(.05, by)`
-    splitter=None,         # model -> parameter groups; None = encoder and head
-    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
-                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
-                           # as they are. What the DataLoaders did before is replaced
-    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
-                           # callbacks only
-    by='diagonal',         # normaliser of the metrics, as `normaliser_of` takes it, the two points by name or index
-    **learner_kwargs,      # of fastai's `Learner`
+    metrics=None,          # None (default): `PointError()`, `NME(by)`, `PCK(.05, by)`
+    splitter=None, normalize=True, cbs=None,
+    by='diagonal',         # normalizer of the metrics: 'diagonal', 'box', or two points by name or index
+    **learner_kwargs,
 ) -> KeypointLearner:
-    """A `KeypointLearner`; the encoder is frozen at first where it is pretrained. Raises `AnnotationError` where the
-    normalizer of a metric is zero for an image of the validation set"""
-    n_out = check_n_out(2*len(dls.vocab) if n_out is None else n_out)
-    model = task_model('keypoint', arch, encoder, n_out, point_head, pretrained, arch_kwargs)
-    loss = PointLoss(loss_func or 'mse') if loss_func is None or isinstance(loss_func, str) else loss_func
+    """A `KeypointLearner`; what is pretrained is frozen at first. Raises `AnnotationError` where the normalizer of a
+    metric is zero for an image of the validation set"""
     metrics = [PointError(), NME(by), PCK(.05, by)] if metrics is None else metrics
-    learn = make_learner(KeypointLearner, dls, model, loss, metrics, splitter, cbs,
-                         came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
+    learn = task_learner(KEYPOINT, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
+                         normalize, cbs, learner_kwargs)
     learn.check_normalizers()
     return learn
+
+def _loss(o, n_out): return PointLoss(o or 'mse') if o is None or isinstance(o, str) else o
+
+def _metrics(): return [PointError(), NME(), PCK()]
+
+def _two_per_point(vocab): return 2*len(vocab)
 
 def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;
@@ -177,7 +169,6 @@ def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
 class KeypointLearner(TaskLearner):
     "A `TaskLearner` whose predictions are points in pixels of the file"
     in_pixels = True
-    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
     not_mixed = 'points'
 
     def eval_metrics(self): return [PointError(), NME(), PCK()]
@@ -227,17 +218,15 @@ class KeypointLearner(TaskLearner):
             res.append(view.undo_points((o+1)/2*torch.tensor(view.out)).clamp(min=0).minimum(torch.tensor(size)))
         return torch.stack(res)
 
-    def to_annotations(self, probs, pictures, thresh):
-        if thresh is not None:
-            raise ValueError("points have no score, so that there is nothing to compare thresh with: leave it out")
+    def annotate(self, items, bs:int=None, tta:bool=False) -> list[Annotation]:
+        "Points of `items` in pixels of the files: one instance per image"
+        return super().annotate(items, None, bs, tta)
+
+    def probabilities_of(self, preds): return self.probabilities(preds)
+
+    def to_annotations(self, probs, pictures, thresh=None):
         points = self.in_file(probs, [size for _,size in pictures]).numpy()
         return [Annotation(path, size, points=p, visible=np.full(len(p), 2)) for (path,size),p in zip(pictures, points)]
-
-    def predict(self, item, rm_type_tfms=0, with_input=False):
-        "Points in pixels of the file, (k, 2); and, as fastai gives them, the decoded and the raw output in [-1, 1]"
-        *inp,_,pred,raw = super().predict(item, rm_type_tfms, with_input)
-        points = self.in_file(raw.view(1, -1, 2), [picture_of(item)[1]])[0].float()
-        return *inp,points,pred,raw
 
     @checked(thresh=FRACTION, by=BY)
     def evaluate_per_point(self,
@@ -330,3 +319,8 @@ def _crop(a, i, pad, dest):
                       None if a.points is None else a.points[i:i+1] - [x1, y1],
                       None if a.visible is None else a.visible[i:i+1],
                       group=a.group or str(a.path), split=a.split),(x1, y1, x2, y2)
+
+# ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
+KEYPOINT = Task('keypoint', KeypointLearner, keypoint_block, _prepare,
+                partial(build_on_encoder, 'keypoint', point_head), _loss, _metrics, n_out=_two_per_point,
+                recipe=Recipe(lr_mult=2.))

@@ -1,5 +1,6 @@
 "Classification and localization: what is the one object of a picture, and where? One body, a class and a box head"
 from __future__ import annotations
+from functools import partial
 import numpy as np
 import pandas as pd
 import torch
@@ -17,30 +18,30 @@ from .data.splits import AnnotationSplitter
 from .data.geometry import batch_geometry
 from .data.transforms import JointTransform
 from .data.views import JitterView
-from .training.build import came_pretrained, make_learner, pooled_head, task_model
-from .training.checks import check_data, check_vocab, clipped, warn_tiny
-from .training.images import picture_of
-from .training.learner import TaskLearner
-from .training.loaders import splitter_of, task_dls
 from .losses.localization import LocalizationLoss
 from .metrics.localization import LocalizationAccuracy, LocalizationIoU, localization_confusion, localized
-from .models.layers import GridHead, check_n_out
+from .models.layers import GridHead
 from .show.one_object import LocalizationDL
 from .show.plots import plot_confusion
+from .training.build import build_on_encoder, pooled_head
+from .training.checks import check_vocab, clipped, warn_tiny
+from .training.learner import TaskLearner
+from .training.recipes import Recipe
+from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
 __all__ = ['localization_block', 'localization_dls', 'localization_learner', 'LocalizationLearner', 'largest_object']
 
 @checked(**BLOCK)
 def localization_block(
-    vocab,            # list of names; `NO_OBJECT` among them is the class of pictures without an object
-    size=224,         # of the network's input in pixels: (w, h), or one number for both
-    splitter=None,    # annotations -> indices of train, of valid; None = the annotations' own, else 20 % at random
-    item_tfms=None,   # in place of a `JointTransform` that zooms both ways and flips but keeps the object whole; squish
-                      # otherwise
-    batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training
+    vocab,            # list of class names; `NO_OBJECT` among them is the class of images without an object
+    size=224,
+    splitter=None,
+    item_tfms=None,   # in place of a `JointTransform` that zooms in and out and flips but keeps the object whole;
+                      # squish otherwise
+    batch_tfms=None,
 ) -> DataBlock:
-    """Picture in, one name and one box out, x1 y1 x2 y2 in [-1, 1]; nan = no box. Its source is a list of `Annotation`.
+    """Image in, one class and one box out, x1 y1 x2 y2 in [-1, 1]; nan = no box. Its source is a list of `Annotation`.
     Where a transform cuts the object away, the label stays and the box is nan"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.8, 1.25), 'squish'), keep=True)
     return DataBlock((FileImageBlock, *OneObjectBlock(vocab)), n_inp=1, get_x=annotation_of,
@@ -52,68 +53,57 @@ def localization_block(
 def localization_dls(
     annotations,          # list[Annotation] with one object each, or none: boxes (1, 4) or (0, 4). A label without
                           # boxes teaches the class alone
-    vocab=None,           # list of names; None = all that occur, sorted, after `NO_OBJECT` where that is needed
-    bs:int=64,            # pictures in a batch, at most as many as there are to train on
-    path='.',             # where the learner saves
-    valid_pct:float=.2,   # share of valid, where the annotations do not say
-    seed:int=42,          # of that split
-    num_workers:int=None, # processes that load; None = one per core
-    device=None,          # None = the GPU where there is one
-    empty:str='class',    # pictures without an object are a 'class' of their own, `NO_OBJECT`, or 'raise'
-    check:bool=False,     # decode all images once, in threads, so that a broken one raises now and not in the
-                          # middle of the first epoch
-    **block_kwargs,       # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `localization_block` takes them
+    vocab=None,           # list of class names; None (default): all that occur, sorted, after `NO_OBJECT` where that is
+                          # needed
+    bs:int=64,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    empty:str='class',    # images without an object are a 'class' of their own, `NO_OBJECT`, or 'raise'
+    check:bool=False,
+    **block_kwargs,       # of `localization_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
-    """DataLoaders of pictures, class ids and boxes. Boxes are clipped to the picture; what has no area in it goes, and
-    one warning says how many. Raises `AnnotationError` for missing files, several objects, unknown labels"""
-    annotations = check_data(annotations)
+    """DataLoaders of images, class ids and boxes. Boxes are clipped to the image; those without area are dropped, and
+    one warning counts them. Raises `AnnotationError` for missing files, several objects, unknown labels"""
+    return warn_tiny(task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                              block_kwargs, empty=empty))
+
+def _prepare(annotations, vocab, empty='class'):
     check_relative(annotations, 'bboxes')
     annotations = clipped(annotations)
     none = [a for a in annotations if object_label(a) == NO_OBJECT]
     if none and empty == 'raise': raise AnnotationError(
-        f"{none[0].path}: no object ({len(none)} of {len(annotations)} pictures have none); leave them out, or pass "
+        f"{none[0].path}: no object ({len(none)} of {len(annotations)} images have none); drop them, or pass "
         "empty='class' to make them a class of their own")
     extra = [NO_OBJECT] if none and (vocab is None or NO_OBJECT not in vocab) else []
     vocab = [*extra, *check_vocab(annotations, vocab)]
-    splitter = splitter_of(block_kwargs, valid_pct, seed)
-    block = localization_block(vocab, splitter=splitter, **block_kwargs)
-    return warn_tiny(task_dls(block, annotations, vocab, bs, path, num_workers, device, check))
+    check_labels(annotations, vocab)
+    return annotations,vocab
 
 @checked(**LEARNER)
 def localization_learner(
     dls:DataLoaders,       # of `localization_dls`
-    arch=None,             # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module` or an
-                           # `nn.Module` that gives (b, n_out + 4); None = 'resnet34'
-    encoder=None,          # another word for `arch`
-    pretrained=True,       # True: ImageNet weights from the hub; False: none; or the path of a local state dict of the
-                           # encoder
-    n_out:int=None,        # classes, `NO_OBJECT` counted where it is one; None = `len(dls.vocab)`
-    arch_kwargs=None,      # for `LocalizationHead`: `grid`, `width`, `hidden` of the box, `ps`, `lin_ftrs`, ... of the
-                           # class; or for a callable `arch`
+    arch=None,             # name of an encoder (torchvision or timm), torchvision builder, callable
+                           # `n_out -> nn.Module` or `nn.Module` that returns (b, n_out + 4); None (default): 'resnet34'
+    encoder=None,          # synonym of `arch`
+    pretrained=True,
+    n_out:int=None,        # classes, `NO_OBJECT` included; None (default): `len(dls.vocab)`
+    arch_kwargs=None,      # of `LocalizationHead`: `grid`, `width`, `hidden` of the box, `ps`, `lin_ftrs`, ... of the
+                           # class; or of a callable `arch`
     loss_func=None,        # 'smooth_l1' (default), 'l1', 'l2' or 'giou', each beside the cross entropy; or a
                            # `LocalizationLoss(bbox, weight)`
-    metrics=None,          # None = accuracy, mean IoU, both right at IoU .5
-    splitter=None,         # model -> parameter groups; None = encoder and heads
-    normalize=True,        # of the images: True = by the statistics that the weights were trained with, ImageNet's
-                           # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
-                           # as they are. What the DataLoaders did before is replaced
-    cbs=None,              # fastai callbacks of every training and validation; None (default): fastai's default
-                           # callbacks only
-    **learner_kwargs,      # of fastai's `Learner`
+    metrics=None,          # None (default): accuracy, mean IoU, top-1 localization accuracy (class correct, IoU >= 0.5)
+    splitter=None, normalize=True, cbs=None,
+    **learner_kwargs,
 ) -> LocalizationLearner:
-    "A `LocalizationLearner`; the encoder is frozen at first where it is pretrained"
-    n_out = check_n_out(len(dls.vocab) if n_out is None else n_out)
-    model = task_model('localization', arch, encoder, n_out, LocalizationHead, pretrained, arch_kwargs)
-    loss = loss_func or 'smooth_l1'
-    if isinstance(loss, str): loss = LocalizationLoss(loss)
-    if getattr(loss, 'n_out', 0) is None: loss.n_out = n_out
-    metrics = localization_metrics() if metrics is None else metrics
-    return make_learner(LocalizationLearner, dls, model, loss, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
+    "A `LocalizationLearner`; what is pretrained is frozen at first"
+    return task_learner(LOCALIZATION, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
+                        normalize, cbs, learner_kwargs)
 
-def localization_metrics() -> list:
-    "Accuracy of the class, mean IoU of the box, both right at IoU .5"
-    return [LocalizationAccuracy(), LocalizationIoU(), LocalizationAccuracy(.5)]
+def _loss(o, n_out):
+    loss = LocalizationLoss(o or 'smooth_l1') if o is None or isinstance(o, str) else o
+    if getattr(loss, 'n_out', 0) is None: loss.n_out = n_out
+    return loss
+
+def _metrics(): return [LocalizationAccuracy(), LocalizationIoU(), LocalizationAccuracy(.5)]
 
 class LocalizationHead(nn.Module):
     """(b, c, h, w) -> (b, n_out + 4): class logits of a pooled map, and a box of a map whose places stay apart, as
@@ -132,10 +122,9 @@ class LocalizationHead(nn.Module):
 class LocalizationLearner(TaskLearner):
     "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
     in_pixels = True
-    lr_mult = 2.   # ImageNet's encoders forget where things are, and must learn it: at fastai's 100 they hardly do
     not_mixed = 'boxes'
 
-    def eval_metrics(self): return localization_metrics()
+    def eval_metrics(self): return _metrics()
 
     def prepared(self, annotations):
         annotations = clipped(annotations)
@@ -173,13 +162,6 @@ class LocalizationLearner(TaskLearner):
             on = vocab[i] != NO_OBJECT and (thresh is None or p > thresh)
             res.append(Annotation(path, size, [vocab[i]]*on, b[None][:on], scores=[p]*on))
         return res
-
-    def predict(self, item, rm_type_tfms=0, with_input=False):
-        """The `Annotation` in pixels of the file; and, as fastai gives them, the decoded output (id and box in [-1, 1])
-        and the probabilities of the classes"""
-        *inp,_,_,raw = super().predict(item, rm_type_tfms, with_input)
-        answer = self.to_annotations(raw[None], [picture_of(item)], None)[0]
-        return *inp,answer,tuple(o[0] for o in self.loss_func.decodes(raw[None])),raw[:-4]
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """For each class: pictures of it, share of them whose class is right (recall), share of the answers that are
@@ -226,3 +208,8 @@ def largest_object(
         area = (b[:,2:]-b[:,:2]).prod(1)
         res.append(select_objects(a, [int(area.argmax())] if len(area) else []))
     return res
+
+# ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
+LOCALIZATION = Task('localization', LocalizationLearner, localization_block, _prepare,
+                    partial(build_on_encoder, 'localization', LocalizationHead), _loss, _metrics, n_out=len,
+                    recipe=Recipe(lr_mult=2.))

@@ -1,5 +1,6 @@
 "Multi-label classification: which names apply to a picture, none, one or several; thresholds stay with the model"
 from __future__ import annotations
+from functools import partial
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,17 +13,17 @@ from .data.blocks import FileImageBlock, LabelSetBlock
 from .data.targets import check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
-from .training.build import came_pretrained, make_learner, pooled_head, task_model
-from .training.checks import check_data, check_vocab
-from .training.learner import TaskLearner
-from .training.loaders import splitter_of, task_dls
 from .losses.base import loss_by_name
 from .losses.labels import MULTILABEL_LOSSES
 from .metrics.labels import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
                              label_confusion, multilabel_confusion)
-from .models.layers import check_n_out
 from .show.labels import MultilabelDL
 from .show.plots import plot_confusion_per_class, plot_label_confusion
+from .training.build import build_on_encoder, pooled_head
+from .training.checks import check_vocab
+from .training.learner import TaskLearner
+from .training.recipes import Recipe
+from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 from .metrics.calibration import fit_temperature
 from .metrics.threshold_curves import bootstrap_threshold, sweep_thresholds
@@ -33,14 +34,13 @@ __all__ = ['multilabel_block', 'multilabel_dls', 'multilabel_learner', 'Multilab
 
 @checked(**BLOCK)
 def multilabel_block(
-    vocab,               # list of names
-    size=224,            # of the network's input in pixels: (w, h), or one number for both
-    splitter=None,       # annotations -> indices of train, of valid; None = the annotations' own split, else 20 % at
-                         # random, groups kept whole
+    vocab,
+    size=224,
+    splitter=None,
     item_tfms=None,      # in place of `JointTransform(size)`: random crop and flip when training, squish otherwise
-    batch_tfms=None,     # in place of `LightJitter()`: brightness and contrast when training
+    batch_tfms=None,
 ) -> DataBlock:
-    "Picture in, set of names out; its source is a list of `Annotation`"
+    "Image in, set of labels out; its source is a list of `Annotation`"
     return DataBlock((FileImageBlock, LabelSetBlock(vocab)), get_x=path_of, get_y=label_set, dl_type=MultilabelDL,
                      splitter=splitter or AnnotationSplitter(),
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
@@ -48,54 +48,44 @@ def multilabel_block(
 
 @checked(**DLS, check=FLAG)
 def multilabel_dls(
-    annotations,         # list[Annotation]; one without labels is a picture to which no name applies
-    vocab=None,          # list of names; None = all that occur, sorted, so that one seen only in valid has its place
-    bs:int=64,           # pictures in a batch, at most as many as there are to train on
-    path='.',            # where the learner saves
-    valid_pct:float=.2,  # share of valid, where the annotations do not say
-    seed:int=42,         # of that split
-    num_workers:int=None, # processes that load; None = one per core
-    device=None,         # None = the GPU where there is one
-    check:bool=False,    # decode all images once, in threads, so that a broken one raises now and not in the
-                         # middle of the first epoch
-    **block_kwargs,      # `size`, `splitter`, `item_tfms`, `batch_tfms`, as `multilabel_block` takes them
+    annotations,         # list[Annotation]; one without labels is an image of none of the classes
+    vocab=None,
+    bs:int=64,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    check:bool=False,
+    **block_kwargs,      # of `multilabel_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
-    """DataLoaders of pictures and label sets. Raises `AnnotationError` before training for missing files, unknown
-    labels, an empty side of the split"""
-    annotations = check_data(annotations)
-    vocab = check_vocab(annotations, vocab)
-    splitter = splitter_of(block_kwargs, valid_pct, seed)
-    block = multilabel_block(vocab, splitter=splitter, **block_kwargs)
-    return task_dls(block, annotations, vocab, bs, path, num_workers, device, check)
+    """DataLoaders of images and label sets. Raises `AnnotationError` before training for missing files, unknown labels,
+    an empty training or validation set"""
+    return task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
 
 @checked(**LEARNER)
 def multilabel_learner(
-    dls:DataLoaders,     # of `multilabel_dls`, or of any fastai DataLoaders of pictures and multi-hot targets
-    arch=None,           # torchvision's or timm's name, torchvision's builder, a callable `n_out -> nn.Module`, or an
-                         # `nn.Module`; None = `encoder`, or 'resnet34'
-    encoder=None,        # another word for `arch`, so that the line reads as the other tasks' do
-    pretrained=True,     # True: ImageNet weights from the hub; False: none; or the path of a state dict of the encoder
-    n_out:int=None,      # classes; None = `len(dls.vocab)`
-    arch_kwargs=None,    # for fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, ...; or for a callable `arch`
+    dls:DataLoaders,     # of `multilabel_dls`, or other fastai DataLoaders of images and multi-hot targets
+    arch=None,           # name of an encoder (torchvision or timm), torchvision builder, callable `n_out -> nn.Module`
+                         # or `nn.Module`; None (default): 'resnet34'
+    encoder=None,        # synonym of `arch`
+    pretrained=True,
+    n_out:int=None,
+    arch_kwargs=None,    # of fastai's `create_head`: `lin_ftrs`, `ps`, `concat_pool`, ...; or of a callable `arch`
     loss_func=None,      # 'bce' (default), 'focal', 'asymmetric', or a loss on (n, c) logits, such as
                          # `MultilabelBCE(pos_weight=...)`
-    metrics=None,        # None = mAP, macro F1 and accuracy at the learner's threshold
-    splitter=None,       # model -> parameter groups; None = encoder and head
-    normalize=True,      # of the images: True = by the statistics that the weights were trained with, ImageNet's
-                         # where the net has none; `(mean, std)`, each three numbers for pixels in [0, 1]; or None,
-                         # as they are. What the DataLoaders did before is replaced
-    cbs=None,            # fastai callbacks of every training and validation; None (default): fastai's default callbacks
-                         # only
-    **learner_kwargs,    # of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...
+    metrics=None,        # None (default): mAP, macro F1 and accuracy at the learner's threshold
+    splitter=None, normalize=True, cbs=None,
+    **learner_kwargs,
 ) -> MultilabelLearner:
-    "A `MultilabelLearner`; the encoder is frozen at first where it is pretrained"
-    vocab = dls.vocab
-    n_out = check_n_out(len(vocab) if n_out is None else n_out)
-    model = task_model('multilabel', arch, encoder, n_out, pooled_head, pretrained, arch_kwargs)
-    metrics = [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()] if metrics is None else metrics
-    loss_func = loss_by_name(loss_func or 'bce', MULTILABEL_LOSSES, '(n, c)')
-    return make_learner(MultilabelLearner, dls, model, loss_func, metrics, splitter, cbs,
-                        came_pretrained(arch, pretrained), normalize=normalize, **learner_kwargs)
+    "A `MultilabelLearner`; what is pretrained is frozen at first"
+    return task_learner(MULTILABEL, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
+                        normalize, cbs, learner_kwargs)
+
+def _prepare(annotations, vocab):
+    vocab = check_vocab(annotations, vocab)
+    check_labels(annotations, vocab)
+    return annotations,vocab
+
+def _loss(o, n_out): return loss_by_name(o or 'bce', MULTILABEL_LOSSES, '(n, c)')
+
+def _metrics(): return [MultilabelAP(), MultilabelF1(), MultilabelAccuracy()]
 
 @checked_methods
 class MultilabelLearner(TaskLearner):
@@ -104,10 +94,6 @@ class MultilabelLearner(TaskLearner):
 
     def eval_metrics(self):
         return [MultilabelAP(), MultilabelAP('micro'), MultilabelF1(), MultilabelF1('micro'), MultilabelAccuracy()]
-
-    def prepared(self, annotations):
-        check_labels(annotations, list(self.dls.vocab))
-        return annotations
 
     def mirror_back(self, probs): return probs
 
@@ -226,3 +212,6 @@ def _same(x): return x
 def _named(df, vocab):
     if vocab is not None: df.insert(0, 'label', list(vocab))
     return df
+
+MULTILABEL = Task('multilabel', MultilabelLearner, multilabel_block, _prepare,
+                  partial(build_on_encoder, 'multilabel', pooled_head), _loss, _metrics, n_out=len, recipe=Recipe())

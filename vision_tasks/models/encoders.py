@@ -12,6 +12,7 @@ import timm
 from timm.models import adapt_input_conv
 from safetensors.torch import load_file
 from ..arguments import COUNT, FLAG, TEXT, checked, instance
+from ..warning import warn
 from .kinds import CHANNELS, MODULE, PRETRAINED, STATS, pair
 
 __all__ = ['Encoder', 'create_encoder', 'list_encoders']
@@ -148,6 +149,10 @@ def create_encoder(
     fname = None if isinstance(pretrained, bool) else Path(pretrained)
     sd    = None if fname is None else read_weights(fname)
     make  = _from_torchvision if source == 'torchvision' else _from_timm
+    if pretrained is True and source == 'timm' and not timm.is_model_pretrained(name):
+        warn(f"there are no pretrained weights of timm's {name}, so that it starts from random ones; pass "
+             "pretrained=False, or name an encoder that has some")
+        pretrained = False
     try: enc,known = make(name, pretrained is True, n_in, pyramid)
     except OSError as e:
         raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "

@@ -1,5 +1,7 @@
 "How a learner is built: the model, its weights, normalization and parameter groups"
 from __future__ import annotations
+import re
+from contextlib import contextmanager
 import numpy as np
 from torch import nn
 from fastcore.foundation import L
@@ -7,54 +9,103 @@ from fastai.data.transforms import Normalize
 from fastai.torch_core import apply_init, params
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
-from ..arguments import POSITIVE, brief, checked, choice, either, several
+from ..arguments import brief, checked
 from ..models.encoders import create_encoder
-from ..models.kinds import MODULE, STATS
-from ..models.registry import get_arch, list_archs
-from .kinds import LOADERS
+from ..models.kinds import MODULE
+from ..models.registry import arch_facts, get_arch, list_archs
 from ..warning import warn
 
-__all__ = ['encoder_splitter', 'EncoderHead', 'one_normalize']
+__all__ = ['parameter_groups', 'EncoderHead']
 
-# --- model
+# --- parameter groups
 
 @checked(model=MODULE)
-def encoder_splitter(model) -> L:
-    "Two parameter groups: `model.encoder`, which may be pretrained, and all the rest; without an encoder one group"
-    if getattr(model, 'encoder', None) is None: return L([params(model)])
-    body = {id(p) for p in model.encoder.parameters()}
-    return L(params(model.encoder), [p for p in model.parameters() if id(p) not in body])
+def parameter_groups(
+    model, # with an attribute `encoder`, or `None` in its place
+) -> L:    # of lists of parameters; one group for a model without an encoder
+    """Parameters from the input to the output: those of `model.encoder`, in two groups where fastai splits it so
+    (ResNets, DenseNets, VGG, AlexNet), then those of other pretrained layers, then those of new layers. Groups without
+    parameters are dropped. New layers are those in `model.new_layers`, names of parameters; by default all layers
+    outside the encoder"""
+    encoder = getattr(model, 'encoder', None)
+    if encoder is None: return L([params(model)])
+    inside = {id(p) for p in encoder.parameters()}
+    other  = [(n, p) for n,p in model.named_parameters() if id(p) not in inside]
+    new = getattr(model, 'new_layers', None)
+    fresh = [p for n,p in other if new is None or n in new]
+    known = [p for n,p in other if new is not None and n not in new]
+    return L(o for o in (*_encoder_groups(encoder), known, fresh) if len(o))
 
-def task_model(task, arch, encoder, n_out, head, pretrained=True, arch_kwargs=None):
-    """The model for `arch` or, another word for it, `encoder`; 'resnet34' where both are None. An `nn.Module` as it is;
-    a name registered for `task`; an encoder (torchvision's or timm's name, torchvision's builder) under
-    `head(channels, n_out, **arch_kwargs)`; or what any other callable builds"""
-    if arch is not None and encoder is not None:
-        raise ValueError(f"arch={arch!r} and encoder={encoder!r}: the net of this task is an encoder under a head, "
-                         "so give one of them")
+# where fastai cuts the children of a body in two: `fastai.vision.learner.model_meta`
+_CUTS = dict(resnet=6, densenet=7, vgg=22, alexnet=6)
+
+def _encoder_groups(encoder):
+    "Lists of the encoder's parameters: two where fastai has two for such a network, else one"
+    body = getattr(encoder, 'body', encoder)
+    family = re.match(r'[a-z]+', getattr(encoder, 'name', '') or '')
+    children = dict(body.named_children())
+    if 'layer2' in children and 'layer3' in children:        # ResNets by their structure, in detectors too
+        names = list(children)
+        cut = names.index('layer3')
+        first = nn.ModuleList(children[n] for n in names[:cut])
+    elif family and family[0] in _CUTS and 'features' in children:
+        first = children['features'][:_CUTS[family[0]]]
+    else: return [params(encoder)]
+    early = {id(p) for p in first.parameters()}
+    return [params(first), [p for p in encoder.parameters() if id(p) not in early]]
+
+# --- the model
+
+def build_on_encoder(task, head, dls, arch, encoder, n_out, pretrained, arch_kwargs):
+    """The model for `arch` or, its synonym, `encoder` ('resnet34' where both are `None`), and what is pretrained of it.
+    An `nn.Module` as it is; a name registered for `task`; an encoder (torchvision's or timm's name, torchvision's
+    builder) under `head(channels, n_out, **arch_kwargs)`; or what any other callable returns"""
+    if arch is not None and encoder is not None: raise ValueError(
+        f"arch={arch!r} and encoder={encoder!r}: the network of this task is an encoder under a head, so pass one of "
+        "them")
     arch,kw = arch or encoder or 'resnet34',dict(arch_kwargs or {})
-    if isinstance(arch, nn.Module): return arch
+    if isinstance(arch, nn.Module): return arch,False
     named = isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.')
-    try:
-        if isinstance(arch, str) and arch in list_archs(task):
-            return get_arch(arch, task)(n_out, pretrained=pretrained, **kw)
-        if named: return EncoderHead(create_encoder(arch, pretrained=pretrained, pyramid=False), head, n_out, kw)
-        if callable(arch): return arch(n_out, **kw)
-    except TypeError as e:
-        if 'unexpected keyword' not in str(e): raise
-        raise ValueError(f"arch_kwargs: {e}; the head of this task takes other ones") from e
+    with naming_arguments(arch):
+        if isinstance(arch, str) and arch in list_archs(task): return build_by_name(task, arch, n_out, pretrained, kw)
+        if named:
+            weights = True if pretrained == 'encoder' else pretrained
+            return EncoderHead(create_encoder(arch, pretrained=weights, pyramid=False), head, n_out, kw),weights
+        if callable(arch): return arch(n_out, **kw),False
     raise ValueError(f"arch: expected a name, a builder or an nn.Module, got {brief(arch)}; "
                      f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
 
-def takes_pretrained(arch) -> bool:
-    "Whether `arch` is told `pretrained`: a name, or a builder of torchvision's or of ours; one's own net is not"
-    if arch is None or isinstance(arch, str): return True
-    theirs_or_ours = getattr(arch, '__module__', '').startswith(('torchvision.', 'vision_tasks.'))
-    return theirs_or_ours and not isinstance(arch, nn.Module)
+def build_by_name(task, name, n_out, pretrained, kw):
+    """The network that `task` knows under `name`, and what is pretrained of it: True (all but new layers), 'encoder', a
+    path, or False. Facts of a registered architecture tell which weights it has: 'all', of the whole network;
+    'encoder' (default); or False, none"""
+    facts = arch_facts(name, task)
+    weights = 'encoder' if kw.get('encoder') is not None else facts.get('weights', 'encoder')
+    if pretrained in (True, 'encoder'):
+        if weights is False:
+            warn(f"there are no pretrained weights of {name}, so that it starts from random ones; pass "
+                 "pretrained=False, or name an architecture that has some")
+            pretrained = False
+        elif weights == 'encoder': pretrained = True    # the builder's word for the weights of its encoder
+    model = get_arch(name, task)(n_out, pretrained=pretrained, **kw)
+    if facts.get('recipe'): model.recipe = dict(facts['recipe'])
+    return model,pretrained
 
-def came_pretrained(arch, pretrained) -> bool:
-    "Whether the net has weights that `pretrained` brought; what was not told of it comes as it is"
-    return pretrained is not False and takes_pretrained(arch)
+@contextmanager
+def naming_arguments(arch):
+    "A block that builds `arch`; `ValueError` where it has no such argument"
+    try: yield
+    except TypeError as e:
+        if 'unexpected keyword' not in str(e): raise
+        name = arch if isinstance(arch, str) else getattr(arch, '__name__', type(arch).__name__)
+        raise ValueError(f"{name}: {e}; see the arguments of its builder, or of the head of this task, for "
+                         "`arch_kwargs`") from e
+
+def is_named(arch) -> bool:
+    "Whether `pretrained` reaches `arch`: a name, or a builder of torchvision or of this package; not your own network"
+    if arch is None or isinstance(arch, str): return True
+    known = getattr(arch, '__module__', '').startswith(('torchvision.', 'vision_tasks.'))
+    return known and not isinstance(arch, nn.Module)
 
 class EncoderHead(nn.Module):
     "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
@@ -75,14 +126,10 @@ class NormalizeInPlace(Normalize):
     "fastai's `Normalize` without its two copies of the batch, which `IntToFloatTensor` made for us anyway"
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
 
-@checked(dls=LOADERS, mean=either(choice(None), STATS),
-         std=either(choice(None), several(POSITIVE, "a number above 0 for each channel", least=1)))
-def one_normalize(dls, mean, std):
-    """Let every DataLoader of `dls` normalize once, with `mean` and `std`; what normalized before is replaced. None:
-    they do not normalize"""
-    if (mean is None) != (std is None): raise ValueError(
-        f"mean and std: expected both or neither, got {brief(mean)} and {brief(std)}")
-    for dl in dls.loaders:
+def normalize_once(loaders, mean, std):
+    """Let each of the DataLoaders `loaders` normalize once, with `mean` and `std`, numbers for each channel; what
+    normalized before is replaced. `None`: they do not normalize"""
+    for dl in loaders:
         pipe = dl.after_batch
         pipe.fs = L(o for o in pipe.fs if not isinstance(o, Normalize))
         if mean is None: continue
@@ -115,17 +162,3 @@ def _told_stats(model):
     "What has `mean` and `std`: `model` or its encoder; None where neither has"
     return next((o for o in (model, getattr(model, 'encoder', None))
                  if hasattr(o, 'mean') and hasattr(o, 'std') and not callable(o.mean)), None)
-
-def make_learner(cls, dls, model, loss_func, metrics, splitter, cbs, pretrained, normalize=True, **kwargs):
-    "A `cls` on `dls`, which normalize as `input_stats` says; the encoder is frozen where it is `pretrained`"
-    encoder,ours = getattr(model, 'encoder', None),_told_stats(model)
-    one_normalize(dls, *input_stats(model, normalize))
-    if splitter is None:
-        splitter = encoder_splitter
-        if encoder is None:
-            warn(f"{type(model).__name__} has no attribute `encoder`, so all its parameters are one group and "
-                 "`fine_tune` trains them all from the start; pass a `splitter` to freeze a part at first")
-    learn = cls(dls, model, loss_func=loss_func, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
-    if learn.in_pixels: learn.check_view()
-    if pretrained and ours is not None: learn.freeze()     # a net of one's own comes as it is
-    return learn

@@ -5,7 +5,7 @@ import numpy as np
 from fastcore.foundation import L
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
 from fastai.callback import schedule
-from fastai.callback.all import MixHandler, SuggestionMethod
+from fastai.callback.all import GradientClip, MixHandler, SuggestionMethod
 from fastai.learner import Learner
 from fastai.torch_core import find_bs, num_distrib, to_detach
 from ..arguments import COUNT, FLAG, FRACTION, POSITIVE, SHARE, brief, checked, checked_methods, number, whole
@@ -70,29 +70,30 @@ class Fitting:
              div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
     def fine_tune(self,
         epochs:int,            # with all layers
-        base_lr:float=2e-3,    # highest learning rate of the frozen epochs; of the others half of it
-        freeze_epochs:int=1,   # epochs before these that train the last parameter group alone; 0: none
-        lr_mult:float=None,    # the last group's rate divided by the first's; None (default): the task's own, since an
-                               # encoder may have to learn more than new classes
+        base_lr:float=None,    # highest learning rate of the frozen epochs; of the others half of it
+        freeze_epochs:int=None, # epochs before these that train the last parameter group alone; 0: none
+        lr_mult:float=None,    # the last group's rate divided by the first's
         pct_start:float=.3,    # share of `epochs` in which the rate rises
         div:float=5.,          # of `epochs`: the highest rate divided by the first
         div_final:float=1e5,   # the highest rate divided by the last
-        wd:float=None,         # weight decay; None: the learner's
-        moms:tuple=None,       # momentum at the start, the highest rate and the end; None: the learner's
-        cbs=None,              # further callbacks
+        wd:float=None,         # weight decay; None (default): that of `learn.recipe`, else the learner's
+        moms:tuple=None,       # momentum at the start, the highest rate and the end; None (default): the learner's
+        cbs=None,
         reset_opt:bool=False,  # begin with a new optimizer
         start_epoch:int=0,     # of all epochs, where a training goes on
     ):
         """fastai's `fine_tune`, to the same weights, but as one training of `freeze_epochs + epochs` epochs: one log,
-        one best value. A callback that ends training, such as `EarlyStoppingCallback`, ends it in the frozen epochs
+        one best value. Where `base_lr`, `freeze_epochs`, `lr_mult` and `wd` are `None` (default), they are those of
+        `learn.recipe`. A callback that ends training, such as `EarlyStoppingCallback`, ends it in the frozen epochs
         too. Raises `ValueError` before it starts where `check_training` does"""
         self.check_training(cbs)   # before anything is frozen
-        lr_mult = self.lr_mult if lr_mult is None else lr_mult
+        r = self.recipe.replace(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, wd=wd)
         moms = self.moms if moms is None else moms
         self.freeze()
-        first = one_cycle(self.opt, slice(base_lr), moms, div_final=div_final, pct_start=.99)
-        rest = one_cycle(self.opt, slice(base_lr/2/lr_mult, base_lr/2), moms, div, div_final, pct_start)
-        self.fit(freeze_epochs + epochs, wd=wd, cbs=[FineTuning(freeze_epochs, first, rest), *L(cbs)],
+        first = one_cycle(self.opt, slice(r.base_lr), moms, div_final=div_final, pct_start=.99)
+        rest = one_cycle(self.opt, slice(r.base_lr/2/r.lr_mult, r.base_lr/2), moms, div, div_final, pct_start)
+        clip = [] if r.grad_clip is None else [GradientClip(r.grad_clip)]
+        self.fit(r.freeze_epochs + epochs, wd=r.wd, cbs=[FineTuning(r.freeze_epochs, first, rest), *clip, *L(cbs)],
                  reset_opt=reset_opt, start_epoch=start_epoch)
 
     @checked(n_epoch=COUNT, lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=FRACTION, wd=number(0), moms=MOMS,

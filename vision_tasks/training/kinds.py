@@ -53,7 +53,7 @@ LEARNER = dict(
     arch=either(MODULE, _BUILDER,
                 Kind("a name", TEXT.ok, "`list_archs(task)` and `list_encoders()` have the names")),
     encoder=either(MODULE, _BUILDER, Kind("a name", TEXT.ok)),
-    pretrained=either(FLAG, choice(None), PATH),
+    pretrained=either(FLAG, PATH),
     arch_kwargs=Kind("a dict of the builder's arguments", lambda o: isinstance(o, Mapping) and
                      all(isinstance(k, str) and k.isidentifier() for k in o)),
     loss_func=either(FUNCTION, Kind("the name of a loss", TEXT.ok)), metrics=FASTAI['metrics'], splitter=FUNCTION,

@@ -2,10 +2,12 @@
 from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from copy import copy
+import numpy as np
 from torch import Tensor
 from fastcore.basics import defaults
 from fastcore.foundation import L
 from fastai.callback.all import TrackerCallback
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import no_random, to_device, trainable_params
@@ -14,11 +16,13 @@ from ..data.annotation import Annotation
 from ..data.image import wh
 from ..data.views import View
 from ..models.kinds import MODULE
+from .build import normalize_once
 from .checks import check_data, network_view
 from .files import Saving
 from .fitting import NO_DATA, Fitting
 from .predicting import Predicting
 from .kinds import FASTAI, check_ds_idx
+from .recipes import Recipe
 from .scoring import Scoring, recorder_kept
 
 __all__ = ['TaskLearner']
@@ -26,7 +30,6 @@ __all__ = ['TaskLearner']
 @checked_methods
 class TaskLearner(Fitting, Predicting, Saving, Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
-    annotate_options = ()    # those of 'tile' and 'postprocess' that make sense
 
     @checked(**FASTAI, model=MODULE, loss_func=FUNCTION)
     def __init__(self,
@@ -62,8 +65,8 @@ class TaskLearner(Fitting, Predicting, Saving, Learner):
 
     def prepared(self, annotations, # list[Annotation], checked by `check_data`
     ) -> list[Annotation]:
-        "`annotations` as the task's `*_dls` would take them; raises where it would"
-        return annotations
+        "`annotations` as the task's `*_dls` prepares them; raises where it does"
+        return annotations if self.task is None else self.task.prepare(annotations, self.classes)[0]
 
     def mirror_back(self, probs, # probabilities of a batch of mirrored images
     ) -> Tensor:
@@ -78,7 +81,9 @@ class TaskLearner(Fitting, Predicting, Saving, Learner):
         "A batch of probabilities as annotations"
         raise NotImplementedError
 
-    lr_mult = 100.           # `fine_tune`'s ratio of the head's rate to the encoder's; fastai's
+    task   = None            # the `Task` of the class
+    recipe = Recipe()        # defaults of `fine_tune`; the task's and the architecture's
+    stats  = None            # (mean, std) with which this learner's images are normalized; None: as the dls do
     not_mixed = None         # the targets that MixUp and CutMix cannot mix, for an error; None: they mix them
 
     # --- what all have
@@ -103,6 +108,23 @@ class TaskLearner(Fitting, Predicting, Saving, Learner):
         with nullcontext() if inner else recorder_kept(self):
             return Learner.get_preds(self, ds_idx, dl, with_input, with_decoded, with_loss, act, inner, reorder, cbs,
                                      **kwargs)
+
+    def _do_epoch_train(self):
+        self.normalize_here(self.dls.train)
+        Learner._do_epoch_train(self)
+
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        self.normalize_here(self.dls[ds_idx] if dl is None else dl)
+        Learner._do_epoch_validate(self, ds_idx, dl)
+
+    def normalize_here(self, dl):
+        "Let `dl` normalize for this model: another learner on the same DataLoaders may have changed that"
+        if self.stats is None or not hasattr(dl, 'after_batch'): return
+        own = [o for o in dl.after_batch.fs if isinstance(o, Normalize)]
+        mean,std = self.stats
+        as_stats = lambda o: tuple(v.flatten().tolist() for v in (o.mean, o.std))
+        same = not own if mean is None else len(own) == 1 and np.allclose(as_stats(own[0]), (mean, std))
+        if not same: normalize_once([dl], mean, std)
 
     def validate(self,
         ds_idx:int=1,

@@ -4,11 +4,8 @@ from ..arguments import FUNCTION, came
 from ..data.check import check_images
 from ..data.errors import AnnotationError
 from ..data.splits import AnnotationSplitter
-from ..data.targets import check_labels
 
 __all__ = []
-
-# --- data
 
 def splitter_of(block_kwargs, valid_pct, seed):
     "The splitter, taken out of `block_kwargs`, whose results are checked; the default where there is none"
@@ -25,18 +22,16 @@ def splitter_of(block_kwargs, valid_pct, seed):
         raise ValueError(f"splitter: expected indices of the {len(annotations)} annotations, got {bad}")
     return split
 
-def task_dls(block, annotations, vocab, bs, path, num_workers, device, check=False):
+def loaders_of_block(block, annotations, bs, path, num_workers, device, decode=False):
     """The DataLoaders of `block` over `annotations`, checked first for all that would fail in the middle of an epoch;
-    with `check` the images of both sets are decoded"""
-    gone = [a.path for a in annotations if a.path is None or not a.path.is_file()]
-    if gone:
-        raise AnnotationError(f"{gone[0]}: no such image file ({len(gone)} of {len(annotations)} are missing); "
-                              "mend the paths, or leave these annotations out")
-    if vocab is not None: check_labels(annotations, vocab)
+    with `decode` the images of both sets are decoded"""
+    missing = [a.path for a in annotations if a.path is None or not a.path.is_file()]
+    if missing: raise AnnotationError(
+        f"{missing[0]}: no such image file ({len(missing)} of {len(annotations)} are missing); fix the paths, or drop "
+        "these annotations")
     train,valid = block.splitter(annotations)
     for name,idxs in (('train', train), ('valid', valid)):
-        if not len(idxs):
-            raise AnnotationError(f"the splitter puts none of the {len(annotations)} pictures into {name}; "
-                                  "both sides need at least one")
-    if check: check_images([annotations[i] for i in sorted({*train, *valid})])
+        if not len(idxs): raise AnnotationError(
+            f"the splitter puts none of the {len(annotations)} images into {name}; both sets need at least one")
+    if decode: check_images([annotations[i] for i in sorted({*train, *valid})])
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)

@@ -1,10 +1,11 @@
 "Predictions of images as `Annotation`s, and their drawing"
 from __future__ import annotations
 import os
+from fastcore.basics import detuplify, tuplify
 from fastcore.foundation import L
+from torch import Tensor
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
-from fastai.learner import Learner
-from ..arguments import COUNT, FLAG, FUNCTION, brief, checked, checked_methods
+from ..arguments import COUNT, FLAG, brief, checked, checked_methods
 from ..data.annotation import Annotation
 from ..data.blocks import grey_range_of
 from ..data.items import FileImage
@@ -20,31 +21,24 @@ __all__ = ['Predicting']
 @checked_methods
 class Predicting:
     "What a `TaskLearner` predicts with"
-    @checked(tta=FLAG, postprocess=FUNCTION)
+    @checked(tta=FLAG)
     def annotate(self,
-        items,            # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
-                          # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
-        thresh=None,      # in place of the learner's own: a number, or one per class
-        bs:int=None,      # images at a time; None = as in training
-        tile=None,        # (w, h) of tiles, for tasks that predict pixel by pixel
-        tta:bool=False,   # average with the mirrored images
-        postprocess=None, # (probs, image) -> probs at the file's size, for tasks that predict pixel by pixel
+        items,          # list of Annotation, path, bytes of an image file, PIL image, array (h, w), (h, w, 1) or
+                        # (h, w, 3) uint8, or tensor (3, h, w) uint8; or one of these
+        thresh=None,    # in place of the learner's own: a number in [0, 1], or one per class
+        bs:int=None,    # images in a batch; None (default): as in training
+        tta:bool=False, # average with the predictions of the mirrored images
     ) -> list[Annotation]:
         """Predictions for `items`: class names and scores, in pixels of the files, in the order of `items`; batch by
         batch, with a progress bar.
 
-        Files of large JPEGs are decoded at a reduced size, as in training; so is a JPEG that `Image.open` gave and
-        whose pixels nobody has asked for. Pixels that are decoded already (arrays, tensors, loaded images) differ from
+        Files of large JPEGs are decoded at a reduced size, as in training; so is a JPEG that `Image.open` opened and
+        whose pixels are not loaded yet. Pixels that are decoded already (arrays, tensors, loaded images) differ from
         those at the network's input by about 1 % on average, and scores differ a little: pass paths for the scores of
         `evaluate`.
 
-        `ValueError` for a model that diverged. `learn.recorder` keeps the last training"""
-        items = self.pictures_of(items)
-        for name,v in (('tile', tile), ('postprocess', postprocess)):
-            if v is not None and name not in self.annotate_options:
-                raise ValueError(f"{name} is for tasks that answer pixel by pixel; "
-                                 f"{type(self).__name__} answers otherwise: leave it out")
-        out = []
+        Raises `ValueError` for a model that diverged. `learn.recorder` keeps the last training"""
+        items,out = self.pictures_of(items),[]
         def gather(probs):
             pictures = [picture_of(o) for o in items[len(out):len(out)+len(probs)]]
             out.extend(self.to_annotations(probs, pictures, thresh))
@@ -80,13 +74,28 @@ class Predicting:
     def predict(self,
         item,                  # an Annotation, path, bytes, PIL image, array or tensor, as `annotate` takes them
         rm_type_tfms=0,        # number of type transforms to skip; as of fastai's `test_dl`
-        with_input:bool=False, # return the input first
+        with_input:bool=False, # return the decoded input image first
+    ) -> tuple:                # (`Annotation`, decoded, raw), with the input before them if `with_input`
+        """The prediction for one image: the `Annotation` in pixels of its file; what the loss decodes from the output
+        of the model, in terms of the network (indices, pixels of its input); and that output with its activation"""
+        items = self.pictures_of([item])
+        dl = self.dls.test_dl(items, rm_type_tfms=rm_type_tfms, num_workers=0)
+        inp,raw,_,decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
+        refuse_nan(raw)
+        annotation = self.to_annotations(self.probabilities_of(raw), [picture_of(items[0])], None)[0]
+        def first(o): return detuplify(tuple(x[0] for x in tuplify(o)))
+        res = annotation,self.decoded_of(first(decoded)),first(raw)
+        return (dl.decode_batch(tuplify(inp), 1)[0][0],*res) if with_input else res
+
+    def probabilities_of(self, preds, # what `get_preds` returns: the output of the model with its activation
+    ) -> Tensor:
+        "Predictions of `get_preds` as `to_annotations` takes them"
+        return preds.as_subclass(Tensor)
+
+    def decoded_of(self, decoded, # what the loss decodes from the output for one image
     ):
-        "fastai's `predict`, of one item as `annotate` takes it: the prediction, the decisions, the probabilities"
-        self.pictures_of([item])
-        res = Learner.predict(self, item, rm_type_tfms, with_input)
-        refuse_nan(res[-1])
-        return res
+        "What `predict` returns of it"
+        return decoded
 
     def tta(self,
         ds_idx=1, dl=None,

@@ -193,16 +193,21 @@ def torchvision_detector(
         set_n_in(net.backbone, n_in, kind is not None)
         t = net.transform
         t.image_mean,t.image_std = ([sum(o)/len(o)]*n_in for o in (t.image_mean, t.image_std))
+    new = None      # all but the encoder
     if pretrained not in (False, True, 'encoder'): sd = read_weights(Path(pretrained))
     if sd is not None:
         if not name.startswith('ssd') and not name.endswith('_v2'): freeze_norms(net.backbone.body)
-        if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd): _load(net, sd, name, n_in, pretrained)
+        if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd):
+            new = _load(net, sd, name, n_in, pretrained)
         else: _load_encoder(net, name, n_in, pretrained)
     if anchors is not None: _set_anchors(net, anchors)
-    return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
+    res = TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
+    if new is not None: res.new_layers = frozenset(f'net.{k}' for k in new)
+    return res
 
 def _load(net, sd, name, n_in, source):
-    "Fill `net` from the state dict `sd` of a detector, but for the layers that tell classes where these are others"
+    """Fill `net` from the state dict `sd` of a detector, but for the layers that predict classes if the classes differ;
+    return the names of those layers"""
     sd   = {re.sub(r'^(module\.)?(net\.)?', '', k): v for k,v in sd.items()}
     own  = net.state_dict()
     stem = next(k for k,v in own.items() if v.ndim == 4)
@@ -223,6 +228,7 @@ def _load(net, sd, name, n_in, source):
     if name in ('fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn', 'retinanet_resnet50_fpn'):
         for m in net.modules():
             if isinstance(m, torchvision.ops.FrozenBatchNorm2d): m.eps = 0.   # as when these weights were made
+    return classes
 
 def _load_encoder(net, name, n_in, source):
     "Fill the encoder of `net` from the file `source` of a classifier"
@@ -253,7 +259,7 @@ for _name,_facts in dict(
     fcos_resnet50_fpn                     = dict(n_params=32_161_370, like='fcos'),
     ssd300_vgg16                          = dict(n_params=26_285_486, size=(300, 300), like='ssdlite'),
     ssdlite320_mobilenet_v3_large         = dict(n_params=2_469_860, min_bs=2)).items():
-    register('detection', _name, **_facts)(partial(torchvision_detector, _name))
+    register('detection', _name, weights='all', **_facts)(partial(torchvision_detector, _name))
 
 for _name,_n in dict(maskrcnn_resnet50_fpn=44_077_773, maskrcnn_resnet50_fpn_v2=45_982_669).items():
-    register('instance', _name, n_params=_n, like='mask_rcnn')(partial(torchvision_detector, _name))
+    register('instance', _name, weights='all', n_params=_n, like='mask_rcnn')(partial(torchvision_detector, _name))

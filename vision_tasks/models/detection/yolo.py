@@ -222,7 +222,7 @@ class YOLO(Detector):
                          for b,s in zip(bboxes, scores)], self.size[::-1], self.max_dets)
 
 # 24 convolutions and two layers as the paper lists them; it tells no total
-@register('detection', kw=dict(width=.1, S=(3, 2), size=(96, 64)), size=(64, 96), n_params=271_703_550)
+@register('detection', weights=False, kw=dict(width=.1, S=(3, 2), size=(96, 64)), size=(64, 96), n_params=271_703_550)
 @checked_net(pretrained=WITH_ENCODER)
 def yolo_v1(
     n_out:int,

@@ -55,24 +55,30 @@ def torchvision_segmenter(
         raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
                       f"local state dict of {_body(name)}") from e
     if has_aux and not aux_loss: net.aux_classifier = None
-    if own: _new_last_layers(net, n_out)
+    new = _new_last_layers(net, n_out) if own else None
     if n_in != 3: set_n_in(net.backbone, n_in, own)
     if pretrained and not own:
         sd = create_encoder(_body(name), pretrained == 'encoder' or pretrained, n_in).body.state_dict()
         net.backbone.load_state_dict({k.removeprefix('features.'): v for k,v in sd.items()})
     t = get_model_weights(name).DEFAULT.transforms()
-    return TorchvisionSegmenter(net, t.mean, t.std)
+    res = TorchvisionSegmenter(net, t.mean, t.std)
+    if new is not None: res.new_layers = frozenset(f'net.{k}' for k in new)
+    return res
 
 def _body(name) -> str:
     "The encoder of the net `name`: 'resnet50' of 'fcn_resnet50'"
     return name.partition('_')[2]
 
 def _new_last_layers(net, n_out):
-    "Give each head of `net` new last convolutions, for `n_out` classes"
-    heads = net.classifier,getattr(net, 'aux_classifier', None)
-    for head in (o for o in heads if o is not None):
+    "Give each head of `net` new last convolutions, for `n_out` classes; return the names of their parameters"
+    new = []
+    for name in ('classifier', 'aux_classifier'):
+        head = getattr(net, name, None)
+        if head is None: continue
         for k in ([str(len(head)-1)] if isinstance(head, nn.Sequential) else ['low_classifier', 'high_classifier']):
             setattr(head, k, nn.Conv2d(getattr(head, k).in_channels, n_out, 1))
+            new += [f'{name}.{k}.weight', f'{name}.{k}.bias']
+    return new
 
 for _name,_facts in dict(
     fcn_resnet50                 = dict(n_params=35_322_218), # these are the `num_params` of torchvision's weights
@@ -81,4 +87,4 @@ for _name,_facts in dict(
     deeplabv3_resnet101          = dict(n_params=60_996_202, min_bs=2, like='deeplabv3_mobilenet_v3_large'),
     deeplabv3_mobilenet_v3_large = dict(n_params=11_029_328, min_bs=2),
     lraspp_mobilenet_v3_large    = dict(n_params=3_221_538)).items():
-    register('segmentation', _name, **_facts)(partial(torchvision_segmenter, _name))
+    register('segmentation', _name, weights='all', **_facts)(partial(torchvision_segmenter, _name))

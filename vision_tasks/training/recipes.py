@@ -1,0 +1,24 @@
+"Recipes: how `fine_tune` trains a model unless it is told otherwise"
+from __future__ import annotations
+from dataclasses import dataclass
+from ..arguments import POSITIVE, checked, number, whole
+
+__all__ = ['Recipe']
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of `fine_tune`. A task has one, a registered architecture may change parts of it
+    (`@register(..., recipe=dict(base_lr=1e-4))`), and arguments of `fine_tune` win over both"""
+    base_lr:float=2e-3     # highest learning rate of the frozen epochs; of the others half of it
+    freeze_epochs:int=1    # epochs that train the last parameter group alone, before those that train all
+    lr_mult:float=100.     # learning rate of the last parameter group divided by that of the first
+    wd:float=None          # weight decay; None (default): the learner's
+    grad_clip:float=None   # largest norm of all gradients together; None (default): gradients are not clipped
+
+    @checked(base_lr=POSITIVE, freeze_epochs=whole(0), lr_mult=POSITIVE, wd=number(0), grad_clip=POSITIVE)
+    def replace(self,
+        base_lr=None, freeze_epochs=None, lr_mult=None, wd=None, grad_clip=None, # as the fields; None (default): kept
+    ) -> Recipe:
+        "A copy with the values that are not `None` in place of its own"
+        given = dict(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, wd=wd, grad_clip=grad_clip)
+        return Recipe(**{**vars(self), **{k: v for k,v in given.items() if v is not None}})
