@@ -27,7 +27,7 @@ from vision_tasks.data.formats.table import read_df
 from vision_tasks.data.formats.via import read_via, write_via
 from vision_tasks.data.formats.voc import read_voc, write_voc
 from vision_tasks.data.formats.yolo import read_yolo, write_yolo
-from vision_tasks.keypoint import crop_instances
+from vision_tasks.data.crops import crop_instances
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.show.sheet import contact_sheet
 try: from vision_tasks.training.files import load_learner

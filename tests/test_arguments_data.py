@@ -16,7 +16,7 @@ from vision_tasks.data.image import grey_levels, read_image, to_rgb
 from vision_tasks.data.class_masks import MaskTable
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-AREA = [f'data.{o}' for o in ('annotation', 'errors', 'check', 'drop', 'class_masks', 'proposals', 'splits',
+AREA = [f'data.{o}' for o in ('annotation', 'errors', 'check', 'crops', 'drop', 'class_masks', 'proposals', 'splits',
                               'synthetic', 'image', 'formats')]
 EXEMPT = {'AnnotationError'}   # takes a message, as all exceptions do
 
@@ -199,4 +199,4 @@ def test_rows_of_another_table_are_no_problems(world):
 
 def test_every_function_of_the_area_is_called(world):
     called = {k for f in CALLS for k in f(world)}
-    assert {*for_users(*AREA), 'crop_instances', 'largest_object'} - EXEMPT <= called
+    assert {*for_users(*AREA), 'largest_object'} - EXEMPT <= called

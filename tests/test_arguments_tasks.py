@@ -135,7 +135,7 @@ def test_every_public_name_of_the_tasks_is_in_the_matrix():
     made = {f'{t!r}_{o}' for t in TASKS for o in ('block', 'dls', 'learner')}
     learners = {n for n in public if n.endswith('Learner')}          # made by these; `TaskLearner` stands for all
     shared = {'fit_anchors', 'AuxLoss', 'parameter_groups', 'load_learner', 'Recipe', 'Saving'}
-    data = {'crop_instances', 'largest_object'}                      # in test_arguments_data
+    data = {'largest_object'}                                        # in test_arguments_data
     assert public == made | learners | shared | data | {'EncoderHead'}   # which takes what `task_model` gives it
 
 def values(slow): return BAD if slow else FEW

@@ -12,7 +12,8 @@ from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.detection import detection_dls
 from vision_tasks.instance import instance_dls
-from vision_tasks.keypoint import crop_instances, keypoint_dls
+from vision_tasks.data.crops import crop_instances
+from vision_tasks.keypoint import keypoint_dls
 from vision_tasks.localization import largest_object, localization_dls
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import segmentation_dls

@@ -12,7 +12,8 @@ from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS, draw_shapes
 from vision_tasks.data.formats.table import read_df
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
+from vision_tasks.data.crops import crop_instances
+from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.losses.points import PointLoss
 from vision_tasks.metrics.points import NME, PCK, PointError, normaliser_of
 

@@ -11,7 +11,8 @@ from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_FLIP_PAIRS, SHAPE_POINTS
 from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.instance import instance_dls, instance_learner
-from vision_tasks.keypoint import crop_instances, keypoint_dls, keypoint_learner
+from vision_tasks.data.crops import crop_instances
+from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.training.learner import TaskLearner
 from vision_tasks.localization import largest_object, localization_dls, localization_learner
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner

@@ -16,7 +16,7 @@ from vision_tasks.data.formats.via import write_via
 from vision_tasks.data.formats.voc import write_voc
 from vision_tasks.data.writing import MARKER, check_outputs, replacing
 from vision_tasks.data.formats.yolo import write_yolo
-from vision_tasks.keypoint import crop_instances
+from vision_tasks.data.crops import crop_instances
 
 def files(folder): return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 

@@ -6,6 +6,7 @@ from .data.annotation import Annotation, select_objects, vocab_of
 from .data.check import check_annotations
 from .data.class_masks import decode_class_mask
 from .data.class_weights import class_weights
+from .data.crops import crop_instances
 from .data.drop import drop_problems
 from .data.errors import AnnotationError
 from .data.formats.coco import coco_keypoints, read_coco, write_coco
@@ -30,7 +31,7 @@ from .ops.proposals import selective_search
 # tasks
 from .detection import detection_block, detection_dls, detection_learner, fit_anchors
 from .instance import instance_block, instance_dls, instance_learner
-from .keypoint import crop_instances, keypoint_block, keypoint_dls, keypoint_learner
+from .keypoint import keypoint_block, keypoint_dls, keypoint_learner
 from .localization import largest_object, localization_block, localization_dls, localization_learner
 from .multilabel import multilabel_block, multilabel_dls, multilabel_learner
 from .segmentation import segmentation_block, segmentation_dls, segmentation_learner

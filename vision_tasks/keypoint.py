@@ -2,7 +2,6 @@
 from __future__ import annotations
 from functools import partial
 from dataclasses import replace
-from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
@@ -10,30 +9,28 @@ from torch import Tensor, nn
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import SigmoidRange
-from .arguments import FLAG, FRACTION, checked, checked_methods, number, whole
+from .arguments import FLAG, FRACTION, checked, checked_methods
 from .data.annotation import Annotation
-from .data.errors import AnnotationError
 from .data.blocks import FileImageBlock, KeypointBlock
-from .data.targets import annotation_of, marked_points, mirror_points, object_bboxes, point_pairs
 from .data.check import check_relative
-from .data.image import read_image
-from .data.splits import AnnotationSplitter
+from .data.errors import AnnotationError
 from .data.geometry import batch_geometry
+from .data.splits import AnnotationSplitter
+from .data.targets import annotation_of, marked_points, mirror_points, point_pairs
 from .data.transforms import JointTransform
 from .data.views import CropView
-from .data.writing import check_outputs, writing_set
 from .losses.points import PointLoss
 from .metrics.points import BY, NME, PCK, PointError, normaliser_of, point_errors
 from .models.layers import GridHead
 from .show.points import KeypointDL
 from .training.build import build_on_encoder, pooled_head
+from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
 from .training.task import Task, task_dls, task_learner
-from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .warning import warn
 
-__all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner', 'crop_instances']
+__all__ = ['keypoint_block', 'keypoint_dls', 'keypoint_learner', 'KeypointLearner']
 
 @checked(**BLOCK, flip_pairs=PAIRS, skeleton=PAIRS)
 def keypoint_block(
@@ -259,66 +256,6 @@ def _normalizer_error(a, by, vocab):
     "The `AnnotationError` that `normaliser_of` raises; None where it raises none"
     try: normaliser_of(a, by, vocab)
     except AnnotationError as e: return e
-
-@checked(pad=number(0), min_points=whole(0), min_size=number(0))
-def crop_instances(
-    annotations,     # list[Annotation] with boxes; points and polygons go along
-    dest=None,       # folder of the crops; None = `crops` beside the first picture
-    pad:float=.1,    # margin around the box, as a part of its sides; cut at the image's border
-    min_points:int=1, # marked points that an instance has inside its crop, at least; not asked of annotations without
-                      # points. 0 keeps those without any
-    min_size:float=8, # pixels of the longer side of its box inside the image, at least
-) -> list[Annotation]: # one for each box that is left and not ignored, its file named after the image and the box;
-                       # group = the image, so that a split keeps them together
-    """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
-    too few marked points, or too small, are dropped, and one warning counts them. All files are replaced together, or
-    none is; other files of the folder stay"""
-    for i,a in enumerate(annotations):
-        if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
-    check_relative(annotations, 'bboxes')
-    crops = [(a, [_crop(a, i, pad, dest) for i in range(len(object_bboxes(a))) if a.ignore is None or not a.ignore[i]])
-             for a in annotations]
-    crops = _large_and_marked(crops, min_points, min_size)
-    # all that can fail, before the first file
-    check_outputs([c.path for _,some in crops for c,_ in some], [a.path for a,some in crops for _ in some],
-                  todo="rename one, or crop into a folder for each folder of images")
-    with writing_set([c.path.parent for _,some in crops for c,_ in some]) as writing:
-        for a,some in crops:
-            im = read_image(a.path) if some else None
-            for c,window in some:
-                with writing(c.path) as part: im.crop(window).save(part, 'PNG')
-    return [c for _,some in crops for c,_ in some]
-
-def _large_and_marked(crops, min_points, min_size):
-    "`crops` without the instances that `crop_instances` drops; one warning counts them"
-    few = lambda c: c.points is not None and (~np.isnan(marked_points(c)[:,0])).sum() < min_points
-    def small(c):
-        b = c.bboxes[0].clip(0, [*c.size]*2)
-        return max(b[2:]-b[:2]) < min_size
-    every = [(a, c) for a,some in crops for c,_ in some]
-    n_few,n_small = sum(few(c) for _,c in every),sum(small(c) for _,c in every)
-    if not n_few and not n_small: return crops
-    first = next(a for a,c in every if few(c) or small(c))
-    kept = [(a, [o for o in some if not few(o[0]) and not small(o[0])]) for a,some in crops]
-    n = len(every) - sum(len(o) for _,o in kept)
-    warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
-         f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
-         "min_size=0 keep them")
-    return kept
-
-def _crop(a, i, pad, dest):
-    "(annotation, (x1, y1, x2, y2) in whole pixels of the image) of the crop around box `i` of `a`"
-    b = a.bboxes[i]
-    m = pad*(b[2:]-b[:2])
-    x1,y1 = np.maximum(np.floor(b[:2]-m), 0).astype(int).tolist()
-    x2,y2 = np.minimum(np.ceil(b[2:]+m), a.size).astype(int).tolist()
-    if x2 <= x1 or y2 <= y1: raise AnnotationError(
-        f"{a.path}, box {i}: {b.tolist()} has no pixel in the image; drop it first")
-    folder = Path(dest) if dest is not None else a.path.parent/'crops'
-    return Annotation(folder/f'{a.path.stem}_{i}.png', (x2-x1, y2-y1), [a.labels[i]], [b - [x1, y1, x1, y1]],
-                      None if a.points is None else a.points[i:i+1] - [x1, y1],
-                      None if a.visible is None else a.visible[i:i+1],
-                      group=a.group or str(a.path), split=a.split),(x1, y1, x2, y2)
 
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
 KEYPOINT = Task('keypoint', KeypointLearner, keypoint_block, _prepare,

@@ -193,7 +193,7 @@ class LocalizationLearner(TaskLearner):
     def tune_threshold(self, *args, **kwargs, # ignored: always an error
     ):
         raise ValueError("the class with the highest score is taken, so that there is no threshold to tune; "
-                         "`annotate(items, thresh=...)` leaves out answers with a lower score")
+                         "`annotate(items, thresh=...)` drops predictions with a lower score")
 
 @checked()
 def largest_object(
