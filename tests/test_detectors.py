@@ -31,7 +31,7 @@ from vision_tasks.models.detection.pyramid import default_anchors
 from vision_tasks.models.detection.retinanet import retinanet
 from vision_tasks.models.detection.ssdlite import ssdlite
 from vision_tasks.models.detection.torchvision import TorchvisionDetector, torchvision_detector
-from vision_tasks.models.detection.base import MIN_SCORE, cluster_anchors, lies_on
+from vision_tasks.models.detection.base import MIN_SCORE, cluster_anchors, lies_on, on_ignored
 from vision_tasks.models.detection.mask_rcnn import MultiScaleRoIPool, mask_rcnn
 from vision_tasks.models.detection.ssdlite import SSDLiteBackbone
 from vision_tasks.models.detection.torchvision_parts import mask_targets, seeded
@@ -648,6 +648,22 @@ def test_boxes_lie_on_others_by_the_share_of_their_own_area():
     assert lies_on(boxes, on).tolist() == [True, False, True, False, False]
     assert lies_on(boxes, on, .2).tolist() == [True, True, True, False, False]
     assert lies_on(boxes, on[:0]).tolist() == [False]*5
+
+def test_a_box_without_area_lies_on_nothing():
+    boxes = torch.tensor([[3, 3, 3, 3.], [2, 5, 8, 5], [8, 8, 2, 2], [3, 3, 3.01, 3.01]])
+    assert lies_on(boxes, torch.tensor([[0, 0, 10, 10.]])).tolist() == [False, False, False, True]
+
+def test_a_box_that_matches_no_object_is_excluded_by_half_of_its_area_on_one_ignored_object():
+    ignored = torch.tensor([[0, 0, 10, 10.], [20, 0, 30, 10]])
+    # 50 of 100 pixels on the first; 40 of 100; 40 and 40 of 180 on one each; inside; far away
+    boxes = torch.tensor([[5, 0, 15, 10.], [6, 0, 16, 10], [6, 0, 24, 10], [1, 1, 3, 3], [50, 50, 60, 60]])
+    none  = torch.zeros(5, dtype=torch.bool)
+    assert on_ignored(boxes, none, ignored).tolist() == [True, False, False, True, False]
+    assert on_ignored(boxes, ~none, ignored).tolist() == [False]*5
+    assert on_ignored(boxes, none, ignored[:0]).tolist() == [False]*5
+    assert on_ignored(boxes[:0], none[:0], ignored).shape == (0,)
+    by_class = torch.tensor([[1, 0]]*5).bool()                  # all match an object of the first of two classes
+    assert on_ignored(boxes, by_class, ignored).tolist() == [[False, o] for o in (True, False, False, True, False)]
 
 def test_detections_are_padded_clipped_and_cut():
     found = [dict(boxes=torch.tensor([[-1, 2, 9, 99.], [1, 1, 2, 2], [3, 3, 4, 4]]), scores=torch.tensor([.9, .8, .7]),

@@ -9,8 +9,8 @@ from ...arguments import checked, whole
 from ..kinds import NETS, WHS
 from ..layers import refuse_nan
 
-__all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'check_proposals', 'encode_bboxes', 'decode_bboxes',
-           'cluster_anchors', 'anchor_iou', 'MIN_SCORE']
+__all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'on_ignored', 'check_proposals', 'encode_bboxes',
+           'decode_bboxes', 'cluster_anchors', 'anchor_iou', 'MIN_SCORE']
 
 # The lowest score of a detection, the same for all nets, so that their APs compare: torchvision's own are .2 (FCOS),
 # .05 (Faster and Mask R-CNN, RetinaNet), .01 (SSD) and .001 (SSDlite)
@@ -93,9 +93,19 @@ def lies_on(
     on:Tensor,       # (m, 4)
     share:float=.5,  # in (0, 1]
 ) -> Tensor:         # (n,) bool
-    "Whether at least `share` of a box's own area is inside one of the boxes `on`"
+    "Whether at least `share` of a box's own area is inside one of the boxes `on`; False for a box without area"
     inter = (torch.minimum(bboxes[:,None,2:], on[:,2:]) - torch.maximum(bboxes[:,None,:2], on[:,:2])).clamp(min=0)
-    return (inter.prod(-1) >= share*(bboxes[:,2:] - bboxes[:,:2]).prod(-1)[:,None]).any(1)
+    inside = (inter.prod(-1) >= share*(bboxes[:,2:] - bboxes[:,:2]).prod(-1)[:,None]).any(1)
+    return inside & (bboxes[:,2:] > bboxes[:,:2]).all(1)
+
+def on_ignored(
+    bboxes:Tensor,   # (n, 4) pixels: anchors, proposals, windows or predictions of one image
+    matched:Tensor,  # (n,) bool, whether each matches an object that is not ignored; (n, c): an object of each class
+    ignored:Tensor,  # (m, 4) pixels: the ignored objects of the image
+) -> Tensor:         # bool, as `matched`
+    """Which boxes are neither object nor background, so that the loss excludes them: at least half of the box's area is
+    inside one ignored object, and it matches no other object. The same rule in every detector"""
+    return ~matched & lies_on(bboxes, ignored).view(-1, *[1]*(matched.ndim-1))
 
 def nms_dets(
     bboxes:Tensor,         # (n, c, 4) pixels: the box of each region, were it an object of that class

@@ -20,7 +20,7 @@ from ..kinds import MODULE, checked_net
 from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
-from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, nms_dets, on_ignored, pad_dets
 from .pyramid import detector_encoder, freeze_norms
 from .torchvision_parts import seeded
 
@@ -159,7 +159,7 @@ class FastRCNN(Detector):
         truth,labels = F.pad(targ['boxes'][on], (0, 0, 0, 1)),F.pad(targ['labels'][on], (0, 1))  # one without area last
         iou,nearest  = box_iou(regions, truth).max(1)
         fg = iou >= .5
-        bg = ~fg & (iou < self.bg_iou[1]) & ~lies_on(regions, targ['boxes'][~on])
+        bg = ~fg & (iou < self.bg_iou[1]) & ~on_ignored(regions, fg, targ['boxes'][~on])
         n_fg = min(round(self.n_regions*self.foreground), int(fg.sum()))
         n_bg = min(self.n_regions - n_fg, int(bg.sum()))
         lot  = torch.rand(len(regions), device=regions.device)

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 from ..alexnet import AlexNet
-from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, nms_dets, on_ignored, pad_dets
 from .rcnn_stages import HardestRows, linear_svm, ridge_regression
 from .torchvision_parts import seeded
-from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
+from .windows import as_rois, label_windows, mean_std, pick_windows, warp_regions, window_encoder, window_loss
 from ..kinds import MODULE, checked_net
 from ..layers import refuse_nan, zero_loss
 from ..registry import register
@@ -101,14 +101,8 @@ class RCNN(Detector):
 
     def label_regions(self, proposals, targs) -> tuple[list[Tensor],list[Tensor]]:
         "Of each picture proposals and true boxes, (n, 4); their classes (n,), 0 = background, -1 = on an ignored one"
-        res = []
-        for p,t in zip(proposals, targs):
-            on  = t['labels'] > 0
-            r   = torch.cat([p, t['boxes'][on]])
-            iou,nearest = F.pad(box_iou(r, t['boxes'][on]), (0, 1)).max(1)       # with one that is nowhere
-            bg  = -lies_on(r, t['boxes'][~on]).long()
-            res.append((r, torch.where(iou >= .5, F.pad(t['labels'][on], (0, 1))[nearest], bg)))
-        return tuple(map(list, zip(*res)))
+        regions = [torch.cat([p, t['boxes'][t['labels'] > 0]]) for p,t in zip(proposals, targs)]
+        return regions,[label_windows(r, t) for r,t in zip(regions, targs)]
 
     def detect(self, feats, logits, regions, size) -> dict[str,Tensor]: # (k, d), (k, n_out+1), (k, 4)
         if not self.fitted:
@@ -212,7 +206,8 @@ class RCNN(Detector):
                 r   = torch.cat([p, truth])
                 iou = box_iou(r, truth)
                 by_class = iou.new_zeros(len(r), self.n_out).scatter_reduce(1, (classes-1).expand_as(iou), iou, 'amax')
-                neg = (by_class < .3) & ~lies_on(r, t['boxes'][~on])[:,None]
+                match = by_class >= .3
+                neg = ~match & ~on_ignored(r, match, t['boxes'][~on])
                 (true,pair),deltas = torch.zeros(2, len(r), dtype=torch.long, device=device),torch.zeros_like(r)
                 true[len(p):] = classes
                 if len(p) and len(truth):

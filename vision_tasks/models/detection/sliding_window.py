@@ -11,8 +11,8 @@ from torchvision.ops import box_iou
 from ..kinds import checked_net
 from ..layers import conv_relu, init_he, refuse_nan, scaled
 from ..registry import register
-from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
-from .windows import as_rois, mean_std, pick_windows, warp_regions, window_encoder, window_loss
+from .base import MIN_SCORE, Detector, nms_dets, pad_dets
+from .windows import as_rois, label_windows, mean_std, pick_windows, warp_regions, window_encoder, window_loss
 from .torchvision_parts import seeded
 
 __all__ = ['SlidingWindowDetector', 'window_classifier', 'default_windows', 'sliding_window_detector']
@@ -147,15 +147,13 @@ class SlidingWindowDetector(Detector):
 
     def sample_windows(self, grid, targ) -> tuple[Tensor,Tensor]:
         "(n, 4) windows of a picture to learn from, and their labels (n,), 0 = background"
-        on = targ['labels'] > 0
-        truth,labels = targ['boxes'][on],targ['labels'][on]
+        truth = targ['boxes'][targ['labels'] > 0]
         unseen = truth[box_iou(truth, grid).amax(1) < .5]
         # an object that no window fits is shown as it is and, eight times, with edges up to a tenth of its size beside
         near = unseen.repeat(8, 1) + (torch.rand(8*len(unseen), 4, device=grid.device)*.2 - .1)*(
             unseen[:,2:] - unseen[:,:2]).repeat(8, 2)
         windows = torch.cat([grid, unseen, near])
-        iou,nearest = F.pad(box_iou(windows, truth), (0, 1)).max(1)
-        kind = torch.where(iou >= .5, F.pad(labels, (0, 1))[nearest], -lies_on(windows, targ['boxes'][~on]).long())
+        kind = label_windows(windows, targ)
         keep = pick_windows(kind, *self.n_windows)
         return windows[keep],kind[keep]
 

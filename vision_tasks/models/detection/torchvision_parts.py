@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou, roi_align
-from .base import lies_on
+from .base import on_ignored
 from ..layers import refuse_nan, zero_loss
 
 __all__ = []
@@ -44,7 +44,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
 class _RPN(RegionProposalNetwork):
     def assign_targets_to_anchors(self, anchors, targets):
         labels,boxes = super().assign_targets_to_anchors(anchors, targets)
-        for l,a,t in zip(labels, anchors, targets): l[(l == 0) & lies_on(a, t['ignored'])] = -1
+        for l,a,t in zip(labels, anchors, targets): l[on_ignored(a, l != 0, t['ignored'])] = -1
         return labels,boxes
 
     def compute_loss(self, objectness, deltas, labels, targets):
@@ -65,7 +65,7 @@ def mask_targets(
 class _RoIHeads(RoIHeads):
     def forward(self, features, proposals, image_shapes, targets=None):
         if self.training:
-            proposals = [p[~self._ignores(p, t)] for p,t in zip(proposals, targets)]
+            proposals = [p[~self._on_ignored(p, t)] for p,t in zip(proposals, targets)]
             if not any(len(p) + len(t['boxes']) for p,t in zip(proposals, targets)):
                 nil = zero_loss(self.parameters())
                 names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
@@ -103,16 +103,15 @@ class _RoIHeads(RoIHeads):
         each  = torch.arange(len(labels), device=labels.device)
         return F.binary_cross_entropy_with_logits(logits[each, labels], targs)
 
-    def _ignores(self, proposals, target):
-        on = lies_on(proposals, target['ignored'])
-        if not len(target['boxes']): return on
-        return on & (box_iou(proposals, target['boxes']).amax(1) < self.proposal_matcher.high_threshold)
+    def _on_ignored(self, proposals, target):
+        matched = (box_iou(proposals, target['boxes']) >= self.proposal_matcher.high_threshold).any(1)
+        return on_ignored(proposals, matched, target['ignored'])
 
 class _Silences:
     "Gives anchors on ignored objects logits that are sure of background: no loss, no gradient, no hard negative"
     def silenced(self, targets, outputs, anchors, matches):
         if not any(len(t['ignored']) for t in targets): return outputs
-        idle = torch.stack([(m < 0) & lies_on(a, t['ignored']) for m,a,t in zip(matches, anchors, targets)])
+        idle = torch.stack([on_ignored(a, m >= 0, t['ignored']) for m,a,t in zip(matches, anchors, targets)])
         logits = outputs['cls_logits']
         return {**outputs, 'cls_logits': torch.where(idle[...,None], self.sure(logits.shape[-1]).to(logits), logits)}
 

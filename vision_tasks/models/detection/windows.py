@@ -3,9 +3,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torchvision.ops import box_iou, roi_align
 from ..encoders import create_encoder
 from ..layers import zero_loss
+from .base import on_ignored
 
 __all__ = ['warp_regions']
 
@@ -26,6 +27,17 @@ def warp_regions(
 
 def as_rois(regions:list[Tensor]) -> Tensor: # b times (n, 4) -> (all n, 5), the index of the picture in front
     return torch.cat([F.pad(r, (1, 0), value=float(i)) for i,r in enumerate(regions)])
+
+def label_windows(
+    windows:Tensor,         # (n, 4) pixels
+    targ:dict[str,Tensor],  # of the image: `boxes` (m, 4) and `labels` (m,), as `Detector.make_targets` returns them
+) -> Tensor:                # (n,) class of the object with the highest IoU, if that is 0.5 or more; otherwise 0 for
+                            # background, or -1 for what `on_ignored` excludes
+    "Classes of windows"
+    true = targ['labels'] > 0
+    iou,nearest = F.pad(box_iou(windows, targ['boxes'][true]), (0, 1)).max(1)    # the last column: no object
+    labels = F.pad(targ['labels'][true], (0, 1))[nearest]*(iou >= .5)
+    return labels.masked_fill(on_ignored(windows, labels > 0, targ['boxes'][~true]), -1)
 
 def pick_windows(
     labels:Tensor,   # (n,) of each window: 1.. object, 0 background, -1 neither

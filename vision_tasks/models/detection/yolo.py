@@ -22,7 +22,7 @@ from ..encoders import create_encoder, read_weights
 from ..kinds import MODULE, WITH_ENCODER, checked_net
 from ..layers import check_norm, init_he, refuse_nan, scaled
 from ..registry import register
-from .base import MIN_SCORE, Detector, lies_on, nms_dets, pad_dets
+from .base import MIN_SCORE, Detector, nms_dets, on_ignored, pad_dets
 from ...warning import warn
 
 __all__ = ['YOLO', 'YOLOBody', 'in_cells', 'out_of_cells', 'yolo_loss', 'yolo_v1']
@@ -66,12 +66,13 @@ def _responsible(rel, cell, bboxes, truth, S, size) -> tuple[Tensor,Tensor]:
     best = torch.where(iou.amax(1, keepdim=True) > 0, iou, -near.square().mean(-1)).argmax(1)
     return best,iou.gather(1, best[:,None])[:,0].nan_to_num()    # of boxes beyond what float32 can multiply
 
-def _on_ignored(rel, targs, S, size) -> Tensor:
-    "(b, n*B) bool: which of the boxes `rel`, (b, n, B, 4), lie on an ignored object of their picture"
+def _on_ignored(rel, matched, targs, S, size) -> Tensor:
+    "(b*n, B) bool: which of the boxes `rel`, (b*n, B, 4), `on_ignored` excludes"
+    rel,matched = (o.unflatten(0, (len(targs), -1)) for o in (rel, matched))                            # (b, n, B, ..)
     bboxes = out_of_cells(rel, torch.arange(rel.shape[1], device=rel.device)[:,None], S, size)
     bboxes = clip_boxes_to_image(bboxes, size[::-1]).flatten(1, 2)
-    on = torch.stack([lies_on(b, t['boxes'][t['labels'] < 0]) for b,t in zip(bboxes, targs)])
-    return on & (bboxes[...,2:] > bboxes[...,:2]).all(-1)             # without an area a box is nowhere
+    on = [on_ignored(b, m, t['boxes'][t['labels'] < 0]) for b,m,t in zip(bboxes, matched.flatten(1), targs)]
+    return torch.stack(on).view(-1, rel.shape[2])
 
 def yolo_loss(
     out:Tensor,            # (b, rows, columns, B*5 + n_out) float32, what the net gives
@@ -90,15 +91,17 @@ def yolo_loss(
     bboxes,labels = (torch.cat([t[k] for t in targs]) for k in ('boxes', 'labels'))
     cell,truth    = in_cells(bboxes, S, size)
     where  = pic*n + cell                                             # among the cells of all pictures
-    empty  = torch.ones(b*n, B, dtype=torch.bool, device=out.device)  # boxes that must not be sure of anything
-    if (labels < 0).any():
-        empty[where[labels < 0]] = False
-        empty &= ~_on_ignored(rel[...,:4].detach().view(b, n, B, 4), targs, S, size).view(b*n, B)
+    ignored = where[labels < 0]                                       # cells that hold the centre of one
     obj    = (labels > 0).nonzero()[:,0]
     one    = obj[_largest(where[obj], bboxes[obj], b*n)]
     where,cell,truth,bboxes,labels = (o[one] for o in (where, cell, truth, bboxes, labels))
     with torch.no_grad(): best,iou = _responsible(rel[where,:,:4], cell, bboxes, truth, S, size)
-    empty[where,best] = False
+    matched = torch.zeros(b*n, B, dtype=torch.bool, device=out.device)
+    matched[where,best] = True
+    empty = ~matched                                                  # boxes whose confidence is learnt to be 0
+    if len(ignored):
+        empty[ignored] = False
+        empty &= ~_on_ignored(rel[...,:4].detach(), matched, targs, S, size)
     told,classes = rel[where,best],out[where,B*5:]
     se = lambda a,b: (a - b).square().sum()/len(targs)
     return dict(xy       = 5*se(told[:,:2], truth[:,:2]),
