@@ -52,7 +52,7 @@ class Pictures(Dataset):
         a = self.anns[i]
         return self.tfms(tv.Image(pil_to_tensor(read_image(a.path))), self.target(a))
     def target(self, a):
-        return dict(boxes=tv.BoundingBoxes(torch.from_numpy(a.bboxes), format='XYXY', canvas_size=a.size[::-1]),
+        return dict(boxes=tv.BoundingBoxes(torch.tensor(a.bboxes), format='XYXY', canvas_size=a.size[::-1]),
                     labels=torch.tensor([self.o2i[o] for o in a.labels], dtype=torch.int64))
 
 def pairs(batch): return tuple(zip(*batch))

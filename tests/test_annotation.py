@@ -1,8 +1,11 @@
-import pickle
+import copy, pickle
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, pytest
 from vision_tasks.data.annotation import Annotation, vocab_of
+from vision_tasks.data.class_masks import MaskFile, MaskTable, decode_class_mask
 from vision_tasks.data.errors import AnnotationError
+from vision_tasks.ops.masks import decode_mask, encode_rle
 
 NAN = float('nan')
 def ann(**kw): return Annotation(**{**dict(path='a.jpg', size=(20, 10)), **kw})
@@ -69,3 +72,87 @@ def test_vocab_is_sorted_whatever_the_order():
 def test_an_rle_whose_size_is_no_size_is_refused_with_its_file_and_row(size):
     with pytest.raises(AnnotationError, match=r"a.png, masks, row 0: expected .*\[h, w\]"):
         Annotation('a.png', (4, 4), ['x'], [[0, 0, 1, 1]], masks=[dict(size=size, counts=[16])])
+
+SQUARE = [1., 1., 5., 1., 5., 5., 1., 5.]
+
+def filled(**kw):
+    "An annotation with every field that holds arrays"
+    mask = np.zeros((10, 20), bool); mask[2:6, 3:9] = True
+    return ann(**{**dict(labels=['x', 'y', 'z'], bboxes=[[1, 1, 5, 5], [3, 2, 9, 6], [0, 0, 2, 2]],
+                         points=[[[1, 2], [NAN, NAN]]]*3, visible=[[2, 0]]*3, ignore=[1, 0, 0], scores=[.5, .25, 1],
+                         masks=[[np.array(SQUARE), SQUARE], mask, dict(size=[10, 20], counts=np.array([0, 4, 196]))],
+                         mask=np.ones((10, 20), np.uint8), group='g', split='valid'), **kw})
+
+def arrays(a):
+    "{field: array} of all arrays in `a`, those in masks too"
+    res = {k: v for k,v in vars(a).items() if isinstance(v, np.ndarray)}
+    return {**res, 'polygon': a.masks[0][0], 'mask of an object': a.masks[1], 'counts': a.masks[2]['counts']}
+
+@pytest.mark.parametrize('how', [lambda a: a, replace, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))],
+                         ids=['new', 'replaced', 'copied', 'unpickled'])
+def test_every_array_of_an_annotation_is_read_only(how):
+    found = arrays(how(filled()))
+    assert len(found) == 9
+    for k,v in found.items():
+        assert not v.flags.writeable, k
+        with pytest.raises(ValueError, match='read-only'): v.flat[0] = 1
+
+def test_arrays_of_the_caller_stay_writable():
+    mine = dict(bboxes=np.float32([[1, 1, 5, 5]]), points=np.zeros((1, 1, 2), np.float32), scores=np.float32([.5]),
+                visible=np.uint8([[0]]), ignore=np.array([True]), mask=np.zeros((10, 20), np.uint8))
+    polygon,mask,counts = np.array(SQUARE),np.zeros((10, 20), bool),np.array([200])
+    polygons,rle = [polygon],dict(size=[10, 20], counts=counts)
+    ann(labels=['x'], **mine, masks=[polygons])
+    for m in (mask, rle): ann(labels=['x'], bboxes=mine['bboxes'], masks=[m])
+    assert polygons[0] is polygon and rle['counts'] is counts
+    for v in (*mine.values(), polygon, mask, counts): v.flat[0] = 0
+
+def test_a_decoded_mask_may_be_written_to():
+    a = filled()
+    for m in (decode_class_mask(a.mask), decode_mask(a.masks[1], a.size)):
+        m[0, 0] = 1 - m[0, 0]
+    assert a.mask[0, 0] == 1 and not a.masks[1][0, 0]
+
+def test_an_annotation_is_the_same_as_itself_as_a_copy_and_as_unpickled():
+    a = filled()
+    assert a.same_as(a) and a.same_as(filled()) and a.same_as(pickle.loads(pickle.dumps(a))) and ann().same_as(ann())
+
+@pytest.mark.parametrize('kw', [
+    dict(path='b.jpg'), dict(path=None), dict(labels=['x', 'z', 'y']),
+    dict(bboxes=[[1, 1, 5, 5.5], [3, 2, 9, 6], [0, 0, 2, 2]]),
+    dict(points=None, visible=None), dict(points=[[[1, 2]]]*3, visible=None), dict(points=[[[1, 2], [1, 2]]]*3),
+    dict(visible=None), dict(visible=[[1, 0]]*3), dict(ignore=None), dict(ignore=[1, 0, 1]), dict(scores=[.5, .25, .5]),
+    dict(scores=None), dict(masks=None), dict(masks=[[SQUARE]]*3), dict(mask=None), dict(mask='m.png'),
+    dict(mask=np.zeros((10, 20), np.uint8)), dict(group='h'), dict(group=None), dict(split='train'), dict(split=None)],
+    ids=str)
+def test_an_annotation_with_another_value_in_any_field_is_not_the_same(kw):
+    assert not filled().same_as(filled(**kw)) and not filled(**kw).same_as(filled())
+
+def test_an_annotation_of_another_size_is_not_the_same():
+    assert not ann().same_as(ann(size=(10, 20)))
+
+def test_boxes_and_points_are_compared_within_the_tolerance_and_nothing_else_is():
+    a,b = (ann(labels=['x'], bboxes=[[x, 1, 5, 5]], points=[[[x, 2], [NAN, NAN]]], scores=[.5])
+           for x in (1, 1.25))
+    assert a.same_as(b, .25) and b.same_as(a, tol=.25) and not a.same_as(b, .2) and not a.same_as(b)
+    assert not a.same_as(replace(a, scores=[.75]), 1) and not a.same_as(replace(a, points=[[[1, 2], [3, 3]]]), 100)
+
+def test_masks_are_compared_by_their_pixels():
+    m = decode_mask([SQUARE], (20, 10))
+    forms = [ann(labels=['x'], bboxes=[[1, 1, 5, 5]], masks=[o]) for o in (
+        [SQUARE], [np.reshape(SQUARE, (-1, 2))], m, encode_rle(m), [SQUARE, SQUARE[2:] + SQUARE[:2]])]
+    assert all(a.same_as(b) for a in forms for b in forms)
+    other = m.copy(); other[0, 0] = True
+    assert not any(a.same_as(replace(a, masks=[other]), 1) for a in forms)
+
+def test_class_masks_in_files_are_compared_as_given():
+    table = lambda i=1: MaskTable(np.int32([0, 7]), np.uint8([0, i]), False)
+    assert ann(mask='m.png').same_as(ann(mask=Path('m.png'))) and not ann(mask='m.png').same_as(ann(mask='n.png'))
+    assert ann(mask=MaskFile('m.png', table())).same_as(ann(mask=MaskFile(Path('m.png'), table())))
+    assert not ann(mask=MaskFile('m.png', table())).same_as(ann(mask=MaskFile('m.png', table(2))))
+    assert not ann(mask=MaskFile('m.png', table())).same_as(ann(mask='m.png'))
+    assert ann(mask=np.ones((10, 20), int)).same_as(ann(mask=np.ones((10, 20), np.uint8)))
+
+def test_same_as_refuses_what_is_no_annotation_and_a_tolerance_below_0():
+    with pytest.raises(ValueError, match="other: expected an Annotation, got 'a.jpg'"): ann().same_as('a.jpg')
+    with pytest.raises(ValueError, match="tol: expected a number .*0 or more.*, got -1"): ann().same_as(ann(), -1)

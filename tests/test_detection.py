@@ -70,7 +70,7 @@ def test_a_batch_holds_boxes_in_pixels_of_the_input_and_ids_that_begin_at_1_padd
     for a,b,l in zip(dls.valid.items, bboxes, labels):
         n = len(a.labels)
         view = PLAIN.view(a.size)
-        assert_close(b[:n].as_subclass(Tensor), view.bboxes(torch.from_numpy(a.bboxes)), atol=1e-3, rtol=0)
+        assert_close(b[:n].as_subclass(Tensor), view.bboxes(torch.tensor(a.bboxes)), atol=1e-3, rtol=0)
         assert [dls.vocab[i] for i in l[:n].tolist()] == a.labels and not b[n:].any() and not l[n:].any()
 
 def test_what_is_to_be_ignored_has_the_id_minus_1_and_is_drawn(anns):
@@ -168,7 +168,7 @@ def test_boxes_come_back_to_pixels_of_the_file(anns, tfm):
     px = np.zeros((60, 100, 3), np.uint8)
     with learn.no_bar(): said, = learn.annotate(px, thresh=.5)
     want = view.undo_bboxes(torch.tensor([[8., 16, 32, 48]])).clamp(min=0).minimum(torch.tensor([100, 60]*2))
-    assert_close(torch.from_numpy(said.bboxes), want.float(), atol=1e-3, rtol=0)
+    assert_close(torch.tensor(said.bboxes), want.float(), atol=1e-3, rtol=0)
     assert said.labels == [learn.dls.vocab[1]] and said.scores.tolist() == pytest.approx([.9])
 
 def test_evaluate_is_perfect_for_one_that_knows_the_truth_and_says_what_pycocotools_would(learn):

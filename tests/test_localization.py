@@ -180,7 +180,7 @@ def test_evaluate_is_in_pixels_of_the_file_and_equals_torchvisions_iou(learn):
         right.append(a.labels == b.labels)
         if not len(a.bboxes): ious.append(np.nan)
         elif not len(b.bboxes): ious.append(0.)
-        else: ious.append(box_iou(torch.from_numpy(a.bboxes), torch.from_numpy(b.bboxes)).item())
+        else: ious.append(box_iou(torch.tensor(a.bboxes), torch.tensor(b.bboxes)).item())
     right,ious = np.array(right),np.array(ious)
     assert right.any() and s['accuracy'] == pytest.approx(right.mean())
     assert s['mean_iou'] == pytest.approx(np.nanmean(ious), rel=1e-4)

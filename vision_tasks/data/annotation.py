@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
-from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, several
+from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, number, several
+from ..ops.masks import decode_mask
 from .class_masks import MaskFile
 from .errors import AnnotationError
 from .image import open_image, stored_size, wh
@@ -31,7 +32,7 @@ class Annotation:
     split:str = None              # 'train', 'valid' or 'test' where the data set says so
 
     def __post_init__(self):
-        put = lambda **kw: [object.__setattr__(self, k, v) for k,v in kw.items()]
+        put = lambda **kw: [object.__setattr__(self, k, _read_only(v)) for k,v in kw.items()]
         put(path=self._path(), size=self._size(), labels=self._labels())
         put(bboxes=self._bboxes())
         put(points=self._points())
@@ -41,6 +42,26 @@ class Annotation:
             self._fail('split', f"one of {SPLITS} or None", brief(self.split))
         if not (self.group is None or isinstance(self.group, str) and self.group or is_whole(self.group)):
             self._fail('group', "a text or a whole number, or None", brief(self.group))
+
+    # pickle and deepcopy make writable arrays of read-only ones
+    def __setstate__(self, state):
+        masks = state['masks'] and [_read_only_mask(m) for m in state['masks']]
+        self.__dict__.update({k: _read_only(v) for k,v in state.items()}, masks=masks)
+
+    def same_as(
+        self,
+        other:Annotation, # the one to compare with
+        tol:float=0.,     # by how many pixels coordinates of boxes and points may differ
+    ) -> bool:
+        """Whether all fields are equal. Object masks are compared by their pixels, a class mask in a file by its path.
+        nan equals nan. Raises `ValueError` where a mask cannot be decoded"""
+        ANNOTATION('other', other)
+        _TOLERANCE('tol', tol)
+        plain = 'path', 'size', 'labels', 'group', 'split'
+        return (all(getattr(self, k) == getattr(other, k) for k in plain) and
+                all(_close(getattr(self, k), getattr(other, k), tol) for k in ('bboxes', 'points')) and
+                all(_close(getattr(self, k), getattr(other, k)) for k in ('visible', 'ignore', 'scores')) and
+                _same_class_mask(self.mask, other.mask) and _same_masks(self.masks, other.masks, self.size))
 
     def _fail(self, name, expected, came, todo=''):
         todo = f"; {todo}" if todo else ''
@@ -134,7 +155,7 @@ class Annotation:
             elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
             if hw is not None and hw != self.size[::-1]:
                 self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {hw}")
-        return masks
+        return [_read_only_mask(m) for m in masks]
 
     def _mask(self):
         if self.mask is None: return None
@@ -146,7 +167,7 @@ class Annotation:
         if m.dtype.kind not in 'ub' and (m.dtype.kind != 'i' or m.min(initial=0) < 0):
             came = f"type {m.dtype}, smallest {m.min(initial=0)}"
             self._fail('mask', "class indices that are whole numbers, 0 or more", came)
-        return m
+        return m.view()   # not a copy: class masks are large
 
     def _ignore(self):
         if self.ignore is None: return None
@@ -172,6 +193,32 @@ class Annotation:
         parts = [f"{k}={brief(k, v)}" for k in fields if (v := getattr(self, k)) is not None]
         return f"Annotation({', '.join([str(self.path), f'{self.size[0]}x{self.size[1]}', str(self.labels), *parts])})"
 
+def _read_only(v):   # our own array, which is changed, or another value
+    if isinstance(v, np.ndarray): v.setflags(write=False)
+    return v
+
+def _read_only_mask(m):   # -> `m` with read-only views of its arrays; the caller's own stay as they are
+    if isinstance(m, np.ndarray): return _read_only(m.view())
+    if isinstance(m, dict):
+        if not any(isinstance(v, np.ndarray) for v in m.values()): return m
+        return {k: _read_only(v.view()) if isinstance(v, np.ndarray) else v for k,v in m.items()}
+    if not any(isinstance(p, np.ndarray) for p in m): return m
+    return [_read_only(p.view()) if isinstance(p, np.ndarray) else p for p in m]
+
+def _close(a, b, tol=0.):   # of two arrays or None
+    if a is None or b is None: return a is b
+    return a.shape == b.shape and np.allclose(a.astype(float), b.astype(float), rtol=0, atol=tol, equal_nan=True)
+
+def _same_class_mask(a, b):
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray): return np.array_equal(a, b)
+    if isinstance(a, MaskFile) and isinstance(b, MaskFile): return a.same_as(b)
+    return type(a) is type(b) and a == b
+
+def _same_masks(a, b, size):
+    if a is None or b is None: return a is b
+    return len(a) == len(b) and all(np.array_equal(decode_mask(m, size), decode_mask(o, size)) for m,o in zip(a, b))
+
+_TOLERANCE  = number(0)
 ANNOTATION  = instance(Annotation, what="an Annotation")
 ANNOTATIONS = several(ANNOTATION, "a list of Annotation, as the readers return it",
                       todo=lambda o: "write [annotation] for one" if isinstance(o, Annotation) else

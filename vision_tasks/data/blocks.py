@@ -61,7 +61,7 @@ class KeypointEncode(DisplayedTransform):
         self.vocab,self.skeleton = list(vocab),point_pairs(skeleton, vocab, 'skeleton') or []
         self.flip_pairs = point_pairs(flip_pairs, vocab, 'flip_pairs')
     def encodes(self, o):
-        p = torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 2).clone()
+        p = torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 2)
         return Keypoints(p, flip_pairs=self.flip_pairs)
 
 class KeypointScaler(PointScaler):

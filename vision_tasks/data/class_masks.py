@@ -23,6 +23,11 @@ class MaskTable:
     @property
     def is_identity(self): return not self.colours and np.array_equal(self.values, self.indices)
 
+    def same_as(self, other):
+        "Whether the same values have the same class indices"
+        return (self.colours == other.colours and np.array_equal(self.values, other.values) and
+                np.array_equal(self.indices, other.indices))
+
     def lookup(self, v):  # -> class indices, and whether the table has them; both shaped as `v`
         at = np.searchsorted(self.values, v).clip(max=len(self.values) - 1)
         return self.indices[at],self.values[at] == v
@@ -59,6 +64,12 @@ class MaskFile:
         PATH('path', self.path)
         instance(MaskTable, what="what `read_masks` makes of codes and colors")('table', self.table)
     def __repr__(self): return f'MaskFile({self.path})'
+    def same_as(
+        self,
+        other:MaskFile, # the one to compare with
+    ) -> bool:
+        "Whether path and table are equal"
+        return Path(self.path) == Path(other.path) and self.table.same_as(other.table)
 
 @checked(size=WIDTH_HEIGHT)
 def decode_class_mask(
@@ -75,7 +86,8 @@ def decode_class_mask(
         raise AnnotationError(f"mask: expected a path or (h, w) class indices, got {brief(mask)}")
     if size is not None and m.shape != tuple(size)[::-1]:
         raise AnnotationError(f"mask {file}: expected the picture's size, {wh(size)}, got {wh(m.shape[::-1])}")
-    return m if m.dtype == np.uint8 else m.astype(np.uint8 if m.dtype == bool else np.int32)
+    if m.dtype != np.uint8: return m.astype(np.uint8 if m.dtype == bool else np.int32)
+    return m if m.flags.writeable else m.copy()   # those of an Annotation are read-only, which torch does not take
 
 def _stretch(im):
     """(largest value of the file, what Pillow makes of it) for the opened grey image `im` whose values Pillow

@@ -184,7 +184,7 @@ class OneBox(DisplayedTransform):
         if not len(b): b = torch.full((1, 4), torch.nan)
         return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
 
-def as_bbox(o): return TensorBBox(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone())
+def as_bbox(o): return TensorBBox(torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 4))
 
 # --- a class for every pixel
 
@@ -197,7 +197,7 @@ class PixelBBox(TensorBBox):
     "(n, 4) or (b, n, 4) float x1 y1 x2 y2 in pixels of the picture that it comes with, whose (w, h) is `img_size`"
     @classmethod
     def create(cls, o, img_size=None):
-        return cls(torch.as_tensor(np.asarray(o), dtype=torch.float32).view(-1, 4).clone(), img_size=img_size)
+        return cls(torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 4), img_size=img_size)
 
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
         "fastai's batch transforms move it as they move the picture; rows of zeros are padding and stay so"
@@ -235,7 +235,7 @@ class BBoxLabels(TensorMultiCategory):
 class InstanceMasks(TensorMask):
     "(n, h, w) or (b, n, h, w) uint8, one mask of 0 and 1 per box"
     @classmethod
-    def create(cls, o): return cls(torch.as_tensor(np.asarray(o)).to(torch.uint8))
+    def create(cls, o): return cls(torch.tensor(np.asarray(o), dtype=torch.uint8))
 
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
         o = TensorMask(self.as_subclass(Tensor).float())

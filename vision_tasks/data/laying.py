@@ -88,7 +88,7 @@ def lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
     reaches out of the picture, are decoded, and each pixel of the canvas takes the one under its centre"""
     (w,h),size,under = view.out,o.a.size,None
     res  = np.zeros((len(o), h, w), np.uint8)
-    seen = view.bboxes(torch.from_numpy(o.a.bboxes)).numpy()
+    seen = view.bboxes(torch.tensor(o.a.bboxes)).numpy()
     seen = ((seen[:,2:] > 0) & (seen[:,:2] < [w, h])).all(1)
     for i in np.flatnonzero(seen).tolist():
         polygons = o.polygons(i)

@@ -17,7 +17,7 @@ def localized(
     answers,     # list[Annotation] of the same pictures, as the learner gives them
 ):               # (n,) bool: the class is right; (n,) IoU, 0 where the answer has no box, nan where the truth has none
     "How far each answer is right, in pixels of the file"
-    box   = lambda o: torch.from_numpy(o[0] if len(o) else np.full(4, np.nan, np.float32)).double()
+    box   = lambda o: torch.tensor(o[0] if len(o) else np.full(4, np.nan), dtype=torch.double)
     truth = torch.stack([box(object_bbox(a)) for a in annotations])
     iou   = paired_iou.unchecked(torch.stack([box(a.bboxes) for a in answers]), truth)
     right = torch.tensor([object_label(a) == (b.labels or [NO_OBJECT])[0] for a,b in zip(annotations, answers)])

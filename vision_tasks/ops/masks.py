@@ -16,12 +16,12 @@ def decode_mask(
     mask,                # list of polygons, each [x1, y1, x2, y2, ...] or (m, 2) in pixels;
                          # or an RLE as of `rle_counts`; or (h, w) bool
     size:tuple[int,int], # (w, h) in pixels of the image
-) -> np.ndarray:         # (h, w) bool; the array itself where `mask` is one
+) -> np.ndarray:         # (h, w) bool, writable; the array itself where `mask` is a writable one
     "The pixels of one object, to the pixel as COCO has them; polygons are united, and no polygon is an empty mask"
     w,h = check_image_size(size)
     if isinstance(mask, dict): return mask_of_runs(rle_counts.unchecked(mask), check_rle_size(mask, (h, w)))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == bool:
-        if mask.shape == (h, w): return mask
+        if mask.shape == (h, w): return mask if mask.flags.writeable else mask.copy()
         raise ValueError(f"mask: expected (h, w) = {(h, w)} as the image's, got {mask.shape}")
     if not isinstance(mask, (list, tuple)):
         raise ValueError("mask: expected a list of polygons, an RLE dict or an (h, w) bool array, got "

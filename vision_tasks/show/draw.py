@@ -4,7 +4,6 @@ from collections import Counter
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
-import torch
 from torch import Tensor
 from PIL.Image import Image
 from ..arguments import FLAG, FRACTION, NAMES, TEXT, Kind, checked, is_whole, numbers, several
@@ -164,7 +163,8 @@ def draw_bbox(ax, b, name, colour, dashed=False):
 def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, without those of nan; `names`: write those names
     that hide neither a point nor another name (None: up to 20 points)"""
-    p = torch.as_tensor(points).as_subclass(Tensor).cpu().view(-1, 2).numpy() - .5
+    p = points.as_subclass(Tensor).cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
+    p = p.reshape(-1, 2) - .5
     colour,s,rim = palette(len(p)),max(7, 26-len(p)/3),.5 if len(p) <= 20 else .2
     for i,j in point_pairs(skeleton, vocab, 'skeleton', len(p)):
         if np.isnan(p[[i, j]]).any(): continue
