@@ -184,11 +184,13 @@ class MeanAP(Metric):
     @property
     def name(self): return 'map' if self.iou_type == 'bbox' else f'map_{self.iou_type}'
     def reset(self): self.annotations,self.predictions,self.vocab = [],[],None
-    def due(self, learn) -> bool:
+    def due(self, learn, # the learner, in an epoch
+    ) -> bool:
         "Whether this epoch of `learn` has a value"
         # `validate` is known by the bar of epochs that it turns off; its epoch is that of some fit before
         return not learn.create_mbar or (learn.epoch+1)%self.every == 0 or learn.epoch == learn.n_epoch-1
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch
+    ):
         if not self.due(learn): return
         dets  = learn.probabilities(to_detach(learn.pred, cpu=False, gather=False))
         if self.iou_type == 'bbox': dets = dets[...,:6]   # without masks, which would be pasted in vain

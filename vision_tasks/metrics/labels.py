@@ -40,7 +40,10 @@ def average_precision(
     return torch.where(last, precision*(hits-before), 0).sum(0)/torch.where(n_pos > 0, n_pos, torch.nan)
 
 @checked(pred=_TENSOR, targ=_TENSOR)
-def binary_counts(pred, targ) -> Tensor: # (n, c) bool, (n, c) of 0 and 1 -> (3, c) int64
+def binary_counts(
+    pred,    # (n, c) bool: which labels are predicted
+    targ,    # (n, c) of 0 and 1
+) -> Tensor: # (3, c) int64: true positives, false positives, false negatives
     "True positives, false positives and false negatives of each class"
     if pred.shape != targ.shape:
         raise ValueError(f"pred and targ: expected one shape (n, c), got {tuple(pred.shape)} and {tuple(targ.shape)}")
@@ -100,7 +103,10 @@ class _Multilabel(Metric):
     """Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all
     decisions pooled)"""
     @checked(average=choice('macro', 'micro'), name=TEXT)
-    def __init__(self, average='macro', name=None):
+    def __init__(self,
+        average='macro', # 'macro': mean over the classes; 'micro': all entries pooled
+        name=None,       # column of the metric; None (default): prefix and average, such as 'map_macro'
+    ):
         self.average,self._name = average,name
     @property
     def name(self): return self._name or f'{self.prefix}_{self.average}'
@@ -113,7 +119,8 @@ class MultilabelAP(_Multilabel):
     'micro' = of all entries as one list"""
     prefix = 'map'
     def reset(self): self.probs,self.targs = [],[]
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.probs.append(p.cpu()); self.targs.append(t.cpu() > .5)
     @property
@@ -128,7 +135,8 @@ class MultilabelF1(_Multilabel):
     predictions (scikit-learn counts the others as 0), 'micro' = of the pooled counts"""
     prefix = 'f1'
     def reset(self): self.counts = 0
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.counts = self.counts + binary_counts(_decide(learn, p), t > .5).cpu()
     @property
@@ -140,9 +148,12 @@ class MultilabelAccuracy(_Multilabel):
     """Share of right decisions, over all pictures and classes, at the learner's own threshold; fastai's
     `accuracy_multi` has a threshold of its own"""
     @checked(name=TEXT)
-    def __init__(self, name='accuracy_multi'): super().__init__('micro', name)
+    def __init__(self, name='accuracy_multi', # column of the metric
+    ):
+        super().__init__('micro', name)
     def reset(self): self.right = self.n = 0
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.right += (_decide(learn, p) == (t > .5)).sum().item(); self.n += t.numel()
     @property

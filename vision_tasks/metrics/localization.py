@@ -59,7 +59,9 @@ class LocalizationAccuracy(_Localized):
     """Share of the pictures whose class is right and, with `iou`, whose box too, by an IoU of at least that; a picture
     without an object has no box to be wrong (ImageNet's localization counts such as errors, at .5)"""
     @checked()
-    def __init__(self, iou:float=None): self.iou = iou
+    def __init__(self, iou:float=None, # least IoU of a correct box, in [0, 1]; None (default): compare classes only
+    ):
+        self.iou = iou
     @property
     def name(self): return 'accuracy' if self.iou is None else f'accuracy@{self.iou:g}'.replace('0.', '.')
     @property

@@ -16,7 +16,10 @@ __all__ = ['point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
 _POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a list")
 
 @checked(pred=_POINTS, targ=_POINTS)
-def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
+def point_errors(
+    pred,    # (n, k, 2) points
+    targ,    # (n, k, 2) points, nan where not marked
+) -> Tensor: # (n, k) float64 distances, nan where not marked
     "Distance of each point from its truth, in the unit of both; nan where it is not marked"
     p,t = torch.as_tensor(pred).double(),torch.as_tensor(targ).double()
     if all(n == m or 1 in (n, m) for n,m in zip(p.shape[::-1], t.shape[::-1])): return (p - t).norm(dim=-1)
@@ -57,7 +60,10 @@ class _InFilePoints(Metric):
     """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
     was resized or padded"""
     @checked(by=BY)
-    def __init__(self, by='diagonal'): self.by = by
+    def __init__(self, by='diagonal', # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name
+                                      # or index, or pixels
+    ):
+        self.by = by
     def reset(self): self.errors,self.norms,self.n = [],[],0
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
@@ -93,7 +99,12 @@ class NME(_InFilePoints):
 class PCK(_InFilePoints):
     "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
     @checked(thresh=number(0, open=True))
-    def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
+    def __init__(self,
+        thresh:float=.05, # share of the normalizer, above 0, up to which a point counts as correct
+        by='diagonal',    # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name or index, or
+                          # pixels
+    ):
+        super().__init__(by); self.thresh = thresh
     @property
     def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.') + self.of
     @property

@@ -58,13 +58,17 @@ def iou_from_confusion(
     return cm.diag()/(cm.sum(0) + cm.sum(1) - cm.diag())
 
 @checked(cm=COUNTS)
-def dice_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is neither predicted nor there
+def dice_from_confusion(
+    cm:Tensor, # (c, c) counts, row = target, column = prediction
+) -> Tensor:   # (c,) float64 in [0, 1]; nan for a class that is neither predicted nor present
     "Dice coefficient (F1) of each class"
     cm = cm.double()
     return 2*cm.diag()/(cm.sum(0) + cm.sum(1))
 
 @checked(cm=COUNTS)
-def class_accuracy_from_confusion(cm:Tensor) -> Tensor: # (c, c) -> (c,); nan for a class that is not there
+def class_accuracy_from_confusion(
+    cm:Tensor, # (c, c) counts, row = target, column = prediction
+) -> Tensor:   # (c,) float64 in [0, 1]; nan for a class that is not present
     "Share of the pixels of each class that are right (recall)"
     cm = cm.double()
     return cm.diag()/cm.sum(1)
