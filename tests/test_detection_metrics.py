@@ -385,16 +385,16 @@ ALL = [coco_ap, voc_ap, match_detections, detection_curve, plot_precision_recall
 def test_bad_input_is_told(f):
     truth,preds = data(2, n=4)
     with pytest.raises(ValueError, match='4 annotations but 3 predictions; expected one for each'): f(truth, preds[:3])
-    with pytest.raises(ValueError, match='picture 0 is 0.jpg in annotations but 1.jpg in predictions; .* same order'):
+    with pytest.raises(ValueError, match='image 0 is 0.jpg in annotations but 1.jpg in predictions; .* same order'):
         f(truth, [preds[1], preds[0], *preds[2:]])
     with pytest.raises(AnnotationError, match='1.jpg: prediction 1 has no scores'):
         f(truth, [preds[0], replace(preds[1], scores=None), *preds[2:]])
     with pytest.raises(AnnotationError, match='0.jpg: annotation 0 has no bboxes'):
         f([Annotation('0.jpg', (W, H)), *truth[1:]], preds)
-    with pytest.raises(ValueError, match="jpg: 'cat' is none of the 2 names of the vocab.*; pass vocab="):
+    with pytest.raises(ValueError, match="jpg: class 'cat' is not among the 2 of the vocab.*; pass vocab="):
         f(truth, preds, vocab=VOCAB[:2])
     strange = replace(preds[1], labels=['bees', *preds[1].labels[1:]])
-    with pytest.raises(ValueError, match="1.jpg: 'bees' is none of the 3 names of the vocab; did you mean 'bee'"):
+    with pytest.raises(ValueError, match="1.jpg: class 'bees' is not among the 3 of the vocab; did you mean 'bee'"):
         f(truth, [preds[0], strange, *preds[2:]], vocab=VOCAB)
 
 def test_settings_that_mean_nothing_are_told():
@@ -415,7 +415,7 @@ def test_settings_that_mean_nothing_are_told():
         detection_confusion(truth, preds, VOCAB, thresh=[.5, .5])
     with pytest.raises(ValueError, match='every: expected a whole number of 1 or more'): MeanAP(every=0)
     with pytest.raises(ValueError, match="iou_type: expected one of 'bbox'"): MeanAP(iou_type='mask')
-    with pytest.raises(ValueError, match='the vocab has a name twice'): voc_ap(truth, preds, ['ant', *VOCAB])
+    with pytest.raises(ValueError, match='a class appears twice in vocab'): voc_ap(truth, preds, ['ant', *VOCAB])
     for f in (voc_ap, match_detections, detection_confusion):
         with pytest.raises(ValueError, match='iou: expected an IoU .* got 50'): f(truth, preds, vocab=VOCAB, iou=50)
 

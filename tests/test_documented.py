@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from fastcore.docments import docments
 import vision_tasks
+from vision_tasks import documented
 from vision_tasks.documented import document, parameters_of, read_signatures
 
 HERE = Path(__file__).parent
@@ -163,6 +164,50 @@ def test_where_comments_have_one_line_fastcore_reads_the_same(source, tmp_path, 
     sys.modules.pop('simple')
     s = read_signatures(source)['f']
     assert {**{p.name: p.text or None for p in s.params}, 'return': s.text or None} == {'return': None, **theirs}
+
+HARD = '''
+"""A module whose docstring shows code:
+def f(x): # no function
+    ...
+class logits come first"""
+X = """
+def shown(y): # not a function either
+"""
+if X:
+    def f(
+        a, # below an if
+    ): pass
+@decorator(a=(1,
+    2), b=")")
+def g(
+    a=(")", "#("), # brackets in strings
+    b={1: 2,
+       3: 4}, # of two lines
+): return a # why
+class A(B,
+        C):
+    "doc"
+    def f(self, x): return [
+        x,
+    ]
+    @property
+    def g(self): pass
+    @staticmethod
+    def h(
+        x, # all of it
+    ):
+        def inner(
+            y, # inner
+        ): pass
+'''
+
+def test_reading_headers_alone_finds_what_parsing_everything_finds(monkeypatch):
+    sources = [HARD, *(p.read_text() for p in Path(vision_tasks.__file__).parent.rglob('*.py'))]
+    fast = [read_signatures(s) for s in sources]
+    assert fast[0]['f'].params[0].text == 'below an if' and fast[0]['A.h'].params[0].text == 'all of it'
+    assert [p.text for p in fast[0]['g'].params] == ['brackets in strings', 'of two lines']
+    monkeypatch.setattr(documented, '_headers', '\n'.join)
+    assert fast == [read_signatures(s) for s in sources]
 
 # --- sections of __doc__
 

@@ -221,7 +221,7 @@ def test_a_net_of_ones_own_is_taken(crops):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
     assert learn.get_preds()[0].shape[0] == len(learn.dls.valid_ds)
 
-def test_the_normaliser_may_name_two_points(crops):
+def test_the_normalizer_may_name_two_points(crops):
     learn = learner_of(dls_of(crops), by=('left', 'right'))
     with learn.no_bar():
         items = learn.dls.valid.items
@@ -309,20 +309,20 @@ def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(c
     assert len(learner_of(dls_of(crops, item_tfms=Resize(64, 'squish'), batch_tfms=aug_transforms(max_warp=0)))
                .annotate(crops[:2])) == 2
 
-def test_normalisers_are_what_they_say_and_zero_is_refused(crops):
+def test_normalizers_are_what_they_say_and_zero_is_refused(crops):
     a = Annotation('a.png', (30, 40), points=[[0, 0], [6, 8], [NAN, NAN]])
     assert (normaliser_of(a) == 50 and normaliser_of(a, (0, 1)) == 10 and normaliser_of(a, 7) == 7
             and normaliser_of(a, 'box') == pytest.approx(48**.5))
     assert (np.isnan(normaliser_of(a, (0, 2)))
             and normaliser_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6)
-    with pytest.raises(AnnotationError, match=r"a.png: the normaliser \(0, 0\) is 0 pixels"): normaliser_of(a, (0, 0))
+    with pytest.raises(AnnotationError, match=r"a.png: the normalizer \(0, 0\) is 0 pixels"): normaliser_of(a, (0, 0))
     with pytest.raises(ValueError, match="by: expected one of 'diagonal', 'box'"): normaliser_of(a, 'width')
     assert normaliser_of(a, ('x', 'y'), ['x', 'y', 'z']) == 10
     with pytest.raises(ValueError, match="by names 'v', but the 3 points"): normaliser_of(a, ('x', 'v'), list('xyz'))
     names = [m.name for m in (NME(), NME('box'), NME(('x', 'y')), NME(30), PCK(.2, (0, 1)))]
     assert names == ['nme', 'nme:box', 'nme:x-y', 'nme:30', 'pck@.2:0-1']
 
-def test_where_a_normaliser_is_unknown_table_and_metrics_leave_the_picture_out(crops):
+def test_where_a_normalizer_is_unknown_table_and_metrics_exclude_the_image(crops):
     some = [replace(a, points=np.where((np.arange(5) == 1)[:,None] & (i%2 == 0), np.nan, a.points), visible=None)
             for i,a in enumerate(crops)]
     learn = learner_of(dls_of(some), metrics=[NME((1, 2)), PCK(.5, (1, 2))])

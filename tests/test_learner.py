@@ -158,7 +158,7 @@ def figures(tmp_path, bad):
                                     (('a', 'c'), [[10, 10], [9, 9], [10, 10]])])
 def test_a_normalizer_of_zero_is_an_error_before_training(tmp_path, by, bad):
     dls = keypoint_dls(figures(tmp_path, bad), list('abc'), size=32, bs=4, num_workers=0, device='cpu')
-    with pytest.raises(AnnotationError, match=r"0000.png: the normaliser .* \(1 of 2 images for validation"):
+    with pytest.raises(AnnotationError, match=r"0000.png: the normalizer .* \(1 of 2 images for validation"):
         keypoint_learner(dls, 'test_resnet', pretrained=False, by=by)
     learn = keypoint_learner(dls, 'test_resnet', pretrained=False)
     learn.metrics = [NME(by)]

@@ -296,7 +296,7 @@ def test_bad_arguments_of_the_learner_are_told(full):
         learner_of(dls, loss_func='gio')
     learn = learner_of(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*64*64, 6)))
     with learn.no_bar(), learn.no_logging(), \
-         pytest.raises(ValueError, match="the model gives 6 numbers a picture; expected 4 class logits and 4 of a box"):
+         pytest.raises(ValueError, match="the model gives 6 numbers per image; expected 4 class logits and 4 of a box"):
         learn.fit(1)
     with pytest.raises(ValueError, match="no threshold to tune"): learn.tune_threshold()
 

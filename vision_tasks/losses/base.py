@@ -1,4 +1,4 @@
-"What the losses share: losses by name, and the kinds of their arguments"
+"What the losses share: lookup by name, and the kinds of their arguments"
 from __future__ import annotations
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ..arguments import LEAST_THRESH, choice, nearest, number, numbers
 __all__ = []
 
 def loss_by_name(o, losses, shape):
-    "A loss of `losses` where `o` is the name of one; anything else as it is; `shape`, of the logits, is for the error"
+    "An instance of the loss in `losses` that the text `o` names; anything else as it is. `shape` is for the error"
     if not isinstance(o, str): return o
     if o not in losses:
         raise ValueError(f"no loss is called {o!r}{nearest(o, losses)}; there are {list(losses)}; "

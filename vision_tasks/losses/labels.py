@@ -1,5 +1,4 @@
-"""Losses for several labels per image; they hold the threshold and the temperature, so that both are exported with
-the learner"""
+"Losses for several labels per image. They hold threshold and temperature, so that both are exported with the learner"
 from __future__ import annotations
 import numpy as np
 import torch
@@ -12,20 +11,24 @@ __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss
            'balanced_pos_weight']
 
 class MultilabelLoss:
-    """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits to probabilities,
-    `sigmoid(logits/temperature)`, and probabilities to decisions, `prob > thresh`"""
+    """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits into probabilities,
+    `sigmoid(logits/temperature)`, and predicts a label where `prob > thresh`"""
     @checked(reduction=REDUCTION, thresh=THRESH, temperature=either(POSITIVE, numbers(
         (None,), what="one for each class", types='iuf', lo=1e-30, hi=1e30)))
     def __init__(self,
         reduction='mean', # or 'sum'; or 'none': (n, c)
-        thresh=.5,        # in [0, 1], or (c,): what a probability must exceed for a label to be predicted
-        temperature=1.,   # above 0, or (c,): what logits are divided by
+        thresh=.5,        # in [0, 1], or (c,) for one per class: a label is predicted where its probability is above
+        temperature=1.,   # above 0, or (c,) for one per class: what logits are divided by
     ):
         self.reduction,self.thresh,self.temperature = reduction,thresh,temperature
 
     def __repr__(self): return f"{type(self).__name__}(thresh={self.thresh}, temperature={self.temperature})"
 
-    def each(self, x, y): raise NotImplementedError   # (n, c), (n, c) -> (n, c)
+    def each(self,
+        x, # (n, c) float32 logits
+        y, # (n, c) targets, 0 or 1
+    ):     # (n, c) losses
+        raise NotImplementedError
 
     def __call__(self, inp, targ):
         x,y = inp.as_subclass(Tensor),targ.as_subclass(Tensor)
@@ -37,7 +40,7 @@ class MultilabelLoss:
 
     @property
     def thresh(self):
-        "What a probability must exceed: a float, or (c,) floats, one per class"
+        "Threshold above which a label is predicted: a float, or (c,) floats, one per class"
         return self._thresh
     @thresh.setter
     def thresh(self, v):
@@ -45,15 +48,22 @@ class MultilabelLoss:
         v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
         self._thresh = v.item() if v.ndim == 0 else v
 
-    def activation(self, x): return torch.sigmoid(x/self._per_class('temperature', self.temperature, x))
-    def decodes(self, p):    return p > self._per_class('thresh', self.thresh, p)
+    def activation(self,
+        x, # (n, c) logits
+    ):     # (n, c) probabilities in [0, 1]
+        return torch.sigmoid(x/self._per_class('temperature', self.temperature, x))
+
+    def decodes(self,
+        p, # (n, c) probabilities
+    ):     # (n, c) bool: which labels are predicted
+        return p > self._per_class('thresh', self.thresh, p)
 
     def _per_class(self, name, v, x):
         check_length(name, v, x.shape[-1])
         return v.to(x.device) if isinstance(v, Tensor) else v
 
 class MultilabelBCE(MultilabelLoss):
-    "Binary cross entropy of every label, on logits"
+    "Binary cross entropy of each label, on logits"
     @checked(pos_weight=numbers((), (None,), what="a weight, a finite number of 0 or more, or one for each class",
                                 types='iuf', lo=0, hi=MAX_FLOAT32))
     def __init__(self,
@@ -68,12 +78,12 @@ class MultilabelBCE(MultilabelLoss):
         return F.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction='none')
 
 class MultilabelFocal(MultilabelLoss):
-    "Focal loss of every label (Lin et al., 2017, arXiv:1708.02002): what is already right counts less by (1-p)^gamma"
+    "Focal loss of each label (Lin et al., 2017, arXiv:1708.02002): easy labels are weighted down by (1-p)^gamma"
     @checked(gamma=WEIGHT, alpha=FRACTION)
     def __init__(self,
         gamma:float=2.,   # 0 or above; 0 = binary cross entropy
-        alpha:float=None, # in [0, 1]: weight of present labels, 1 - alpha of absent ones; None = no weights
-        **kwargs,
+        alpha:float=None, # in [0, 1]: weight of present labels; 1 - alpha: of absent ones; None (default): 1 each
+        **kwargs,         # `reduction`, `thresh`, `temperature`
     ):
         super().__init__(**kwargs)
         self.gamma,self.alpha = gamma,alpha
@@ -87,16 +97,16 @@ def _power_of_sigmoid(x, gamma):
     return torch.exp(gamma*F.logsigmoid(x))
 
 class AsymmetricLoss(MultilabelLoss):
-    """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): absent labels are focused harder than present ones, and
-    those with a probability under `clip` are dropped. The paper sums over the labels; here `reduction` is over all
-    entries"""
+    """Asymmetric loss (Ridnik et al., 2020, arXiv:2009.14119): more focusing for absent labels than for present ones,
+    and absent labels with a probability below `clip` have no loss. The paper sums over the labels; here `reduction` is
+    over all entries"""
     @checked(gamma_pos=WEIGHT, gamma_neg=WEIGHT, clip=Kind(
         "a number of 0 or more, below 1", lambda o: WEIGHT.ok(o) and o < 1))
     def __init__(self,
-        gamma_pos:float=0., # focus on present labels, 0 or above
-        gamma_neg:float=4., # focus on absent labels, 0 or above
+        gamma_pos:float=0., # focusing of present labels, 0 or above
+        gamma_neg:float=4., # focusing of absent labels, 0 or above
         clip:float=.05,     # the paper's margin m, in [0, 1)
-        **kwargs,
+        **kwargs,           # `reduction`, `thresh`, `temperature`
     ):
         super().__init__(**kwargs)
         self.gamma_pos,self.gamma_neg,self.clip = gamma_pos,gamma_neg,clip
@@ -114,11 +124,11 @@ MULTILABEL_LOSSES = dict(bce=MultilabelBCE, focal=MultilabelFocal, asymmetric=As
 @checked(most=number(1, 10**30))
 def balanced_pos_weight(
     annotations,      # list[Annotation] of the training set
-    vocab,            # list of c names
-    most:float=100.,  # from 1 on: a weight is at most this, and at least 1/`most`, so that no label is silenced
-) -> Tensor:          # (c,) in [1/most, most]; 1 for a label of no image, and for one of every image
-    "Images without each label for one with it: as `pos_weight` it makes present and absent labels weigh the same"
+    vocab,            # list of the c class names
+    most:float=100.,  # 1 or above: weights are clipped to [1/most, most], so that no label loses all influence
+) -> Tensor:          # (c,) in [1/most, most]; 1 for a label of no image or of every image
+    "Images without the label per image with it; as `pos_weight` it makes present and absent labels weigh the same"
     has = torch.tensor([[o in a.labels for o in vocab] for a in annotations], dtype=torch.float32)
-    has = has.reshape(len(annotations), len(vocab)).sum(0)   # also where there is no annotation
+    has = has.reshape(len(annotations), len(vocab)).sum(0)   # (c,); without annotations too
     lacks = len(annotations) - has
     return torch.where((has > 0) & (lacks > 0), lacks/has.clamp(min=1), 1.).clamp(1/most, most)

@@ -1,4 +1,4 @@
-"Calibration: scores that are probabilities, and how far they are from it"
+"Calibration: turning scores into probabilities, and measuring how far they are from that"
 from __future__ import annotations
 from statistics import NormalDist
 import numpy as np, pandas as pd
@@ -7,18 +7,16 @@ from .threshold_scores import MAX_TEMPERATURE, SCORE_ARRAY, TARGET_ARRAY, cast_a
 
 __all__ = ['fit_temperature', 'reliability', 'calibration_error', 'wilson_interval']
 
-# ---- calibration
-
 @checked(logits=SCORE_ARRAY, targs=TARGET_ARRAY)
 def fit_temperature(
-    logits,               # (n, c) or (n,) before the sigmoid, Tensor or array
+    logits,               # (n, c) or (n,) before the sigmoid, tensor or array
     targs,                # same shape, 0 or 1
     per_class:bool=False, # one temperature for each class, or one for all
 ):                        # float, or (c,) float32 as `logits`
     """The T > 0 for which `sigmoid(logits/T)` has the least cross-entropy (Guo et al., 2017, arXiv:1706.04599).
 
-    T is sought in [1/20, 20] and is the bound where the data pull beyond it: low where the sign of the logits tells the
-    targets without error, high where they tell nothing. With targets of one kind only it is 1"""
+    T is in [1/20, 20]: at the lower bound where the sign of the logits predicts every target, at the upper bound where
+    the logits carry no information. It is 1 where all targets are 0, or all are 1"""
     z,t = read_scores(logits, targs, logits=True)
     if not per_class: return _temperature(z.ravel(), t.ravel())
     return float32_like([_temperature(z[:,i], t[:,i]) for i in range(z.shape[1])], logits)
@@ -47,9 +45,9 @@ def _temperature(z, t):
 def reliability(
     probs,          # (n, c) or (n,) in [0, 1]
     targs,          # same shape, 0 or 1
-    n_bins:int=10,  # of equal width, (low, high]; 0 belongs to the first
-) -> pd.DataFrame:  # a row for each bin: low, high, n, score (mean), positive (fraction); the last two nan where n is 0
-    "What the scores promise and what comes true, over all entries of all classes together"
+    n_bins:int=10,  # of equal width, (low, high]; the first includes 0
+) -> pd.DataFrame:  # a row for each bin: low, high, n, score (mean), positive (share); the last two are nan if n is 0
+    "Mean score and share of positives in each bin of scores, over all entries of all classes together"
     p,t   = (o.ravel() for o in read_scores(probs, targs))
     edges = np.linspace(0, 1, n_bins+1)
     bins  = np.searchsorted(cast_as(edges[1:-1], probs), p)
@@ -63,10 +61,10 @@ def calibration_error(
     targs,         # same shape, 0 or 1
     n_bins:int=10, # of equal width
 ) -> float:        # in [0, 1]
-    """The expected calibration error: the mean distance of score and fraction positive in a bin, weighted by entries.
+    """The expected calibration error: the mean distance of score and share of positives in a bin, weighted by entries.
 
-    Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary decisions: the score is the confidence in 'yes', even below
-    .5"""
+    Guo et al., 2017, arXiv:1706.04599, eq. 3, for binary predictions: the score is the confidence that the label is
+    present, even below 0.5"""
     return error_of_bins(reliability(probs, targs, n_bins))
 
 def error_of_bins(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
@@ -74,11 +72,11 @@ def error_of_bins(bins): return float(((bins.score-bins.positive).abs()*bins.n).
 @checked(hits=numbers(what="a number, or several", types='iuf', lo=0),
          n=numbers(what="a number, or several", types='iuf', lo=0, hi=10**15))
 def wilson_interval(
-    hits,          # (k,) or one: how often it happened
-    n,             # same shape: of how many
-    ci:float=.95,  # confidence, in (0, 1)
-) -> tuple:        # low, high, each as `hits`, in [0, 1]; nan where n is 0
-    "The confidence interval of a share of independent cases (Wilson, 1927); unlike the normal one it stays in [0, 1]"
+    hits,          # (k,) or a number: successes
+    n,             # same shape: trials
+    ci:float=.95,  # confidence level, in (0, 1)
+) -> tuple:        # (low, high), each of the shape of `hits`, in [0, 1]; nan where n is 0
+    "Confidence interval of a share of independent trials (Wilson, 1927); unlike the normal one it stays in [0, 1]"
     hits,n = np.asarray(hits, float),np.asarray(n, float)
     if n.ndim and hits.ndim and hits.shape != n.shape:
         raise ValueError(f"hits and n: expected one shape, got {hits.shape} and {n.shape}")

@@ -1,4 +1,4 @@
-"Average precision of detections in pixels of the image files, by COCO and by PASCAL VOC"
+"Average precision of detections, in pixels of the image files, by the rules of COCO and PASCAL VOC"
 from __future__ import annotations
 import numpy as np, pandas as pd
 from fastai.learner import Metric
@@ -18,25 +18,28 @@ _IOU_TYPE = choice('bbox', 'segm')
 
 @checked(iou_type=_IOU_TYPE)
 def coco_ap(
-    annotations,       # list[Annotation], the truth
-    predictions,       # list[Annotation] of the same pictures
-    vocab=None,        # list of names
-    iou_type='bbox',   # 'bbox' or 'segm': what has to overlap, boxes or masks
-    max_dets:int=100,  # that count, of a picture and a class: those with the highest scores
-    per_class=False,   # a row for each class in place of the means
-):                     # dict name -> in [0, 1]; or DataFrame label, n (truths that count), ap, ap50, ap75, ar
-    """COCO's AP and AR, to the figure those of pycocotools for the files that `write_coco` writes: 'map', 'map50',
-    'map75', 'map_small', 'map_medium', 'map_large', 'ar_1', 'ar_10', 'ar_100' (at most so many detections of a picture
-    and a class), 'ar_small', 'ar_medium', 'ar_large'.
+    annotations,       # list[Annotation], the ground truth
+    predictions,       # list[Annotation] of the same images in the same order
+    vocab=None,        # list of class names; None (default): those of `annotations`, sorted
+    iou_type='bbox',   # what is compared: 'bbox' boxes, 'segm' masks
+    max_dets:int=100,  # detections used per image and class: those with the highest scores
+    per_class=False,   # return a row for each class in place of the means
+):                     # dict name -> in [0, 1]; or DataFrame label, n (objects not ignored), ap, ap50, ap75, ar
+    """COCO's AP and AR: 'map', 'map50', 'map75', 'map_small', 'map_medium', 'map_large', 'ar_1', 'ar_10', 'ar_100'
+    (with at most so many detections per image and class), 'ar_small', 'ar_medium', 'ar_large'. Equal to pycocotools on
+    the files that `write_coco` writes.
 
-    Means over the classes that have truth (in the range of area) and, but for 50 and 75, over the IoUs .5, .55 to .95;
-    precision is interpolated at 101 recalls. Without truth a figure is nan, with truth but no detection 0. Of equal
-    scores the first counts first. Truth with `ignore` is a crowd: it may take any number of detections, by the share of
-    each that lies inside, which then count nowhere.
+    Each is a mean over the classes with ground truth (in the range of areas) and, except for 50 and 75, over the IoUs
+    0.5, 0.55 to 0.95; precision is interpolated at 101 recalls. A score is nan without ground truth, and 0 with ground
+    truth but no detection. Ties of scores are broken by order: the first comes first. Objects with `ignore` are crowds:
+    each may match any number of detections, by the share of the detection that lies inside; these are excluded.
 
-    The area that makes a truth small (up to 32²), medium or large (from 96²) is its mask's wherever it has one, for
-    boxes too; that of a detection is its box's, for 'segm' its mask's (as of COCO's results without 'bbox'). The mask
-    [] is empty"""
+    Objects are small (up to 32²), medium or large (from 96²) by the area of their mask, also where boxes are
+    compared, or of their box if they have no mask; detections by that of their box, for 'segm' of their mask (as COCO's
+    results without 'bbox'). The mask [] is empty.
+
+    Raises `ValueError` where the images differ, or for a class that is not in `vocab`, and `AnnotationError` where
+    boxes, scores or masks are missing"""
     vocab,truth,dets = read_objects(annotations, predictions, vocab)
     caps = [*(o for o in (1, 10) if o < max_dets), int(max_dets)]
     p,r  = _evaluated(annotations, predictions, truth, dets, len(vocab), iou_type, caps)
@@ -55,7 +58,7 @@ def _per_class(vocab, truth, rows, columns):
     return pd.concat([pd.DataFrame(dict(label=vocab, n=n)), pd.DataFrame(list(rows), columns=columns)], axis=1)
 
 def _evaluated(annotations, predictions, truth, dets, n_classes, iou_type, caps):
-    "COCO's precision (10 IoUs, 101 recalls, c, 4 areas, caps) and recall (10, c, 4, caps); -1 where there is no truth"
+    "COCO's precision (10 IoUs, 101 recalls, c, 4 areas, caps), recall (10, c, 4, caps); -1 without ground truth"
     if not annotations or not n_classes:
         return np.full((10, 101, n_classes, 4, len(caps)), -1.),np.full((10, n_classes, 4, len(caps)), -1.)
     shapes = [np.c_[o.bboxes[:,:2], o.bboxes[:,2:]-o.bboxes[:,:2]] for o in (truth, dets)]
@@ -69,9 +72,9 @@ def _evaluated(annotations, predictions, truth, dets, n_classes, iou_type, caps)
     return e.eval['precision'],e.eval['recall']
 
 class _ArrayEval(COCOeval_faster):
-    "The evaluation of arrays: overlaps are taken from these, so that a box never becomes a list"
+    "COCO evaluation on arrays: overlaps are computed from these, so that boxes are never converted to lists"
     def __init__(self, truth, dets, truth_shapes, det_shapes, truth_areas, det_areas, n_pictures, n_classes, caps):
-        # 'bbox' for masks too: the type decides only where overlaps come from
+        # 'bbox' for masks too: the type only decides where overlaps come from, and these are ours
         super().__init__(_indexed(truth, truth_areas, n_pictures, n_classes),
                          _indexed(dets, det_areas, n_pictures, n_classes), 'bbox')
         self.params.maxDets = caps
@@ -85,19 +88,19 @@ class _ArrayEval(COCOeval_faster):
         self.bounds = dict(zip(ids, bounds.tolist()))
 
     def computeIoU(self, imgId, catId):
-        "Overlap of each detection, by falling score, with each truth of a picture and a class"
+        "Overlap of each detection, by descending score, with each object of one image and class"
         if (imgId, catId) not in self.bounds: return []
         t0,t1,d0,d1 = self.bounds[imgId, catId]
         return coco_masks.iou(self.shapes[1][d0:d1], self.shapes[0][t0:t1], self.crowd[t0:t1].tolist())
 
 def _sorted(o, n_classes):
-    "The sorted keys of picture and class, and the order that sorts them, by falling score where they are equal"
+    "The sorted keys of image and class, and the order that sorts them, by descending score where they are equal"
     key   = o.picture*n_classes + o.label
     order = np.lexsort((-o.scores, key))
     return key[order],order
 
 def _indexed(o, areas, n_pictures, n_classes):
-    "`o` as the package wants it, ids from 1; dicts that hold no lists are not visited by the garbage collector"
+    "`o` as pycocotools takes it, ids from 1; the garbage collector skips dicts without lists"
     rows = zip(*(x.tolist() for x in (o.picture+1, o.label+1, areas, o.ignore.astype(int), o.scores)))
     coco = COCO()
     coco.dataset = dict(images=[dict(id=i+1) for i in range(n_pictures)],
@@ -108,13 +111,13 @@ def _indexed(o, areas, n_pictures, n_classes):
     return coco
 
 def _truth_areas(annotations, box_areas):
-    "(n,) pixels, of the mask where there is one"
+    "(n,) areas in pixels: of the mask where there is one, else of the box"
     objects = ((a, i) for a in annotations for i in range(len(a.labels)))
     return np.array([_shape(a, i)[1] if a.masks is not None and len(a.masks[i]) else b
                      for (a,i),b in zip(objects, box_areas)], float)
 
 def _shape(a, i):
-    "(what json has of the mask of object `i`, its area in pixels)"
+    "(the mask of object `i` as COCO's json holds it, its area in pixels)"
     try: return coco_shape(a.masks[i])
     except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i}: {e}") from None
 
@@ -132,19 +135,23 @@ def _rle(a, i):
 
 @checked(iou=IOU, points=choice(11))
 def voc_ap(
-    annotations,     # list[Annotation], the truth
-    predictions,     # list[Annotation] of the same pictures
-    vocab=None,      # list of names
-    iou:float=.5,    # in (0, 1]: the least overlap of a hit
-    points:int=None, # 11: mean precision at the recalls 0, .1 to 1, as in VOC2007; None: the area, as from 2010 on
-    per_class=False, # a row for each class in place of the mean
-):                   # mean AP in [0, 1]; or DataFrame label, n (truths that count), ap
-    """PASCAL VOC's AP, the mean over the classes that have truth; nan for a class without, and where no class has any.
+    annotations,     # list[Annotation], the ground truth
+    predictions,     # list[Annotation] of the same images in the same order
+    vocab=None,      # list of class names; None (default): those of `annotations`, sorted
+    iou:float=.5,    # least IoU of a true positive, in (0, 1]
+    points:int=None, # 11: mean precision at the recalls 0, 0.1 to 1 (VOC2007); None (default): area (from 2010 on)
+    per_class=False, # return a row for each class in place of the mean
+):                   # mean AP in [0, 1]; or DataFrame label, n (objects not ignored), ap
+    """PASCAL VOC's AP: the mean over the classes with ground truth; nan for a class without, and if no class has any.
 
-    The highest score first (of equal ones the first), a detection may only have the truth of its class that it overlaps
-    most; that one found before, it is false. Truth with `ignore` is difficult: neither sought, nor a detection of it
-    counted. Interpolated: at each recall the best precision from there on. The devkit's boxes include their last pixel,
-    so that it adds 1 to their sides; ours, as `read_voc` gives them, end at the edge behind it: the IoU is the same"""
+    By descending score (ties in their order), each detection is compared with the object of its class that it overlaps
+    most; if that object is matched already, the detection is a false positive. Objects with `ignore` are difficult:
+    they and the detections that match them are excluded. Precision is interpolated: at each recall, the highest
+    precision from there on. The devkit's boxes include their last pixel, so it adds 1 to their sides; ours end at the
+    edge behind that pixel (`read_voc`), and the IoU is the same.
+
+    Raises `ValueError` where the images differ, or for a class that is not in `vocab`, and `AnnotationError` where
+    boxes or scores are missing"""
     vocab,truth,dets = read_objects(annotations, predictions, vocab)
     hit,ignored = verdicts(match_voc(truth, dets, iou), truth)
     table = _per_class(vocab, truth, [], ['ap'])
@@ -155,47 +162,49 @@ def voc_ap(
     return table if per_class else float(table.ap.mean())
 
 def _voc_curve(hit, n, points=None):
-    "AP of detections of one class by falling score, `hit` (k,), where there are `n` truths"
+    "AP of one class with `n` objects, from `hit` (k,) of its detections by descending score"
     if not n: return np.nan
     tp = np.cumsum(hit)
     recall,precision = tp/n,tp/np.arange(1, len(tp)+1)
     if points is None: return area_below(recall, precision)
-    first = np.searchsorted(recall, np.arange(11)/10)   # divided as the recalls are, so that .3 is .3
+    first = np.searchsorted(recall, np.arange(11)/10)   # divided as the recalls are, so that 0.3 equals 0.3
     return np.append(_best_from(precision), 0)[first].mean()
 
 def _best_from(precision): return np.maximum.accumulate(precision[::-1])[::-1]
 
 def area_below(recall, precision): return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
 
-# --- while a model learns
+# --- during training
 
 class MeanAP(Metric):
-    """COCO's mean AP, as `coco_ap` has it, of all pictures of the validation set in pixels of their files, over all
-    detections that the model gives: no threshold but 0"""
+    """COCO's mean AP over the whole validation set, in pixels of the image files, as `coco_ap` computes it, on all
+    detections that the model returns with a score above 0"""
     @checked(every=COUNT, iou_type=_IOU_TYPE)
     def __init__(self,
-        every:int=1,        # epochs from one value to the next, since it takes time; nan in those between, for which
-                            # fastai's trackers wait: their `patience` counts values. The last epoch of a fit has a
-                            # value, and so has every `validate`
-        iou_type='bbox',    # 'bbox' or 'segm'
-        max_dets:int=100,   # that count, of a picture and a class
+        every:int=1,        # compute it every so many epochs, since it takes time. In the others it is nan, which
+                            # fastai's trackers skip: their `patience` counts values. The last epoch of a fit and every
+                            # `validate` have a value
+        iou_type='bbox',    # what is compared: 'bbox' boxes, 'segm' masks
+        max_dets:int=100,   # detections used per image and class: those with the highest scores
     ):
         self.every,self.iou_type,self.max_dets = every,iou_type,max_dets
     @property
     def name(self): return 'map' if self.iou_type == 'bbox' else f'map_{self.iou_type}'
     def reset(self): self.annotations,self.predictions,self.vocab = [],[],None
-    def due(self, learn) -> bool:
-        "Whether this epoch of `learn` has a value"
-        # `validate` is known by the bar of epochs that it turns off; its epoch is that of some fit before
+    def due(self, learn, # the learner, in an epoch
+    ) -> bool:
+        "Whether the metric is computed in this epoch"
+        # `validate` turns the bar of epochs off; its `epoch` is that of an earlier fit
         return not learn.create_mbar or (learn.epoch+1)%self.every == 0 or learn.epoch == learn.n_epoch-1
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch
+    ):
         if not self.due(learn): return
         dets  = learn.probabilities(to_detach(learn.pred, cpu=False, gather=False))
-        if self.iou_type == 'bbox': dets = dets[...,:6]   # without masks, which would be pasted in vain
+        if self.iou_type == 'bbox': dets = dets[...,:6]   # masks are not used, and pasting them takes time
         items = learn.items_of_batch(len(self.annotations), len(dets))
         self.annotations += items
         self.predictions += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
-        self.vocab = tuple(learn.dls.vocab)   # a list would be what several processes join
+        self.vocab = tuple(learn.dls.vocab)   # a tuple, since lists are gathered from all processes
     @property
     def value(self):
         if not self.annotations: return float('nan')

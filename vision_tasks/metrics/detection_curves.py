@@ -8,17 +8,15 @@ from .matching import ObjectTable, match_coco, read_objects, verdicts
 
 __all__ = ['detection_curve', 'best_detection_threshold', 'detection_confusion']
 
-# --- one threshold
-
 class _Counted(NamedTuple):
     "The detections that are not ignored"
     vocab:list
-    n:np.ndarray      # (c,) number of truths of each class
+    n:np.ndarray      # (c,) objects of each class
     label:np.ndarray  # (k,) index into the vocab
     scores:np.ndarray # (k,) float32
     hit:np.ndarray    # (k,) bool
     def of(self, c=None):
-        "Scores, hits and number of truths of class `c`, None = of all together"
+        "Scores, hits and number of objects of class `c`; None: of all classes together"
         on = slice(None) if c is None else self.label == c
         return self.scores[on],self.hit[on],self.n.sum() if c is None else self.n[c]
 
@@ -29,7 +27,7 @@ def counted_detections(annotations, predictions, iou, vocab):
     return _Counted(vocab, n, *(o[~ignored] for o in (dets.label, dets.scores, hit)))
 
 def cuts_of_scores(scores, hit):
-    "The distinct scores, rising (m,); hits and detections (m+1,) that stay from each of them on, and above all of them"
+    "The distinct scores, ascending (m,); hits and detections (m+1,) at or above each of them, and above all of them"
     order = np.argsort(scores)
     s,h   = scores[order],hit[order]
     start = np.flatnonzero(np.diff(s, prepend=-1) > 0)
@@ -41,15 +39,15 @@ def f_beta_of_cuts(tp, kept, n, beta):
 
 @checked(iou=IOU, label=TEXT)
 def detection_curve(
-    annotations,   # list[Annotation], the truth
-    predictions,   # list[Annotation] of the same pictures
-    label=None,    # name of a class; None = all detections of all classes together (micro)
-    iou:float=.5,  # in (0, 1]: the least overlap of a hit
-    beta:float=1., # how many times recall weighs more than precision
-    vocab=None,    # list of names
-) -> pd.DataFrame: # a row for each distinct score, rising: score, precision, recall, fbeta
+    annotations,   # list[Annotation], the ground truth
+    predictions,   # list[Annotation] of the same images in the same order
+    label=None,    # a class name; None (default): all detections of all classes together (micro)
+    iou:float=.5,  # least IoU of a true positive, in (0, 1]
+    beta:float=1., # weight of recall over precision, above 0
+    vocab=None,    # list of class names; None (default): those of `annotations`, sorted
+) -> pd.DataFrame: # a row for each distinct score, ascending: score, precision, recall, fbeta
     """Precision, recall and F-beta of the detections with that score or a higher one, matched as in `match_detections`.
-    Without truth recall and F-beta are nan"""
+    Recall and F-beta are nan without ground truth. Raises `ValueError` for an unknown `label`"""
     o = counted_detections(annotations, predictions, iou, vocab)
     if label is not None and label not in o.vocab:
         raise ValueError(f"no class {label!r}{nearest(label, o.vocab)}; there are {', '.join(o.vocab)}")
@@ -61,18 +59,18 @@ def detection_curve(
 
 @checked(iou=IOU)
 def best_detection_threshold(
-    annotations,     # list[Annotation], the truth
-    predictions,     # list[Annotation] of the same pictures, all detections, those of low scores too
-    iou:float=.5,    # in (0, 1]: the least overlap of a hit
-    beta:float=1.,   # how many times recall weighs more than precision
+    annotations,     # list[Annotation], the ground truth
+    predictions,     # list[Annotation] of the same images in the same order, with the detections of low scores too
+    iou:float=.5,    # least IoU of a true positive, in (0, 1]
+    beta:float=1.,   # weight of recall over precision, above 0
     per_class=False, # one threshold for each class, or one for all detections together (micro)
-    vocab=None,      # list of names
-):                   # (threshold, F-beta), floats; or both (c,) float32, in the order of the vocab without NO_OBJECT
-    """The threshold that maximises F-beta under the rule `score > thresh`, and the value reached there, matched as in
-    `match_detections`. Exact: every distinct score is a candidate, and the threshold lies midway between two (or is the
-    lower one, if no float32 lies between). Below the lowest all stay: half of it, or a small negative number if it is
-    0. Above the highest none: midway to 1. Of equally good cuts the one nearest .5. A class without truth gets .5 and
-    the value nan; one whose truth is never found gets the value 0"""
+    vocab=None,      # list of class names; None (default): those of `annotations`, sorted
+):                   # (threshold, F-beta): floats, or (c,) float32 in the order of the vocab without `NO_OBJECT`
+    """The threshold that maximizes F-beta under the rule `score > thresh`, and the F-beta there, matched as in
+    `match_detections`. It is exact: every distinct score is a candidate, and the threshold is midway between two scores
+    (or the lower one, if no float32 lies between). To keep all detections it is half the lowest score, or a small
+    negative number if that is 0; to keep none, midway from the highest score to 1. Of ties, the one nearest 0.5.
+    A class without ground truth gets 0.5 and the value nan; one that is never detected gets the value 0"""
     o = counted_detections(annotations, predictions, iou, vocab)
     if not per_class: return tuple(map(float, best_cut(*o.of(), beta)))
     best = np.array([best_cut(*o.of(c), beta) for c in range(len(o.vocab))], np.float32).reshape(-1, 2)
@@ -83,7 +81,8 @@ def best_cut(scores, hit, n, beta):
     f = f_beta_of_cuts(tp, kept, n, beta)
     if not n: return .5,np.nan
     upper = np.append(s, np.float32(1))
-    lower = np.append(np.float32(0 if upper[0] > 0 else -2.**-9), s)   # half of this predicts all where the lowest is 0
+    # half of -2^-9 keeps all detections if the lowest score is 0
+    lower = np.append(np.float32(0 if upper[0] > 0 else -2.**-9), s)
     best  = np.flatnonzero(f == f.max())
     i     = best[np.abs(lower+upper-1)[best].argmin()]
     mid   = (lower[i]+upper[i])/2
@@ -91,17 +90,16 @@ def best_cut(scores, hit, n, beta):
 
 @checked(iou=IOU)
 def detection_confusion(
-    annotations,  # list[Annotation], the truth
-    predictions,  # list[Annotation] of the same pictures
-    vocab=None,   # list of names
-    iou:float=.5, # in (0, 1]: the least overlap of a pair
-    thresh=.5,    # what a score must exceed: a number, or one for each class
-) -> pd.DataFrame:# (c+1, c+1) counts, row = truth, column = answer; NO_OBJECT is last: its row holds what is false, its
-                  # column what was missed
-    """What was taken for what. Detections above `thresh` are matched by COCO's rule with classes left aside (its
-    `useCats=0`): the highest score first, each takes the truth that is left with the highest IoU, whatever its class.
-    Truth with `ignore` counts nowhere, nor what is found only there; that nothing is nothing is not counted.
-    `plot_confusion` draws it"""
+    annotations,  # list[Annotation], the ground truth
+    predictions,  # list[Annotation] of the same images in the same order
+    vocab=None,   # list of class names; None (default): those of `annotations`, sorted
+    iou:float=.5, # least IoU of a pair, in (0, 1]
+    thresh=.5,    # detections with a score above it are used: a number in [0, 1], or one per class
+) -> pd.DataFrame:# (c+1, c+1) counts, row = ground truth, column = prediction; the last row, `NO_OBJECT`, holds false
+                  # positives without an object, the last column missed objects
+    """Confusion matrix of detections. Those above `thresh` are matched by COCO's rule without regard to class (its
+    `useCats=0`): by descending score, each takes the unmatched object with the highest IoU. Objects with `ignore` and
+    detections that match only these are excluded; there are no true negatives. `plot_confusion` draws it"""
     vocab,truth,dets = read_objects(annotations, predictions, vocab)
     on   = dets.scores > np.broadcast_to(check_thresh(thresh, len(vocab)), len(vocab))[dets.label]
     dets = ObjectTable(*(o[on] for o in dets))

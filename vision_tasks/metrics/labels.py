@@ -1,4 +1,4 @@
-"Metrics of several labels per image: pure functions first, then the fastai `Metric`s that accumulate for them"
+"Metrics of several labels per image: pure functions first, then the fastai `Metric`s that accumulate their input"
 from __future__ import annotations
 import pandas as pd
 import torch
@@ -40,7 +40,10 @@ def average_precision(
     return torch.where(last, precision*(hits-before), 0).sum(0)/torch.where(n_pos > 0, n_pos, torch.nan)
 
 @checked(pred=_TENSOR, targ=_TENSOR)
-def binary_counts(pred, targ) -> Tensor: # (n, c) bool, (n, c) of 0 and 1 -> (3, c) int64
+def binary_counts(
+    pred,    # (n, c) bool: which labels are predicted
+    targ,    # (n, c) of 0 and 1
+) -> Tensor: # (3, c) int64: true positives, false positives, false negatives
     "True positives, false positives and false negatives of each class"
     if pred.shape != targ.shape:
         raise ValueError(f"pred and targ: expected one shape (n, c), got {tuple(pred.shape)} and {tuple(targ.shape)}")
@@ -51,9 +54,9 @@ def binary_counts(pred, targ) -> Tensor: # (n, c) bool, (n, c) of 0 and 1 -> (3,
                      isinstance(o, Tensor) and o.ndim >= 1 and len(o) == 3 and not o.is_complex()))
 def f_beta(
     counts:Tensor, # (3, ...) true positives, false positives, false negatives
-    beta:float=1., # weight of recall
+    beta:float=1., # weight of recall over precision, above 0
 ) -> Tensor:       # (...) in [0, 1]; nan where there is neither a positive nor a prediction
-    "F-beta of counts"
+    "F-beta from counts"
     tp,fp,fn = counts.double()
     return (1+beta**2)*tp/((1+beta**2)*tp + beta**2*fn + fp)
 
@@ -97,10 +100,12 @@ def label_confusion(
     return pd.DataFrame((hits/n).numpy(), index=vocab, columns=vocab)
 
 class _Multilabel(Metric):
-    """Accumulates over a whole data set, on the CPU; `average` is 'macro' (mean over the classes) or 'micro' (all
-    decisions pooled)"""
+    "Base of the metrics that accumulate over a whole data set, on the CPU"
     @checked(average=choice('macro', 'micro'), name=TEXT)
-    def __init__(self, average='macro', name=None):
+    def __init__(self,
+        average='macro', # 'macro': mean over the classes; 'micro': all entries pooled
+        name=None,       # column of the metric; None (default): prefix and average, such as 'map_macro'
+    ):
         self.average,self._name = average,name
     @property
     def name(self): return self._name or f'{self.prefix}_{self.average}'
@@ -109,11 +114,12 @@ class _Multilabel(Metric):
         return act(learn.pred.detach().as_subclass(Tensor).float()),learn.y.as_subclass(Tensor)
 
 class MultilabelAP(_Multilabel):
-    """Average precision over the whole data set: 'macro' = mAP, the mean over the classes that have positives;
-    'micro' = of all entries as one list"""
+    """Average precision over the whole data set. 'macro': mAP, the mean over the classes with positives; 'micro': of
+    all entries as one list"""
     prefix = 'map'
     def reset(self): self.probs,self.targs = [],[]
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.probs.append(p.cpu()); self.targs.append(t.cpu() > .5)
     @property
@@ -124,11 +130,12 @@ class MultilabelAP(_Multilabel):
         return average_precision(p.view(-1, 1), t.view(-1, 1)).item()
 
 class MultilabelF1(_Multilabel):
-    """F1 of the decisions at the learner's own threshold. 'macro' = mean over the classes that have positives or
-    predictions (scikit-learn counts the others as 0), 'micro' = of the pooled counts"""
+    """F1 at the threshold of the learner. 'macro': mean over the classes with positives or predictions (scikit-learn
+    counts the others as 0); 'micro': of the pooled counts"""
     prefix = 'f1'
     def reset(self): self.counts = 0
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.counts = self.counts + binary_counts(_decide(learn, p), t > .5).cpu()
     @property
@@ -137,12 +144,15 @@ class MultilabelF1(_Multilabel):
         return f_beta(self.counts).nanmean().item() if self.average == 'macro' else f_beta(self.counts.sum(1)).item()
 
 class MultilabelAccuracy(_Multilabel):
-    """Share of right decisions, over all pictures and classes, at the learner's own threshold; fastai's
-    `accuracy_multi` has a threshold of its own"""
+    """Share of correct decisions over all images and classes, at the threshold of the learner (fastai's
+    `accuracy_multi` has a threshold of its own)"""
     @checked(name=TEXT)
-    def __init__(self, name='accuracy_multi'): super().__init__('micro', name)
+    def __init__(self, name='accuracy_multi', # column of the metric
+    ):
+        super().__init__('micro', name)
     def reset(self): self.right = self.n = 0
-    def accumulate(self, learn):
+    def accumulate(self, learn, # the learner, after a batch: its `pred`, `y` and `loss_func`
+    ):
         p,t = self._probs(learn)
         self.right += (_decide(learn, p) == (t > .5)).sum().item(); self.n += t.numel()
     @property

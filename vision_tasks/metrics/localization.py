@@ -10,13 +10,11 @@ from ..ops.boxes import paired_iou
 
 __all__ = ['localization_confusion', 'LocalizationAccuracy', 'LocalizationIoU']
 
-# --- one class and one box
-
 def localized(
-    annotations, # list[Annotation], the truth, of one object or none
-    answers,     # list[Annotation] of the same pictures, as the learner gives them
-):               # (n,) bool: the class is right; (n,) IoU, 0 where the answer has no box, nan where the truth has none
-    "How far each answer is right, in pixels of the file"
+    annotations, # list[Annotation], the ground truth, with one object each or none
+    answers,     # list[Annotation] of the same images, as `annotate` returns them
+):               # (n,) bool: the class is correct; (n,) IoU, 0 without a predicted box, nan without a true one
+    "Whether the class of each prediction is correct, and the IoU of its box in pixels of the image file"
     box   = lambda o: torch.tensor(o[0] if len(o) else np.full(4, np.nan), dtype=torch.double)
     truth = torch.stack([box(object_bbox(a)) for a in annotations])
     iou   = paired_iou.unchecked(torch.stack([box(a.bboxes) for a in answers]), truth)
@@ -26,10 +24,10 @@ def localized(
 @checked()
 def localization_confusion(
     annotations,     # list[Annotation], the ground truth, with one object each or none
-    predictions,     # list[Annotation] of the same images in the same order, as `annotate` gives them
-    vocab=None,      # list of class names; None = all that occur, sorted
-) -> pd.DataFrame:   # numbers of images, row = true class, column = predicted class
-    """Which class is predicted for which; boxes are not compared. `NO_OBJECT` is the class of images without an object,
+    predictions,     # list[Annotation] of the same images in the same order, as `annotate` returns them
+    vocab=None,      # list of class names; None (default): all that occur, sorted
+) -> pd.DataFrame:   # numbers of images, row = ground truth, column = prediction
+    """Confusion matrix of the classes; boxes are not compared. `NO_OBJECT` is the class of images without an object,
     and of predictions without one; it is added as the last class where it occurs and is not in `vocab`. Raises
     `ValueError` for a class that is not in `vocab`, `AnnotationError` for an image with several objects"""
     if len(annotations) != len(predictions): raise ValueError(
@@ -45,7 +43,7 @@ def localization_confusion(
     return pd.DataFrame(counts, index=names, columns=names)
 
 class _Localized(Metric):
-    "Answers in pixels of the file, against the annotations of the DataLoader"
+    "Compares predictions in pixels of the image file with the annotations of the DataLoader"
     def reset(self): self.right,self.ious,self.n = [],[],0
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
@@ -56,10 +54,12 @@ class _Localized(Metric):
         self.right.append(right); self.ious.append(iou)
 
 class LocalizationAccuracy(_Localized):
-    """Share of the pictures whose class is right and, with `iou`, whose box too, by an IoU of at least that; a picture
-    without an object has no box to be wrong (ImageNet's localization counts such as errors, at .5)"""
+    """Share of the images whose class is correct and, with `iou`, whose box has at least that IoU (top-1 localization
+    accuracy). Images without an object need only the class. ImageNet's localization metric has an IoU of 0.5"""
     @checked()
-    def __init__(self, iou:float=None): self.iou = iou
+    def __init__(self, iou:float=None, # least IoU of a correct box, in [0, 1]; None (default): compare classes only
+    ):
+        self.iou = iou
     @property
     def name(self): return 'accuracy' if self.iou is None else f'accuracy@{self.iou:g}'.replace('0.', '.')
     @property
@@ -70,7 +70,7 @@ class LocalizationAccuracy(_Localized):
         return right.double().mean().item()
 
 class LocalizationIoU(_Localized):
-    "Mean IoU over the pictures that have a box, in pixels of the file; an answer without a box counts 0"
+    "Mean IoU over the images that have a box, in pixels of the image file; 0 where no box is predicted"
     name = 'mean_iou'
     @property
     def value(self): return torch.cat(self.ious).nanmean().item() if self.n else None

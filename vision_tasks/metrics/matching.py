@@ -1,4 +1,4 @@
-"Which detection matches which object, by the rules of COCO and PASCAL VOC"
+"Matching of detections and objects, by the rules of COCO and PASCAL VOC"
 from __future__ import annotations
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -9,45 +9,45 @@ from ..data.targets import NO_OBJECT
 
 __all__ = ['match_detections']
 
-# In all functions `annotations` is the truth, list[Annotation] with bboxes, where `ignore` marks what is a crowd or
-# difficult; `predictions` is a list[Annotation] of the same pictures in the same order, with bboxes and scores; `vocab`
-# is the names that count, without `NO_OBJECT` (which is left out where it stands among them), None = those of the truth
+# In all functions `annotations` is the ground truth, list[Annotation] with bboxes, where `ignore` marks crowds and
+# difficult objects; `predictions` is a list[Annotation] of the same images in the same order, with bboxes and scores;
+# `vocab` is the list of class names; `NO_OBJECT` in it is ignored; None: the names that occur in the ground truth
 
-# --- what comes in
+# --- input
 
 class ObjectTable(NamedTuple):
-    "The objects of all pictures, one under the other"
-    picture:np.ndarray # (n,) index of the annotation
+    "The objects of all images, one after the other"
+    picture:np.ndarray # (n,) index of the image
     row:np.ndarray     # (n,) index among its objects
     label:np.ndarray   # (n,) index into the vocab
     bboxes:np.ndarray  # (n, 4) float64 x1 y1 x2 y2 in pixels
-    ignore:np.ndarray  # (n,) bool; of the truth
+    ignore:np.ndarray  # (n,) bool; of the ground truth
     scores:np.ndarray  # (n,) float32 in [0, 1]; of detections
 
 def read_objects(annotations, predictions, vocab):
-    "(vocab, truth, detections), checked"
+    "(vocab, ground truth, detections), checked"
     if len(annotations) != len(predictions): raise ValueError(
-        f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each picture, empty ones "
+        f"{len(annotations)} annotations but {len(predictions)} predictions; expected one for each image, empty ones "
         "included")
     for i,(a,p) in enumerate(zip(annotations, predictions)):
-        if a.path != p.path: raise ValueError(f"picture {i} is {a.path} in annotations but {p.path} in predictions; "
-                                              "expected the same pictures in the same order")
+        if a.path != p.path: raise ValueError(f"image {i} is {a.path} in annotations but {p.path} in predictions; "
+                                              "expected the same images in the same order")
         for o,what in ((a, 'annotation'), (p, 'prediction')):
-            if o.bboxes is None: raise AnnotationError(f"{o.path}: {what} {i} has no bboxes; an empty (0, 4) array "
-                                                       "says that there is nothing")
+            if o.bboxes is None: raise AnnotationError(f"{o.path}: {what} {i} has no bboxes; without objects "
+                                                       "pass an empty (0, 4) array")
         if p.scores is None and p.labels: raise AnnotationError(
             f"{p.path}: prediction {i} has no scores; expected one for each of its {len(p.labels)} boxes, as "
-            "`annotate` gives them")
+            "`annotate` returns them")
     vocab = [o for o in (vocab_of(annotations) if vocab is None else vocab) if o != NO_OBJECT]
     return vocab,_objects(annotations, vocab),_objects(predictions, vocab)
 
 def _objects(annotations, vocab):
     ids,n = {o: i for i,o in enumerate(vocab)},[len(a.labels) for a in annotations]
-    if len(ids) < len(vocab): raise ValueError(f"the vocab has a name twice: {sorted(vocab)}")
+    if len(ids) < len(vocab): raise ValueError(f"a class appears twice in vocab: {sorted(vocab)}")
     for a in annotations:
         for o in set(a.labels) - ids.keys(): raise ValueError(
-            f"{a.path}: {o!r} is none of the {len(vocab)} names of the vocab{nearest(o, vocab)}; pass vocab= with all "
-            "that the model knows (None takes the names of the truth)")
+            f"{a.path}: class {o!r} is not among the {len(vocab)} of the vocab{nearest(o, vocab)}; pass vocab= with "
+            "all classes of the model (None takes those of the ground truth)")
     def stack(f, dtype, *shape):
         return np.concatenate([np.empty((0, *shape), dtype), *map(f, annotations)], dtype=dtype, casting='unsafe')
     first = np.cumsum([0, *n], dtype=int)[:-1]
@@ -57,12 +57,12 @@ def _objects(annotations, vocab):
                        stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
                        stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
 
-def mean_or_nan(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # COCO's -1: no truth
+def mean_or_nan(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # -1: no ground truth
 
-# --- which detection finds which truth
+# --- matching
 
 def _pairs(truth, dets, within_class=True):
-    "Indices of detection and truth for every two of one picture and, with `within_class`, of one class"
+    "Indices of detection and object of all pairs within an image and, with `within_class`, within a class"
     n = max(truth.label.max(initial=0), dets.label.max(initial=0)) + 1 if within_class else 1
     key_t,key_d = (o.picture*n + (o.label if within_class else 0) for o in (truth, dets))
     order  = np.argsort(key_t, kind='stable')
@@ -72,37 +72,37 @@ def _pairs(truth, dets, within_class=True):
     return d,order[lo[d]+within]
 
 def _overlaps(a, b, crowd): # (n, 4), (n, 4), (n,) bool -> (n,)
-    "IoU of each box of `a` with its partner in `b`; the share of `a` that lies inside where that is a `crowd`"
+    "IoU of each box of `a` with its partner in `b`; the share of `a` inside `b` where that is a `crowd`"
     area  = lambda o: (o[:,2:]-o[:,:2]).clip(0).prod(1)
     inter = area(np.c_[np.maximum(a[:,:2], b[:,:2]), np.minimum(a[:,2:], b[:,2:])])
     whole = area(a) + np.where(crowd, 0, area(b)-inter)
     return np.divide(inter, whole, out=np.zeros_like(inter), where=whole > 0)
 
 def _in_turn(scores):
-    "(n,) whose turn it is when: the highest score first, of equal ones the first"
+    "(n,) rank of each detection by descending score; ties in their order"
     rank = np.empty(len(scores), int)
     rank[np.argsort(-scores, kind='stable')] = np.arange(len(scores))
     return rank
 
 def _take(d, t, truth, n):
-    "(n,) the truth of each detection, -1 = none, when the pairs (`d`, `t`) are offered in their order"
+    "(n,) the object of each detection, -1: none, where the pairs (`d`, `t`) are assigned greedily in their order"
     found,taken,shared = [-1]*n,[False]*len(truth.label),truth.ignore.tolist()
     for i,j in zip(d.tolist(), t.tolist()):
         if found[i] < 0 and not taken[j]: found[i],taken[j] = j,not shared[j]
     return np.array(found, int)
 
 def match_coco(truth, dets, iou, within_class=True):
-    "(n,) the truth that each detection gets by COCO's rule, -1 = none"
+    "(n,) the object that each detection matches by COCO's rule, -1: none"
     d,t = _pairs(truth, dets, within_class)
     o   = _overlaps(dets.bboxes[d], truth.bboxes[t], truth.ignore[t])
-    on  = o >= min(iou, 1-1e-10)   # as COCO has it, so that an IoU of 1 can be asked for
+    on  = o >= min(iou, 1-1e-10)   # as in COCO, so that `iou` may be 1
     d,t,o = d[on],t[on],o[on]
-    # what is ignored comes last; of equal overlaps COCO takes the last truth
+    # ignored objects come last; of equal overlaps COCO takes the last object
     order = np.lexsort((-t, -o, truth.ignore[t], _in_turn(dets.scores)[d]))
     return _take(d[order], t[order], truth, len(dets.label))
 
 def match_voc(truth, dets, iou):
-    "(n,) the truth that each detection gets by VOC's rule, -1 = none: only the one that it overlaps most"
+    "(n,) the object that each detection matches by VOC's rule, -1: none; only the one that it overlaps most"
     d,t = _pairs(truth, dets)
     o   = _overlaps(dets.bboxes[d], truth.bboxes[t], False)
     on  = o >= iou
@@ -113,21 +113,22 @@ def match_voc(truth, dets, iou):
     return _take(d[best], t[best], truth, len(dets.label))
 
 def verdicts(found, truth):
-    "(n,) bool, (n,) bool: hit and ignored; neither is a miss"
-    ignored = np.append(truth.ignore, False)[found]   # -1 is what was appended
+    "(n,) bool, (n,) bool: true positives and ignored detections; the others are false positives"
+    ignored = np.append(truth.ignore, False)[found]   # -1 finds the False that was appended
     return (found >= 0) & ~ignored,ignored
 
 @checked(iou=IOU)
 def match_detections(
-    annotations,  # list[Annotation], the truth
-    predictions,  # list[Annotation] of the same pictures
-    iou:float=.5, # in (0, 1]: the least overlap of a hit
-    vocab=None,   # list of names
-) -> pd.DataFrame:# a row for each detection, in their order: picture (index), row (of its detections), label, score,
-                  # hit and ignored (neither: a false one), truth (row of the truth's objects, -1 = none), iou (with it)
-    """Which detection finds which truth, by COCO's rule: the highest score first (of equal ones the first), each takes
-    the truth of its class that is left with the highest IoU, `iou` at least. One that finds none, but lies by a share
-    of `iou` in a truth with `ignore`, is ignored; its `iou` is that share. VOC's rule is in `voc_ap`"""
+    annotations,  # list[Annotation], the ground truth
+    predictions,  # list[Annotation] of the same images in the same order
+    iou:float=.5, # least IoU of a true positive, in (0, 1]
+    vocab=None,   # list of class names; None (default): those of `annotations`, sorted
+) -> pd.DataFrame:# a row for each detection, in their order: picture (index of the image), row (index among its
+                  # detections), label, score, hit (true positive), ignored (neither: false positive), truth (index of
+                  # the object in its annotation, -1: none), iou (with that object, else nan)
+    """Match detections with objects by COCO's rule: by descending score (ties in their order), each takes the unmatched
+    object of its class with the highest IoU, if that is at least `iou`. A detection without a match of which at least
+    the share `iou` lies in an object with `ignore` is ignored; its `iou` is that share. `voc_ap` uses VOC's rule"""
     vocab,truth,dets = read_objects(annotations, predictions, vocab)
     found = match_coco(truth, dets, iou)
     hit,ignored = verdicts(found, truth)

@@ -11,13 +11,14 @@ from ..data.targets import marked_points, point_pairs
 
 __all__ = ['point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
 
-# --- points
-
 _POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a list")
 
 @checked(pred=_POINTS, targ=_POINTS)
-def point_errors(pred, targ) -> Tensor: # (n, k, 2), (n, k, 2) with nan for what is not marked -> (n, k)
-    "Distance of each point from its truth, in the unit of both; nan where it is not marked"
+def point_errors(
+    pred,    # (n, k, 2) points
+    targ,    # (n, k, 2) points, nan where not marked
+) -> Tensor: # (n, k) float64 distances, nan where not marked
+    "Distance of each predicted point from its target, in their unit. Raises `ValueError` for shapes that differ"
     p,t = torch.as_tensor(pred).double(),torch.as_tensor(targ).double()
     if all(n == m or 1 in (n, m) for n,m in zip(p.shape[::-1], t.shape[::-1])): return (p - t).norm(dim=-1)
     raise ValueError(f"pred and targ: expected (n, k, 2), or one of either for all of the other, got {tuple(p.shape)} "
@@ -30,12 +31,12 @@ BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number 
 @checked(by=BY)
 def normaliser_of(
     a,              # Annotation with points
-    by='diagonal',  # 'diagonal' of the picture; 'box': square root of the area of its box, or of the upright box around
-                    # the marked points; two points, by index or name: their distance, as of the eyes; or a number of
-                    # pixels
-    vocab=(),       # names of the points, where `by` names two
-) -> float:         # pixels; nan where it cannot be had, as when one of the two points is not marked
-    "What an error in pixels is divided by. Raises `AnnotationError` where that is zero"
+    by='diagonal',  # 'diagonal' of the image; 'box': square root of the area of its box, or of the upright box around
+                    # the marked points; two points, by index or name: their distance, as that of the eyes; or a number
+                    # of pixels, above 0
+    vocab=(),       # list of the points' names, where `by` names two
+) -> float:         # pixels; nan where it is unknown, as when one of the two points is not marked
+    "The number of pixels that errors are divided by. Raises `AnnotationError` where it is zero, or `a` has no points"
     if a.points is None: raise AnnotationError(f"{a.path}: the annotation has no points")
     p = marked_points(a).astype(float)
     if by == 'diagonal': d = math.hypot(*a.size)
@@ -48,16 +49,18 @@ def normaliser_of(
         d = float(np.linalg.norm(p[i]-p[j]))
     else: d = float(by)
     if d <= 0:
-        raise AnnotationError(f"{a.path}: the normaliser {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
+        raise AnnotationError(f"{a.path}: the normalizer {by!r} is {d:g} pixels; choose another, such as 'diagonal'")
     return d
 
 def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.nan)
 
 class _InFilePoints(Metric):
-    """Errors of points in pixels of the file, against the annotations of the DataLoader, wherever the network's input
-    was resized or padded"""
+    "Errors of points in pixels of the image file, however it was resized or padded to the network's input"
     @checked(by=BY)
-    def __init__(self, by='diagonal'): self.by = by
+    def __init__(self, by='diagonal', # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name
+                                      # or index, or pixels
+    ):
+        self.by = by
     def reset(self): self.errors,self.norms,self.n = [],[],0
     def accumulate(self, learn):
         items = learn.items_of_batch(self.n, len(learn.pred))
@@ -69,19 +72,19 @@ class _InFilePoints(Metric):
         self.norms.append(torch.tensor(norms, dtype=torch.float64))
     @property
     def of(self):
-        "What names the normaliser in the metric's name, where it is not the diagonal"
+        "The suffix of the metric's name for a normalizer other than the diagonal"
         if self.by == 'diagonal': return ''
         return f":{'-'.join(map(str, self.by)) if isinstance(self.by, (tuple, list)) else self.by}"
     def both(self): return (torch.cat(self.errors),torch.cat(self.norms)[:,None]) if self.errors else None
 
 class PointError(_InFilePoints):
-    "Mean distance over all marked points, in pixels of the file"
+    "Mean distance over all marked points, in pixels of the image file"
     name = 'error_px'
     @property
     def value(self): return None if self.both() is None else self.both()[0].nanmean().item()
 
 class NME(_InFilePoints):
-    "Normalised mean error: mean over all marked points of the distance divided by the picture's normaliser"
+    "Normalized mean error: mean over all marked points of the distance divided by the normalizer of the image"
     @property
     def name(self): return f'nme{self.of}'
     @property
@@ -91,9 +94,14 @@ class NME(_InFilePoints):
         return (e/n).nanmean().item()
 
 class PCK(_InFilePoints):
-    "Share of the marked points that lie within `thresh` times the picture's normaliser (Yang & Ramanan, 2013)"
+    "Percentage of correct keypoints, in [0, 1]: those within `thresh` times the normalizer (Yang & Ramanan, 2013)"
     @checked(thresh=number(0, open=True))
-    def __init__(self, thresh:float=.05, by='diagonal'): super().__init__(by); self.thresh = thresh
+    def __init__(self,
+        thresh:float=.05, # share of the normalizer, above 0, up to which a point counts as correct
+        by='diagonal',    # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name or index, or
+                          # pixels
+    ):
+        super().__init__(by); self.thresh = thresh
     @property
     def name(self): return f'pck@{self.thresh:g}'.replace('0.', '.') + self.of
     @property

@@ -59,7 +59,7 @@ def bootstrap_threshold(
     ci:float=.95,         # share of the resamples inside the interval, in (0, 1)
     seed:int=0,           # of the resamples
     vocab=None,           # list of the class names, for the warning of `best_threshold`
-    **kwargs,
+    **kwargs,             # of `best_threshold`: `beta`, `at`, `average`
 ) -> pd.DataFrame:        # columns threshold, low, high, value, corrected, value_low, value_high
     """How far the result of `best_threshold` depends on the sample, from resamples of the images (rows).
 
@@ -116,7 +116,7 @@ def out_of_fold_threshold(
     folds,                # (n,) ids of any hashable type: fold, person, video
     score:str='f1',       # as in `best_threshold`, which also takes the `kwargs`: beta, at, average
     per_class:bool=False, # one threshold for each class, or one for all
-    **kwargs,
+    **kwargs,             # of `best_threshold`: `beta`, `at`, `average`
 ) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, a fold as it first occurs; value, or (c,)
     """The honest value of a tuned threshold: each fold is decided by the threshold that is best on all other folds.
 

@@ -16,11 +16,16 @@ __all__ = ['SegmentationDL']
 
 class SegmentationDL(TaskDL):
     "Draws images beside their class masks over a grey version; results with image, ground truth and prediction"
-    def has_object(self, a):
+    def has_object(self, a, # Annotation with a mask
+    ):
         m = decode_class_mask(a.mask, a.size)
         return bool(((m != 255) & (m >= int(is_background(self.vocab)))).any())
 
-    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, alpha=.65, **kwargs):
+    def show_batch(self,
+        b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None,
+        alpha=.65, # opacity of the masks, in [0, 1]
+        **kwargs,
+    ):
         """Draw `max_n` images of a batch, each beside its mask, in colours of opacity `alpha`; `unique`: one image
         again and again, so that one sees the augmentation"""
         if unique: return self.show_unique(max_n, ncols=ncols)
@@ -34,8 +39,13 @@ class SegmentationDL(TaskDL):
             axs[2*i].imshow(as_hwc(x)); axs[2*i+1].imshow(paint_classes(as_hwc(x), _indices(y), self.vocab, alpha))
         class_legend(fig, self.vocab, classes_of_masks(y for _,y in items))
 
-    def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, alpha=.65,
-                     **kwargs):
+    def show_results(self,
+        b,
+        out,       # (n, h, w) predicted class indices
+        max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None,
+        alpha=.65, # opacity of the masks, in [0, 1]
+        **kwargs,
+    ):
         "Draw `max_n` images of batch `b`, each with its ground truth and the prediction `out` (n, h, w) beside it"
         if not show: return self.results(b, out, max_n)
         _mask_results(self.decode_batch(b, max_n), detuplify(out), losses, ncols, self.vocab, alpha)

@@ -29,7 +29,7 @@ def show_annotation(
     image=None,    # PIL image or array in place of the file
     vocab=None,    # list of class names, so that a class has the same colour in several images; None = those of `a`.
                    # Where it holds one class alone the name is not written, and each object has its own colour
-    title=None,
+    title=None,    # text above the image; None (default): none
     scores=True,   # write scores behind the labels of predictions
     alpha=None,    # opacity of masks; None = .45 of objects, .65 of classes
     point_names=None, # names of the points, to be written beside them where they fit, and for `skeleton`
@@ -160,7 +160,15 @@ def draw_bbox(ax, b, name, colour, dashed=False):
 
 @checked(points=numbers((None, 2), (None, None, 2), what="(k, 2) points in pixels"), skeleton=PAIRS, names=FLAG,
          ring=FLAG)
-def draw_points(ax, points, vocab, skeleton=(), names=None, ring=False):
+def draw_points(
+    ax,          # matplotlib Axes that show the image
+    points,      # (k, 2) pixels of the image shown; nan: not drawn
+    vocab,       # list of the k points' names
+    skeleton=(), # pairs of points, by name or index, that are joined by a line
+    names=None,  # write the names that hide neither a point nor another name; None (default): if there are at most 20
+                 # points
+    ring=False,  # draw rings in place of dots
+):
     """(k, 2) `points` in pixels of what `ax` shows, a colour each, without those of nan; `names`: write those names
     that hide neither a point nor another name (None: up to 20 points)"""
     p = points.as_subclass(Tensor).cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)

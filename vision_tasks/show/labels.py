@@ -37,7 +37,11 @@ class MultilabelDL(TaskDL):
         for ax,(x,y) in zip(axs, items):
             ax.imshow(as_hwc(x)); write_below(ax, [(str(o), 'black') for o in y] or [('no label', 'grey')])
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+    def show_results(self,
+        b,
+        out, # (n, c) bool: which labels are predicted
+        max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
+    ):
         """Draw `max_n` images of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written where
         given"""
         if not show: return self.results(b, out, max_n)

@@ -24,7 +24,11 @@ __all__ = ['DetectionDL', 'InstanceDL']
 
 class DetectionDL(TaskDL):
     "Draws images with the boxes, labels and masks, if any, of their objects; results with the ground truth dashed"
-    def decode_batch(self, b, max_n=9, full=True):
+    def decode_batch(self,
+        b,         # batch of images, boxes and labels
+        max_n=9,
+        full=True, # decode to what can be drawn, not only to what the item transforms return
+    ):
         "fastai's `decode_batch` without the proposals, which are too many to be looked at"
         return [tuple(o for o in s if not isinstance(o, RegionProposals)) for s in super().decode_batch(b, max_n, full)]
 
@@ -44,7 +48,11 @@ class DetectionDL(TaskDL):
             if not objects: write_below(ax, [('no object', 'grey')])
         crowd_legend(fig, vocab, [o[1] for objects in real for o in objects], max(map(len, real)))
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+    def show_results(self,
+        b,
+        out, # (n, k, 6) detections x1 y1 x2 y2 score label in pixels of the network's input; label 0: none
+        max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
+    ):
         """Draw `max_n` images of batch `b`: the ground truth dashed, orange where it was missed; the detections `out`
         (n, k, 6), without those of label 0, green where the class is correct and IoU >= 0.5"""
         if not show: return self.results(b, out, max_n)
@@ -52,7 +60,11 @@ class DetectionDL(TaskDL):
                 for d in (o.as_subclass(Tensor).cpu() for o in detuplify(out))]
         _detection_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
 
-    def results(self, b, out, max_n=9):
+    def results(self,
+        b,   # batch of images, boxes and labels
+        out, # detections as `show_results` takes them
+        max_n=9,
+    ):
         "As of every task, with the scores behind the boxes, labels and masks of each image"
         dets = out[0] if isinstance(out, (tuple, list)) else out
         x,y,its,outs = super().results(b, out, max_n)
@@ -88,7 +100,12 @@ def _draw_objects(ax, x, objects, names, vocab, colours=None):
 
 class InstanceDL(DetectionDL):
     "Draws images under the masks of their objects, with boxes and labels; results as ground truth beside prediction"
-    def show_results(self, b, out, max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+    def show_results(self,
+        b,
+        out, # detections (n, k, 6), x1 y1 x2 y2 score label, and masks (n, k, m, m) in [0, 1] spread over their boxes;
+             # label 0: none
+        max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
+    ):
         """Draw `max_n` images of batch `b`, each with its ground truth, names of missed objects in brackets, and beside
         it the prediction `out`: detections (n, k, 6), without those of label 0, and masks (n, k, m, m). A red box is a
         false positive (mask IoU < 0.5 or another class)"""

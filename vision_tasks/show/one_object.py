@@ -18,7 +18,9 @@ __all__ = ['LocalizationDL']
 
 class LocalizationDL(TaskDL):
     "Draws images with the box and the label of their object; results with the ground truth dashed"
-    def has_object(self, a): return super().has_object(a) and a.labels != [NO_OBJECT]
+    def has_object(self, a, # Annotation of the image
+    ):
+        return super().has_object(a) and a.labels != [NO_OBJECT]
 
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
         "Draw `max_n` images of a batch; `unique`: one image again and again, so that one sees the augmentation"
@@ -33,7 +35,11 @@ class LocalizationDL(TaskDL):
         for ax,(x,name,bbox),there in zip(axs, items, boxed):
             _draw_object(ax, x, bbox, '' if one and there else name, colour[name])
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
+    def show_results(self,
+        b,
+        out, # (n,) class ids and (n, 1, 4) boxes in [-1, 1]
+        max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
+    ):
         """Draw `max_n` images of batch `b`: the ground truth dashed, the prediction `out`, ids (n,) and boxes (n, 1, 4)
         in [-1, 1], solid, green where the class is correct and IoU >= 0.5; `probs` (n, c + 4) and `losses` (n,) are
         written where given"""

@@ -15,9 +15,15 @@ __all__ = ['KeypointDL']
 
 class KeypointDL(TaskDL):
     "Draws images with their points, the ground truth as rings and predictions as dots, and the lines of a skeleton"
-    def has_object(self, a): return a.points is not None and not np.isnan(a.points).all()
+    def has_object(self, a, # Annotation of the image
+    ):
+        return a.points is not None and not np.isnan(a.points).all()
 
-    def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, names=None, **kwargs):
+    def show_batch(self,
+        b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None,
+        names=None, # write the points' names where they fit; None (default): if there are at most 20 points
+        **kwargs,
+    ):
         """Draw `max_n` images of a batch; `names`: write the points' names where they fit (None: up to 20 points);
         `unique`: one image again and again, so that one sees the augmentation"""
         if unique: return self.show_unique(max_n, ncols=ncols, names=names)
@@ -30,8 +36,13 @@ class KeypointDL(TaskDL):
         for ax,(x,y) in zip(axs, items):
             ax.imshow(as_hwc(x)); draw_points(ax, y, self.vocab, self.skeleton, names)
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, names=None,
-                     **kwargs):
+    def show_results(self,
+        b,
+        out,        # (n, k, 2) predicted points in [-1, 1]
+        max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None,
+        names=None, # write the points' names where they fit; None (default): if there are at most 8 points
+        **kwargs,
+    ):
         """Draw `max_n` images of batch `b`: ground truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a
         line from one to the other; `names`: write the points' names where they fit (None: up to 8 points)"""
         if not show: return self.results(b, out, max_n)

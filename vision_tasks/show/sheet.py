@@ -26,7 +26,7 @@ def contact_sheet(
     n:int=12,        # images at most
     ncols:int=None,  # images, each with its ground truth and prediction, in a row
     vocab=None,      # list of class names; None = those of `truths`
-    title=None,
+    title=None,      # text above the images; None (default): none
     **kwargs,        # of `show_annotation`: `point_names`, `skeleton`, `alpha`
 ):                   # the figure
     """A sheet of images, each with its ground truth or, given `preds`, ground truth and prediction side by side; beside
