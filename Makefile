@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test slow clean
+.PHONY: demo test slow dist oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vision_tasks.demo
@@ -17,6 +17,25 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# the sdist, a wheel built from it, and the wheel in an environment of its own that has only what it asks for
+dist: $(VENV)/.installed
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv --clear $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install -q dist/*.whl
+	$(VENV)-dist/bin/python -I tests/smoke.py
+	rm -rf $(VENV)-dist
+
+# the fast tests with the lower bounds of install_requires
+oldest: $(VENV)-oldest/.installed
+	$(VENV)-oldest/bin/python -m pytest -m "not train" -n 2 --dist loadscope
+
+$(VENV)-oldest/.installed: setup.cfg
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	sed -n '/^install_requires/,/^$$/s/^ *\([a-z-]*\)>=/\1==/p' setup.cfg > $(@D)/oldest.txt
+	$(@D)/bin/python -m pip install -q -c $(@D)/oldest.txt -e '.[test]'
+	touch $@
+
 # torch and torchvision come from one index as a pair, together with all the rest
 $(VENV)/.installed: setup.cfg
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,4 +43,4 @@ $(VENV)/.installed: setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo
+	rm -rf $(VENV) $(VENV)-dist $(VENV)-oldest build dist *.egg-info demo
