@@ -137,6 +137,7 @@ def small(monkeypatch):
         arch = (arch,) if isinstance(arch, str) else arch
         name = f'{task}_learner'
         setattr(module, name, learner(getattr(full, name), *arch))
+    module.JointTransform = lambda size=64, **kw: full.JointTransform(64, **kw)
     for o in ('fine_tune', 'fit_one_cycle'):
         monkeypatch.setattr(TaskLearner, o, lambda self, n, *args, _f=getattr(TaskLearner, o), **kw: _f(self, 1, *args, **kw))
     monkeypatch.setitem(sys.modules, 'small', module)
