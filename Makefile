@@ -19,7 +19,7 @@ slow: $(VENV)/.installed
 
 # the site, in build/docs: a warning (a broken link inside it, a bad docstring) is an error
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -W ignore -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -61,7 +61,6 @@ def main():
         for name,size in BACKBONES.items(): row('backbone', name, create_encoder(name, pretrained=False), size, args)
     for task in args.tasks:
         for name,size in MODELS.get(task, {}).items():
-            kw = {} if task == 'segmentation' else dict(size=size)
-            row(task, name, get_arch(name, task)(CLASSES[task], pretrained=False, **kw), size, args)
+            row(task, name, get_arch(name, task)(CLASSES[task], pretrained=False), size, args)
 
 if __name__ == '__main__': main()

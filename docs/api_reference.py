@@ -5,14 +5,16 @@ from pathlib import Path
 from sphinx.util.nodes import make_refnode
 import vision_tasks
 
-# folder or module -> title of its group; other folders get their own name
-GROUPS  = {'': 'Tasks', 'training': 'Training', 'losses': 'Losses', 'metrics': 'Metrics', 'show': 'Plots',
+# those that exist come first, in this order; folder or module -> title of its group; other folders get their own name
+TASKS   = 'multilabel classification keypoint localization segmentation detection instance'.split()
+GROUPS  = {'tasks': 'Tasks', 'training': 'Training', 'losses': 'Losses', 'metrics': 'Metrics', 'show': 'Plots',
            'data': 'Data', 'data.formats': 'Data formats', 'models': 'Models', 'models.segmentation': 'Segmentation models',
-           'models.detection': 'Detection models', 'ops': 'Operations', 'ship': 'Export'}
+           'models.detection': 'Detection models', 'ops': 'Operations', 'ship': 'Export', '': 'Foundations'}
 LEFT_OUT = ('all', 'demo')      # stars only; a command
 WHAT = {
-    '': "What a user names: for each task its block, its DataLoaders and its learner.",
+    'tasks': "What a user names: for each task its block, its DataLoaders and its learner.",
     'data.formats': "One module per format: a reader and, for most, a writer.",
+    '': "What the other modules stand on.",
 }
 
 def modules():
@@ -36,7 +38,8 @@ def directive(module, name):
     o,full = getattr(module, name),f'{module.__name__}.{name}'
     if inspect.isclass(o):
         kind = 'autoexception' if issubclass(o, Exception) else 'autoclass'
-        return [f'.. {kind}:: {full}', '']
+        shown = ['   :show-inheritance:'] if o.__bases__ != (object,) else []
+        return [f'.. {kind}:: {full}', *shown, '']
     if callable(o) and hasattr(o, '__name__'): return [f'.. autofunction:: {full}', '']
     value = ' '.join(repr(o).split())
     return [f'.. py:data:: {name}', *([f'   :value: {value}'] if len(value) <= 100 else []), '',
@@ -61,7 +64,8 @@ def page(name, module):
     return '\n'.join(lines)
 
 def group(name):
-    "The folder that a module lies in; '' for the modules on top"
+    "The folder that a module lies in; 'tasks' for those of a task, '' for the others on top"
+    if name in TASKS: return 'tasks'
     return name.rpartition('.')[0] if name not in GROUPS else name
 
 def write_pages(
@@ -84,7 +88,8 @@ def write_pages(
         for name in groups[g]:
             first = ' '.join(inspect.cleandoc(found[name].__doc__ or '').split('\n\n')[0].split()).replace('|', r'\|')
             text.append(f'| [{name}](<{name}.rst>) | {first} |')
-        text += ['', f'```{{toctree}}', ':hidden:', f':caption: {GROUPS.get(g, g.capitalize())}', '', *groups[g], '```', '']
+        text += ['', f'```{{toctree}}', ':hidden:', f':caption: {GROUPS.get(g, g.capitalize())}', '',
+                 *(f"{n.rpartition('.')[2]} <{n}>" for n in groups[g]), '```', '']
     (folder/'index.md').write_text('\n'.join(text), encoding='utf-8')
 
 def copy_notebooks(source:Path, folder:Path):

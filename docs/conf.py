@@ -25,13 +25,14 @@ myst_heading_anchors   = 3
 
 autodoc_typehints          = 'none'       # the types stand beside the parameters
 autodoc_member_order       = 'bysource'
-autodoc_default_options    = {'members': True, 'show-inheritance': True,
+autodoc_default_options    = {'members': True,
                               'exclude-members': 'encodes,decodes,setups'}  # of fastai's transforms
 napoleon_google_docstring  = False
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 default_role = 'py:obj'
 add_module_names = False
+toc_object_entries_show_parents = 'hide'
 
 html_theme = 'pydata_sphinx_theme'
 html_title = f'vision_tasks {release}'

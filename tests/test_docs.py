@@ -168,14 +168,14 @@ def test_every_reader_and_writer_has_a_section_on_the_page_of_formats():
     names = [o for o in vars(full) if re.fullmatch(r'(read|write)_\w+', o) and callable(getattr(full, o))
              and getattr(full, o).__module__.startswith('vision_tasks.') and o not in LOWER]
     assert len(names) > 12
-    assert [o for o in names if f'`{o}`' not in text and f'{o}(' not in text] == []
+    named = lambda o: f'`{o}`' in text or f'{o}(' in text
+    assert [o for o in names if not named(o) and not (o.startswith('write_') and named(f'read{o[5:]}'))] == []
 
 # what the star import has beside the readers of data sets
 LOWER = ('read_codes', 'read_image')
 
 def test_readme_has_under_120_lines(): assert len((ROOT/'README.md').read_text(encoding='utf-8').splitlines()) < 120
 
-@pytest.mark.parametrize('page', [ROOT/'README.md', ROOT/'CONTRIBUTING.md'], ids=lambda o: o.stem)
-def test_the_links_of_readme_and_contributing_lead_to_files(page):
-    links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', page.read_text(encoding='utf-8'))
-    assert links and [o for o in links if not (ROOT/o).exists()] == []
+def test_the_links_of_readme_lead_to_files():
+    links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', (ROOT/'README.md').read_text(encoding='utf-8'))
+    assert len(links) > 20 and [o for o in links if not (ROOT/o).exists()] == []
