@@ -21,6 +21,11 @@ MODELS = {
                   'fcos_resnet50_fpn': 800},
     'instance': {'maskrcnn_resnet50_fpn': 800, 'maskrcnn_resnet50_fpn_v2': 800}}
 CLASSES = dict(segmentation=21, detection=90, instance=90)
+PUBLISHED = dict(backbone='top-1 accuracy, %', segmentation='mean IoU, %', detection='box AP', instance='box / mask AP')
+
+def head(task):
+    print(f'\n**{task}**\n\n| model | million parameters | {PUBLISHED[task]} | size | images/s |')
+    print('|---|---:|---:|---:|---:|', flush=True)
 
 def seconds(model, size, rounds, budget):
     "Seconds an image of each round, after one that is not counted; fewer rounds where these take longer than `budget`"
@@ -39,12 +44,12 @@ def published(name) -> str:
     res = {k: v for o in metrics.values() for k,v in o.items()}
     return ' / '.join(f'{res[k]:.1f}' for k in ('acc@1', 'miou', 'box_map', 'mask_map') if k in res)
 
-def row(task, name, model, size, args):
+def row(name, model, size, args):
     s = seconds(model.eval(), size, args.rounds, args.budget)
     n = sum(p.numel() for p in model.parameters())/1e6
     fps = sorted(1/o for o in s)
     speed = f'{statistics.median(fps):.3g} ({fps[0]:.3g}..{fps[-1]:.3g})'
-    print(f'| {task} | `{name}` | {n:.1f} | {published(name)} | {size} | {speed} |', flush=True)
+    print(f'| `{name}` | {n:.1f} | {published(name)} | {size} | {speed} |', flush=True)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -56,11 +61,12 @@ def main():
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision')))
     print(f'one image at a time; median (slowest..fastest) of 3 to {args.rounds}, process time\n')
-    print('| task | model | million parameters | published | size | images/s |\n|---|---|---:|---:|---:|---:|')
     if 'backbone' in args.tasks:
-        for name,size in BACKBONES.items(): row('backbone', name, create_encoder(name, pretrained=False), size, args)
+        head('backbone')
+        for name,size in BACKBONES.items(): row(name, create_encoder(name, pretrained=False), size, args)
     for task in args.tasks:
+        if task in MODELS: head(task)
         for name,size in MODELS.get(task, {}).items():
-            row(task, name, get_arch(name, task)(CLASSES[task], pretrained=False), size, args)
+            row(name, get_arch(name, task)(CLASSES[task], pretrained=False), size, args)
 
 if __name__ == '__main__': main()

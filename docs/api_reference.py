@@ -59,7 +59,7 @@ def page(name, module):
     "The page of a module as reStructuredText"
     title = f'{name}'
     lines = [title, '='*len(title), '', f'.. py:module:: {module.__name__}', '']
-    if module.__doc__: lines += [*as_rst(inspect.cleandoc(module.__doc__).split('\n')), '']
+    if module.__doc__: lines += [*as_rst(spaced(inspect.cleandoc(module.__doc__).split('\n'))), '']
     for n in own_names(module): lines += directive(module, n)
     return '\n'.join(lines)
 
@@ -115,11 +115,11 @@ def spaced(lines):
 
 def as_rst(lines):
     "Lines of one of our docstrings as reStructuredText"
-    text = '\n'.join(spaced(lines))
+    text = '\n'.join(lines)
     def one(part):
         if not part.startswith('`'): return MARKUP.sub(r'\\\1', part)
         if part.startswith('``'): return part
-        return f':py:obj:`~{part[1:-1]}`' if re.fullmatch(r'[\w.]+', part[1:-1]) else f'``{part[1:-1]}``'
+        return f':py:obj:`~{part[1:-1]}`' if re.fullmatch(r'[A-Za-z_][\w.]*', part[1:-1]) else f'``{part[1:-1]}``'
     res = ''
     for part in CODE.split(text):
         new = one(part)
@@ -128,13 +128,23 @@ def as_rst(lines):
         res += rf'\ {new}' if touches else new
     return res.split('\n')
 
+# "name, name : type, default=value" above an indented text or at the end, as `vision_tasks.documented` writes it
+HEAD = re.compile(r'^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: : (.*))?$')
+
 def process(app, what, name, obj, options, lines):
-    "Before napoleon reads the sections: heads of parameters, which may have stars, stay as they are"
-    head = re.compile(r'^\*{0,2}\w+(, \*{0,2}\w+)*( : .*)?$')
-    kept = {i: o for i,o in enumerate(lines) if i+1 < len(lines) and head.match(o) and lines[i+1].startswith('    ')}
-    new = as_rst(lines)
-    for i,o in kept.items(): new[i] = o
+    "Before napoleon reads the sections: types and defaults become code; names of parameters, which may have stars, stay"
+    lines[:] = spaced(lines)
+    section,new = False,as_rst(lines)
+    for i,o in enumerate(lines):
+        if o in ('Parameters', 'Returns', 'Raises') and lines[i+1:i+2] == ['-'*len(o)]: section = o
+        elif section == 'Parameters' and (m := HEAD.match(o)): new[i] = m[1] + (f' : {typed(m[2])}' if m[2] else '')
     lines[:] = new
+
+def typed(about):
+    "'int, default=5' as code"
+    kind,has,default = about.rpartition('default=') if about.startswith('default=') or ', default=' in about else (about, '', '')
+    parts = [f'``{kind.rstrip(", ")}``'] * bool(kind) + [f'default ``{default}``'] * bool(has)
+    return ', '.join(parts)
 
 def resolve(app, env, node, contnode):
     "A name in backticks links to the object of this name, wherever it is defined, if there is only one"

@@ -7,16 +7,17 @@ import numpy as np, pandas as pd, pytest, torchvision
 from PIL import Image
 from torchvision.models._api import WeightsEnum
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.blocks import label_set
-from vision_tasks.data.coco import write_coco
-from vision_tasks.data.masks import write_instance_masks, write_masks
-from vision_tasks.data.points import write_dlc
+from vision_tasks.data.formats.coco import write_coco
+from vision_tasks.data.formats.instance_masks import write_instance_masks
+from vision_tasks.data.formats.masks import write_masks
+from vision_tasks.data.formats.points import write_dlc
+from vision_tasks.data.targets import label_set
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPES, draw_shapes
-from vision_tasks.data.table import write_df
-from vision_tasks.data.via import write_via
-from vision_tasks.data.voc import write_voc
-from vision_tasks.data.yolo import write_yolo
-from vision_tasks.learner import TaskLearner
+from vision_tasks.data.formats.table import write_df
+from vision_tasks.data.formats.via import write_via
+from vision_tasks.data.formats.voc import write_voc
+from vision_tasks.data.formats.yolo import write_yolo
+from vision_tasks.training.learner import TaskLearner
 from vision_tasks.ops.masks import decode_mask
 
 ROOT  = Path(__file__).parent.parent
