@@ -5,9 +5,7 @@ includes NMS. Random weights: a detector then finds fewer objects than a trained
 import argparse, statistics, time, warnings
 import torch, torchvision
 from machine import describe
-from vision_tasks.all import detection_learner  # registers every architecture
-from vision_tasks.models.encoders import create_encoder
-from vision_tasks.models.registry import get_arch
+from vision_tasks.all import create_encoder, get_arch
 
 # recommended size of the input: that of the published figure, or the usual one
 BACKBONES = {'mobilenet_v2': 224, 'mobilenet_v3_large': 224, 'resnet18': 224, 'resnet34': 224, 'resnet50': 224,
@@ -15,8 +13,9 @@ BACKBONES = {'mobilenet_v2': 224, 'mobilenet_v3_large': 224, 'resnet18': 224, 'r
 MODELS = {
     'segmentation': {'lraspp_mobilenet_v3_large': 520, 'deeplabv3_mobilenet_v3_large': 520, 'fcn_resnet50': 520,
                      'deeplabv3_resnet50': 520, 'deeplabv3_resnet101': 520},
-    'detection': {'ssdlite320_mobilenet_v3_large': 320, 'ssd300_vgg16': 300, 'fasterrcnn_mobilenet_v3_large_320_fpn': 320,
-                  'fasterrcnn_mobilenet_v3_large_fpn': 800, 'fasterrcnn_resnet50_fpn': 800,
+    'detection': {'ssdlite320_mobilenet_v3_large': 320, 'ssd300_vgg16': 300,
+                  'fasterrcnn_mobilenet_v3_large_320_fpn': 320, 'fasterrcnn_mobilenet_v3_large_fpn': 800,
+                  'fasterrcnn_resnet50_fpn': 800,
                   'fasterrcnn_resnet50_fpn_v2': 800, 'retinanet_resnet50_fpn': 800, 'retinanet_resnet50_fpn_v2': 800,
                   'fcos_resnet50_fpn': 800},
     'instance': {'maskrcnn_resnet50_fpn': 800, 'maskrcnn_resnet50_fpn_v2': 800}}

@@ -8,7 +8,8 @@ import vision_tasks
 # those that exist come first, in this order; folder or module -> title of its group; other folders get their own name
 TASKS   = 'multilabel classification keypoint localization segmentation detection instance'.split()
 GROUPS  = {'tasks': 'Tasks', 'training': 'Training', 'losses': 'Losses', 'metrics': 'Metrics', 'show': 'Plots',
-           'data': 'Data', 'data.formats': 'Data formats', 'models': 'Models', 'models.segmentation': 'Segmentation models',
+           'data': 'Data', 'data.formats': 'Data formats', 'models': 'Models',
+           'models.segmentation': 'Segmentation models',
            'models.detection': 'Detection models', 'ops': 'Operations', 'ship': 'Export', '': 'Foundations'}
 LEFT_OUT = ('all', 'demo')      # stars only; a command
 WHAT = {
@@ -28,7 +29,7 @@ def modules():
     return res
 
 def own_names(module):
-    "The names of `__all__` that `module` defines itself; constants belong to the module, not to the folder, that lists them"
+    "The names of `__all__` that `module` defines itself; a constant is that of the module, not of the folder"
     package = hasattr(module, '__path__')
     return [n for n in getattr(module, '__all__', [])
             if getattr(getattr(module, n), '__module__', None if package else module.__name__) == module.__name__]
@@ -77,18 +78,21 @@ def write_pages(
     for name,module in found.items():
         (folder/f'{name}.rst').write_text(page(name, module), encoding='utf-8')
         groups.setdefault(group(name), []).append(name)
+    listed  = {n for m in found.values() for n in m.__all__}
+    missing = sorted(listed - {n for m in found.values() for n in own_names(m)})
+    if missing: raise ValueError(f"public names without a page: {missing}; no module with __all__ defines them")
     order = [o for o in GROUPS if o in groups] + sorted(set(groups) - set(GROUPS))
     text = ["# API reference", "",
-            "Every public name of every module, with its parameters. `from vision_tasks.all import *` gives you the names of "
-            "fastai.vision.all and those of the tasks, readers, transforms, metrics and plots; names that this star import leaves "
-            "out are imported from their module. `help(name)` and `name?` show the same text.", ""]
+            "Every public name of every module, with its parameters. `from vision_tasks.all import *` gives you the "
+            "names of fastai.vision.all and those of the tasks, readers, transforms, metrics and plots; the others are "
+            "imported from their module. `help(name)` and `name?` show the same text.", ""]
     for g in order:
         text += [f"## {GROUPS.get(g, g.capitalize())}", "", *([WHAT[g], ''] if g in WHAT else []),
                  '| module | what |', '|---|---|']
         for name in groups[g]:
             first = ' '.join(inspect.cleandoc(found[name].__doc__ or '').split('\n\n')[0].split()).replace('|', r'\|')
             text.append(f'| [{name}](<{name}.rst>) | {first} |')
-        text += ['', f'```{{toctree}}', ':hidden:', f':caption: {GROUPS.get(g, g.capitalize())}', '',
+        text += ['', '```{toctree}', ':hidden:', f':caption: {GROUPS.get(g, g.capitalize())}', '',
                  *(f"{n.rpartition('.')[2]} <{n}>" for n in groups[g]), '```', '']
     (folder/'index.md').write_text('\n'.join(text), encoding='utf-8')
 
@@ -132,7 +136,7 @@ def as_rst(lines):
 HEAD = re.compile(r'^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: : (.*))?$')
 
 def process(app, what, name, obj, options, lines):
-    "Before napoleon reads the sections: types and defaults become code; names of parameters, which may have stars, stay"
+    "Before napoleon reads the sections: types and defaults become code; names of parameters, with their stars, stay"
     lines[:] = spaced(lines)
     section,new = False,as_rst(lines)
     for i,o in enumerate(lines):
@@ -142,7 +146,7 @@ def process(app, what, name, obj, options, lines):
 
 def typed(about):
     "'int, default=5' as code"
-    kind,has,default = about.rpartition('default=') if about.startswith('default=') or ', default=' in about else (about, '', '')
+    kind,has,default = re.fullmatch(r'(.*?)(?:(?:^|, )(default=)(.*))?', about).groups('')
     parts = [f'``{kind.rstrip(", ")}``'] * bool(kind) + [f'default ``{default}``'] * bool(has)
     return ', '.join(parts)
 

@@ -37,7 +37,8 @@ def run(
     for o in ('MPLBACKEND', 'VISION_TASKS_DATA', 'VISION_TASKS_WEIGHTS'): env.pop(o, None)
     client = NotebookClient(nb, kernel_manager_class=ThisInterpreter, timeout=timeout,
                             resources={'metadata': {'path': str(cwd)}})
-    setup = nbformat.v4.new_code_cell(f"%config InlineBackend.print_figure_kwargs = dict(bbox_inches='tight', dpi={DPI})")
+    figures = f"dict(bbox_inches='tight', dpi={DPI})"
+    setup = nbformat.v4.new_code_cell(f'%config InlineBackend.print_figure_kwargs = {figures}')
     nb.cells.insert(0, setup)
     try: client.execute(env=env)
     finally: nb.cells.remove(setup)
@@ -91,17 +92,20 @@ def clean(
                 elif kind.startswith('text/'): data[kind] = clean_text(data[kind], folder)
             if 'image/png' in data: data.pop('text/plain', None)
             # fastai's table of epochs comes as text too, with its times
-            if 'fastprogress' in data.get('text/html', ''): data.pop('text/markdown', None); data.pop('text/plain', None)
-            # progress bars leave empty displays, and a style sheet
-            html = data.get('text/html', '')
-            if o.output_type == 'display_data' and set(data) <= {'text/html', 'text/plain'} and not re.sub(
-                    r'<style>.*?</style>|<[^>]*>|\s', '', html, flags=re.S) and not html.count('<table'): continue
-            outputs.append(o)
+            if 'fastprogress' in data.get('text/html', ''):
+                for kind in ('text/markdown', 'text/plain'): data.pop(kind, None)
+            if not is_bar(o): outputs.append(o)
         c.outputs = merged(outputs)
     for i,c in enumerate((c for c in nb.cells if c.cell_type == 'code'), 1):
         c.execution_count = i
         for o in c.outputs:
             if 'execution_count' in o: o.execution_count = i
+
+def is_bar(o):
+    "Whether an output is what a progress bar leaves: an empty display, or a style sheet"
+    if o.output_type != 'display_data' or not set(o.data) <= {'text/html', 'text/plain'}: return False
+    html = o.data.get('text/html', '')
+    return '<table' not in html and not re.sub(r'<style>.*?</style>|<[^>]*>|\s', '', html, flags=re.S)
 
 def merged(outputs):
     "Pieces of one stream that come one after the other are one output: how they are cut depends on the machine's load"

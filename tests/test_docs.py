@@ -1,8 +1,8 @@
 "The code of README and of the documentation's how-to pages runs as printed, on drawn data"
-import re, sys, types
+import inspect, re, sys, types
 from dataclasses import replace
 from pathlib import Path
-from shutil import copy
+from shutil import copy, copytree
 import numpy as np, pandas as pd, pytest, torchvision
 from PIL import Image
 from torchvision.models._api import WeightsEnum
@@ -42,7 +42,6 @@ def drawn(tmp_path_factory): return draw_all(tmp_path_factory.mktemp('docs'))
 @pytest.fixture
 def data(drawn, tmp_path, monkeypatch):
     "A copy of the drawn data as the current folder"
-    from shutil import copytree
     copytree(drawn, tmp_path/'here')
     monkeypatch.chdir(tmp_path/'here')
     return tmp_path/'here'
@@ -61,7 +60,8 @@ def draw_all(path):
     write_yolo(plain, path/'yolo')
     write_df(labels, path).to_csv(path/'labels.csv', index=False)
     hot = {o: [int(o in a.labels) for a in labels] for o in SHAPES}
-    pd.DataFrame({'fname': [str(a.path.relative_to(path)) for a in shapes], **hot}).to_csv(path/'onehot.csv', index=False)
+    names = [str(a.path.relative_to(path)) for a in shapes]
+    pd.DataFrame(dict(fname=names, **hot)).to_csv(path/'onehot.csv', index=False)
     boxes = write_df([replace(a, split=None) for a in plain], path)
     boxes.to_csv(path/'boxes.csv', index=False)
     xywh = boxes.rename(columns=dict(x1='x', y1='y')).assign(w=boxes.x2-boxes.x1, h=boxes.y2-boxes.y1)
@@ -93,7 +93,8 @@ def apart(annotations):
 def draw_biwi(path):
     "One person, two frames, with the pose and the camera that BIWI has beside them"
     (path/'01').mkdir(parents=True)
-    (path/'01'/'rgb.cal').write_text('500 0 320\n0 500 240\n0 0 1\n\n0 0 0 0\n\n1 0 0\n0 1 0\n0 0 1\n\n0 0 0\n\n640 480\n')
+    camera = '500 0 320\n0 500 240\n0 0 1\n\n0 0 0 0\n\n1 0 0\n0 1 0\n0 0 1\n\n0 0 0\n\n640 480\n'
+    (path/'01'/'rgb.cal').write_text(camera)
     for i in range(2):
         Image.new('RGB', (640, 480)).save(path/'01'/f'frame_0000{i}_rgb.png')
         (path/'01'/f'frame_0000{i}_pose.txt').write_text('1 0 0\n0 1 0\n0 0 1\n\n10 20 900\n')
@@ -104,20 +105,20 @@ def random_weights(monkeypatch):
     names = {torchvision.models.get_model_weights(o): o for o in torchvision.models.list_models()}
     def state(self, *args, **kwargs):
         name,kw = names[type(self)],{}
-        if 'weights_backbone' in str(__import__('inspect').signature(torchvision.models.get_model_builder(name))):
+        if 'weights_backbone' in str(inspect.signature(torchvision.models.get_model_builder(name))):
             kw = dict(weights_backbone=None)
         return torchvision.models.get_model(name, weights=None, **kw).state_dict()
     monkeypatch.setattr(WeightsEnum, 'get_state_dict', state)
 
 # the network that stands in for the one that a page names
-SMALL = dict(multilabel='test_resnet', keypoint='test_resnet', localization='test_resnet',
+SMALL = dict(multilabel=['test_resnet'], keypoint=['test_resnet'], localization=['test_resnet'],
              segmentation=('dynamic_unet', 'test_resnet'), detection=('ssdlite', 'test_resnet'),
              instance=('mask_rcnn', 'test_resnet'))
 
 @pytest.fixture
 def small(monkeypatch):
-    """A module like `vision_tasks.all` whose DataLoaders are small, whose learners have small networks without weights, and
-    whose trainings take one epoch"""
+    """A module like `vision_tasks.all` whose DataLoaders are small, whose learners have small networks without weights,
+    and whose trainings take one epoch"""
     import vision_tasks.all as full
     module = types.ModuleType('small')
     vars(module).update({k: v for k,v in vars(full).items() if not k.startswith('_')})
@@ -132,15 +133,13 @@ def small(monkeypatch):
             if arch == 'mask_rcnn': kw['arch_kwargs'] = dict(width=.125)
             return f(dls, arch, **(kw | (dict(encoder=encoder) if encoder else {})), pretrained=False)
         return wrapped
-    for task,arch in SMALL.items():
-        name = f'{task}_dls'
-        setattr(module, name, dls(getattr(full, name)))
-        arch = (arch,) if isinstance(arch, str) else arch
-        name = f'{task}_learner'
-        setattr(module, name, learner(getattr(full, name), *arch))
+    for task,archs in SMALL.items():
+        setattr(module, f'{task}_dls', dls(getattr(full, f'{task}_dls')))
+        setattr(module, f'{task}_learner', learner(getattr(full, f'{task}_learner'), *archs))
     module.JointTransform = lambda size=64, **kw: full.JointTransform(64, **kw)
     for o in ('fine_tune', 'fit_one_cycle'):
-        monkeypatch.setattr(TaskLearner, o, lambda self, n, *args, _f=getattr(TaskLearner, o), **kw: _f(self, 1, *args, **kw))
+        def one_epoch(self, n, *args, _f=getattr(TaskLearner, o), **kw): return _f(self, 1, *args, **kw)
+        monkeypatch.setattr(TaskLearner, o, one_epoch)
     monkeypatch.setitem(sys.modules, 'small', module)
     return 'small'
 
