@@ -30,9 +30,10 @@ def modules():
 
 def own_names(module):
     "The names of `__all__` that `module` defines itself; a constant is that of the module, not of the folder"
-    package = hasattr(module, '__path__')
-    return [n for n in getattr(module, '__all__', [])
-            if getattr(getattr(module, n), '__module__', None if package else module.__name__) == module.__name__]
+    def own(o):
+        if inspect.isclass(o) or inspect.isroutine(o): return o.__module__ == module.__name__
+        return not hasattr(module, '__path__')
+    return [n for n in getattr(module, '__all__', []) if own(getattr(module, n))]
 
 def directive(module, name):
     "The lines that document one name"
@@ -41,7 +42,7 @@ def directive(module, name):
         kind = 'autoexception' if issubclass(o, Exception) else 'autoclass'
         shown = ['   :show-inheritance:'] if o.__bases__ != (object,) else []
         return [f'.. {kind}:: {full}', *shown, '']
-    if callable(o) and hasattr(o, '__name__'): return [f'.. autofunction:: {full}', '']
+    if inspect.isroutine(o): return [f'.. autofunction:: {full}', '']
     value = ' '.join(repr(o).split())
     return [f'.. py:data:: {name}', *([f'   :value: {value}'] if len(value) <= 100 else []), '',
             *(f'   {l}' for l in as_rst(comment_above(module, name))), '']
