@@ -13,7 +13,7 @@ from PIL import Image
 
 NBS  = Path(__file__).resolve().parent
 ROOT = NBS.parent
-DPI  = 60      # of figures; the site shows them at their width in pixels
+DPI  = 80      # of figures; the site shows them at their width in pixels
 
 class ThisInterpreter(AsyncKernelManager):
     "The interpreter that runs this script as the kernel, whatever kernels are installed"
