@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test slow dist oldest clean
+.PHONY: demo test slow docs nbs dist oldest clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vision_tasks.demo
@@ -35,6 +35,19 @@ $(VENV)-oldest/.installed: setup.cfg
 	sed -n '/^install_requires/,/^$$/s/^ *\([a-z-]*\)>=/\1==/p' setup.cfg > $(@D)/oldest.txt
 	$(@D)/bin/python -m pip install -q -c $(@D)/oldest.txt -e '.[test]'
 	touch $@
+
+# the site, in build/docs: a warning (a broken link inside it, a bad docstring) is an error
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -W ignore -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@
+
+# run the notebooks and store their outputs; `make nbs NBS=nbs/01_multilabel.ipynb` runs one
+nbs: $(VENV)/.installed
+	$(BIN)/python nbs/run.py $(NBS)
 
 # torch and torchvision come from one index as a pair, together with all the rest
 $(VENV)/.installed: setup.cfg
