@@ -103,7 +103,7 @@ def test_points_outside_their_picture_count_as_not_marked_and_a_warning_says_so(
     far = crops[0].points.copy(); far[0, 2] = -900, 4e4
     some = [replace(crops[0], points=far, split='train'), *(replace(a, split='valid') for a in crops[1:8])]
     some += [replace(some[0], split='valid')]
-    with pytest.warns(UserWarning, match=r"2 points in 2 of 9 pictures lie outside the picture, as in .*_0.png; they "
+    with pytest.warns(UserWarning, match=r"2 points in 2 of 9 images lie outside the image, as in .*_0.png; they "
                                          "count as not marked") as w:
         dls = dls_of(some, batch_tfms=[], flip_pairs=None)
     assert len([o for o in w if 'outside' in str(o.message)]) == 1
@@ -275,7 +275,7 @@ def test_instances_without_a_marked_point_or_of_a_few_pixels_are_dropped_and_cou
 
 def test_bad_data_are_told(crops, tmp_path):
     many = draw_shapes(tmp_path/'s', n=8, size=64)
-    with pytest.raises(AnnotationError, match="instances in one picture, but this task finds the points of one; "
+    with pytest.raises(AnnotationError, match="instances in one image, but this task predicts the points of one; "
                                               r"`crop_instances\(annotations\)`"): dls_of(many)
     with pytest.raises(AnnotationError, match=r"_0.png: 4 points, but vocab names 5"):
         dls_of([*crops[1:], replace(crops[0], points=crops[0].points[:,:4], visible=None)])
@@ -284,7 +284,7 @@ def test_bad_data_are_told(crops, tmp_path):
     with pytest.raises(AnnotationError, match="none of the 24 annotations has points|"
                                               "none of the .* annotations has points"):
         dls_of([replace(a, points=None, visible=None) for a in crops])
-    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked inside its picture"):
+    with pytest.raises(AnnotationError, match="no point of the .* annotations is marked inside its image"):
         dls_of([replace(a, points=np.full_like(a.points, NAN), visible=None) for a in crops])
     with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"):
         dls_of(crops, flip_pairs=[('left', 'nose')])

@@ -108,8 +108,8 @@ def test_boxes_are_clipped_and_those_without_area_dropped_with_one_warning(full)
     a,b = full[:2]
     odd = [replace(a, bboxes=[[-5, -5, 20, 20]], points=None, visible=None, masks=None),
            replace(b, bboxes=[[9, 9, 9, 20]], points=None, visible=None, masks=None)]
-    with pytest.warns(UserWarning, match="boxes of 2 of 28 pictures reach outside the picture, or have no area: "
-                                         "they were clipped, and 1 objects without an area in the picture were") as w:
+    with pytest.warns(UserWarning, match="boxes of 2 of 28 images reach outside the image, or have no area: "
+                                         "they were clipped, and 1 objects without an area in the image were") as w:
         dls = dls_of([*odd, *full[2:]])
     assert len([o for o in w if 'clipped' in str(o.message)]) == 1
     items = {o.path: o for o in [*dls.train.items, *dls.valid.items]}
@@ -276,7 +276,7 @@ def test_bad_data_are_told(shapes, full, anns):
     with pytest.raises(AnnotationError, match="none of the 4 annotations has a label"):
         dls_of([a for a in anns if not a.labels])
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])
-    with pytest.raises(AnnotationError, match="no boxes, so that it is not known what is largest"):
+    with pytest.raises(AnnotationError, match="no boxes are annotated, so that no object is known to be the largest"):
         largest_object([Annotation('a.png', (5, 5), ['x'])])
 
 def test_new_data_with_what_the_vocab_lacks_are_told(full, anns):

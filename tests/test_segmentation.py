@@ -304,10 +304,10 @@ def test_bad_arguments_of_the_learner_are_told(anns):
         segmentation_learner(dls, 'unett')
     with pytest.raises(ValueError, match="unet: .*unexpected keyword.*encoder"):
         segmentation_learner(dls, 'unet', encoder='resnet18', pretrained=False)
-    with pytest.raises(ValueError, match=r"the model gives \(1, 3, 64, 64\) for a picture of \(64, 64\); expected"):
+    with pytest.raises(ValueError, match=r"the model gives \(1, 3, 64, 64\) for an image of \(64, 64\); expected"):
         segmentation_learner(dls, nn.Conv2d(3, 3, 1), pretrained=False)
     for stride in (2, 8):
-        with pytest.raises(ValueError, match=r"the model gives logits of .* picture of \(64, 64\) .*F.interpolate"):
+        with pytest.raises(ValueError, match=r"the model gives logits of .* image of \(64, 64\) .*F.interpolate"):
             segmentation_learner(dls, nn.Conv2d(3, 5, stride, stride), pretrained=False)
     with pytest.raises(ValueError, match="a U-Net with padding='valid' takes heights and widths of 16k"):
         segmentation_learner(dls, 'unet')

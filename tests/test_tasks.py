@@ -220,7 +220,7 @@ def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(
     if low: assert not any(o.labels for o in learn.annotate(some, thresh=1.))
 
 def test_a_folder_is_not_a_picture(learn, anns):
-    with pytest.raises(ValueError, match="is a folder; pass its pictures: get_image_files"):
+    with pytest.raises(ValueError, match="is a folder; pass its images: get_image_files"):
         learn.annotate(anns[0].path.parent)
 
 def mirrored(a, learn):

@@ -21,13 +21,13 @@ from .show.sheet import contact_sheet
 from .metrics.threshold_curves import out_of_fold_threshold
 
 def demo_multilabel(path:Path, n:int, epochs:int) -> dict:
-    "Which shapes are in the picture? The row of the table; a contact sheet and the exported learner go to `path`"
+    "Which shapes are in the image? The row of the table; a contact sheet and the exported learner go to `path`"
     anns  = draw_shapes(path/'shapes', n=n, size=64)
     dls   = multilabel_dls(anns, size=64, bs=32, path=path, num_workers=0)
     learn = multilabel_learner(dls, 'resnet18', pretrained=False)
     with learn.no_bar():
         before = train(learn, epochs, 4e-3)
-        # what the tuned thresholds are worth on pictures that they were not chosen on
+        # the score of the tuned thresholds on images that they were not chosen on
         valid = learn.dls.valid.items
         tuned = out_of_fold_threshold(*learn.get_preds(), stratified_folds(valid), per_class=True)[1]
         learn.tune_threshold(per_class=True)
@@ -49,7 +49,7 @@ def demo_keypoint(path:Path, n:int, epochs:int) -> dict:
     return {'pixels off, of 64': scores['error_px'], 'PCK at .2 of the torso': scores[metrics[1].name]}
 
 def demo_localization(path:Path, n:int, epochs:int) -> dict:
-    "What is the one shape of a picture, and where?"
+    "What is the one shape of an image, and where?"
     anns  = only_boxes(draw_shapes(path/'single', n=n, size=64, most=1))
     dls   = localization_dls(anns, size=64, bs=32, path=path, num_workers=0)
     learn = localization_learner(dls, 'resnet18', pretrained=False)
@@ -91,7 +91,7 @@ def demo_instance(path:Path, n:int, epochs:int) -> dict:
         keep(learn, 'instance', dls.valid.items[:12])
     return {'box AP': scores['map'], 'mask AP': scores['map_segm'], 'mask AP50': scores['map50_segm']}
 
-# a narrow net, and few regions: torchvision's numbers are for pictures of 800 pixels
+# a narrow network, and few regions: torchvision's numbers are for images of 800 pixels
 DEMO_RCNN = dict(width=.125, rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=30, rpn_pre_nms_top_n_test=100,
                  rpn_post_nms_top_n_test=20, box_batch_size_per_image=16)
 

@@ -1,4 +1,4 @@
-"Object detection: a box, a name and a score for every object of a picture"
+"Object detection: a box, a class and a score for every object of an image"
 from __future__ import annotations
 from functools import partial
 import numpy as np
@@ -117,40 +117,40 @@ def _metrics(): return [MeanAP()]
 def without_background(vocab): return len(vocab) - 1
 
 class _Batches:
-    "(x, bboxes, labels, proposals) of all batches of `dl`, as often as one asks"
+    "(x, bboxes, labels, proposals) of all batches of `dl`, in every iteration anew"
     def __init__(self, dl, bar): self.dl,self.bar = dl,bar
     def __iter__(self):
         for x,*proposals,bboxes,labels in progress_bar(self.dl, leave=False) if self.bar else self.dl:
             yield x,bboxes,labels,*(proposals or [None])
 
 class _Detections(Metric):
-    "Collects truth and answers in pixels of the files; detections of any score"
+    "Collects ground truth and predictions in pixels of the files; detections of any score"
     name = 'detections'
-    def reset(self): self.truth,self.said = [],[]
+    def reset(self): self.targets,self.preds = [],[]
     def accumulate(self, learn):
         dets  = learn.probabilities(learn.pred)
-        items = learn.items_of_batch(len(self.truth), len(dets))
-        self.truth += items
-        self.said  += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
+        items = learn.items_of_batch(len(self.targets), len(dets))
+        self.targets += items
+        self.preds  += learn.to_annotations(dets, [(a.path, a.size) for a in items], 0.)
     @property
     def value(self): return 0.
 
 @checked_methods
 class DetectionLearner(TaskLearner):
-    "A `TaskLearner` that answers with boxes, names and scores in pixels of the file"
+    "A `TaskLearner` that predicts boxes, classes and scores in pixels of the file"
     in_pixels = True
     not_mixed = 'boxes'
 
     # --- one batch: the model sees the objects, for its losses are its own affair
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
-        "fastai's `fit`; then `fit_stages`, where the net has later stages and it is not `lr_find` that asks"
+        "fastai's `fit`; then `fit_stages`, where the network has later stages, but not for `lr_find`"
         super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
         if not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
     def fit_stages(self, **kwargs, # of the `fit_stages` of the model
     ):
-        """What a net learns after its layers, as R-CNN's SVMs: on the training set, without augmentation. The net's own
+        """What a network learns after its layers, as R-CNN's SVMs: on the training set, without augmentation. Its own
         `fit_stages` takes batches of (x, bboxes, labels, proposals), `names` of its classes and `kwargs`, and says what
         it gives; `None` from a net that has none"""
         fit = getattr(self.model, 'fit_stages', None)
@@ -160,7 +160,7 @@ class DetectionLearner(TaskLearner):
             return
         self.model.eval()
         res = fit(_Batches(self.whole_dl(0), hasattr(self, 'progress')), **{'names': self.dls.vocab[1:], **kwargs})
-        # the log of the epochs has the scores before: let nobody take them for the net's
+        # the log of the epochs has the scores before this
         if self.logger is not noop: print("later stages are fitted: `evaluate` has their scores, `tune_threshold` a "
                                           "threshold that suits them")
         if hasattr(self, 'distributed'): self.distributed.same_buffers(self.model)
@@ -197,12 +197,12 @@ class DetectionLearner(TaskLearner):
     def to_annotations(self,
         dets, # (b, max_dets, 6) x1 y1 x2 y2 score label, pixels of the network's input; masks follow in the last axis
               # where there are any
-        pictures, thresh,
+        images, thresh,
     ):
         thresh = self.loss_func.thresh if thresh is None else thresh
         dets = dets.as_subclass(Tensor).float().cpu()
         on,vocab,res = above(dets, torch.as_tensor(check_thresh(thresh, len(self.dls.vocab)-1))),list(self.dls.vocab),[]
-        for (path,size),d,keep in zip(pictures, dets, on):
+        for (path,size),d,keep in zip(images, dets, on):
             d,hi  = d[keep],torch.tensor([*size]*2)
             whole = self.valid_view(size).undo_bboxes(d[:,:4].double())
             b = whole.clamp(min=0).minimum(hi)
@@ -217,7 +217,7 @@ class DetectionLearner(TaskLearner):
         bboxes, # (k, 4) their boxes in pixels of the image file
         size,   # (w, h) of the image file
     ):
-        "The masks of a picture's detections, whose `bboxes` may reach out of it; `None` where there are no masks"
+        "Masks of the detections of an image, whose `bboxes` may reach beyond it; `None` if the model predicts none"
         return None
 
     def annotate(self, items, thresh=None, bs:int=None) -> list[Annotation]:
@@ -234,11 +234,11 @@ class DetectionLearner(TaskLearner):
         raise ValueError("boxes of an image and of its mirror image have no average: use annotate(items)")
 
     def plot_top_losses(self, k:int=9, ds_idx:int=1, dl=None, largest:bool=True, **kwargs):
-        "Draw the `k` pictures with the largest (or smallest) loss, that first"
+        "Draw the `k` images with the largest (or smallest) loss, that first"
         super().plot_top_losses(k, ds_idx, dl, largest, **kwargs)
 
     def summary(self):
-        "The parts of the detector, two levels deep, with their parameters; what is trained at present beside"
+        "The parts of the detector, two levels deep, with their numbers of parameters, all and trainable"
         rows = [f"{'module':<34}{'kind':<30}{'parameters':>14}{'trained':>14}"]
         def count(ps): return f'{sum(p.numel() for p in ps):,}'
         for name,m in [('', self.model), *self.model.named_modules()]:
@@ -253,30 +253,30 @@ class DetectionLearner(TaskLearner):
         ds_idx:int=1, dl=None,
         metrics=(), # further metrics to compute in the same pass
     ):
-        "Truth and answers, two lists of `Annotation` with every detection; the loss; the values of further `metrics`"
+        "Ground truth and predictions, lists of `Annotation` with every detection; the loss; the values of `metrics`"
         seen = _Detections()
         with self.scored_by([seen, *metrics]):
             loss,_,*rest = self.validate(dl=self.whole_dl(ds_idx, dl))
-        return seen.truth,seen.said,loss,*rest
+        return seen.targets,seen.preds,loss,*rest
 
     def evaluate(self, ds_idx:int=1, dl=None) -> dict:
         "The loss; then COCO's figures, in pixels of the files; then further metrics of the learner's own"
         own = [m for m in self.own_metrics() if not isinstance(m, MeanAP)]
-        truth,said,loss,*rest = self.in_files(ds_idx, dl, own)
-        return {'valid_loss': loss, **self.coco_scores(truth, said), **{m.name: v for m,v in zip(own, rest)}}
+        targets,preds,loss,*rest = self.in_files(ds_idx, dl, own)
+        return {'valid_loss': loss, **self.coco_scores(targets, preds), **{m.name: v for m,v in zip(own, rest)}}
 
     def coco_scores(self,
-        truth,                # list[Annotation], the ground truth
-        said,                 # list[Annotation] of the same images, the detections
+        targets,                # list[Annotation], the ground truth
+        preds,                 # list[Annotation] of the same images, the detections
         per_class:bool=False, # a row for each class
     ):
-        "COCO's figures of `said`, as of `coco_ap`"
-        return coco_ap(truth, said, self.dls.vocab[1:], per_class=per_class)
+        "COCO's scores, as `coco_ap` returns them"
+        return coco_ap(targets, preds, self.dls.vocab[1:], per_class=per_class)
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         "For each class: objects of it, AP, AP50, AP75 and AR, as COCO counts them"
-        truth,said,*_ = self.in_files(ds_idx, dl)
-        return self.coco_scores(truth, said, per_class=True)
+        targets,preds,*_ = self.in_files(ds_idx, dl)
+        return self.coco_scores(targets, preds, per_class=True)
 
     @checked(score=choice('f1', 'fbeta', None))
     def tune_threshold(self,
@@ -288,8 +288,8 @@ class DetectionLearner(TaskLearner):
     ):
         """Set the threshold that `annotate`, `predict` and `show_results` use to the one with the best F-beta; it is
         exported with the learner. (threshold(s), value(s))"""
-        truth,said,*_ = self.in_files(ds_idx, dl)
-        t,value = best_detection_threshold(truth, said, iou, beta, per_class, self.dls.vocab[1:])
+        targets,preds,*_ = self.in_files(ds_idx, dl)
+        t,value = best_detection_threshold(targets, preds, iou, beta, per_class, self.dls.vocab[1:])
         self.loss_func.thresh = t
         return t,value
 
@@ -299,9 +299,9 @@ class DetectionLearner(TaskLearner):
         thresh=None,  # in place of the learner's own threshold: a number in [0, 1], or one per class; None (default):
                       # the learner's
     ) -> pd.DataFrame:
-        "Objects by true class (rows) and answer (columns), with a row and a column for what is neither"
-        (truth,said,*_),thresh = self.in_files(ds_idx, dl),self.loss_func.thresh if thresh is None else thresh
-        return detection_confusion(truth, said, self.dls.vocab[1:], iou, thresh)
+        "Objects by true class (rows) and predicted class (columns); a row of false positives, a column of missed ones"
+        (targets,preds,*_),thresh = self.in_files(ds_idx, dl),self.loss_func.thresh if thresh is None else thresh
+        return detection_confusion(targets, preds, self.dls.vocab[1:], iou, thresh)
 
     @checked(normalize=FLAG)
     def plot_confusion(self,
@@ -318,9 +318,9 @@ class DetectionLearner(TaskLearner):
 def fit_anchors(
     annotations,         # list[Annotation] with boxes, of the training set
     size=512,            # of the network's input in pixels: (w, h), or one number for both
-    method='pad',        # how pictures are brought to it: 'pad', as `detection_block` does, or 'squish'
-    levels:int=5,        # maps of the net: 5 for two-stage nets, RetinaNet and FCOS
-    sizes:int=1,         # on each: 1 for `faster_rcnn`, 3 for `retinanet`
+    method='pad',        # how images are resized to it: 'pad', as `detection_block` does, or 'squish'
+    levels:int=5,        # maps of the network: 5 for two-stage networks, RetinaNet and FCOS
+    sizes:int=1,         # on each level: 1 for `faster_rcnn`, 3 for `retinanet`
     ratios:int=3,        # aspect ratios
 ) -> tuple[tuple,tuple]: # sizes by level in pixels, height/width: `arch_kwargs=dict(anchors=fit_anchors(anns))`
     "Anchors of the sizes and shapes that the objects have in the network's input, by k-means"

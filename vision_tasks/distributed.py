@@ -1,5 +1,6 @@
-"""Training in several processes, one on each GPU or all on a CPU: batches are shared out, what they gave is gathered.
-In place of fastai's `DistributedTrainer`, which needs a GPU, counts pictures twice, plans more steps than it takes"""
+"""Training in several processes, one on each GPU or all on a CPU: batches are divided among them, and results are
+gathered. It replaces fastai's `DistributedTrainer`, which needs a GPU, counts images twice and plans more steps than it
+takes"""
 from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -28,9 +29,9 @@ def training_share(
     idxs:list,      # of an epoch, in its order, the same in every process
     rank:int,       # of this process, 0 to world - 1
     world:int,      # processes
-    drop_last:bool, # leave out what does not go into equal shares; otherwise the first ones come again
+    drop_last:bool, # drop what does not divide into equal shares; otherwise the first ones are repeated
 ) -> list:          # as many in every process, at least one
-    "The pictures that process `rank` trains on"
+    "Indices of the images that process `rank` trains on"
     n = max(len(idxs)//world if drop_last else -(-len(idxs)//world), 1)
     return list(islice(cycle(idxs), n*world))[rank::world]
 
@@ -38,10 +39,10 @@ def validation_share(
     idxs:list,      # in their order, the same in every process
     rank:int,       # of this process, 0 to world - 1
     world:int,      # processes
-    bs:int,         # pictures in a batch
+    bs:int,         # images in a batch
     n_batches:int,  # that one process would take
 ) -> list:          # none where there are fewer batches than processes
-    "The pictures that process `rank` answers for: whole batches, those that one process would take, each in one place"
+    "Indices of the images that process `rank` predicts: whole batches, those that one process would take, each once"
     first,last = (-(-r*n_batches//world) for r in (rank, rank+1))
     return idxs[first*bs:last*bs]
 
@@ -91,7 +92,7 @@ def joined(
     values:list, # of one attribute of a metric, a value for each process
     how=None,    # a key of `JOINS`, or a function of the list of values; None: by their type
 ):               # one value; None where all are
-    """What several processes counted as one. Values of None, of processes that counted nothing, are left out. By type,
+    """What several processes counted as one. Values of None, of processes that counted nothing, are dropped. By type,
     numbers and tensors are summed, lists are concatenated, dicts are joined by key, and all else must be the same"""
     values = [v for v in values if v is not None]
     if not values: return None
@@ -216,7 +217,7 @@ class Distributed(Callback):
     def before_validate(self):
         dl = self.learn.dl
         alone = any(getattr(cb, 'every_process', False) for cb in self.learn.cbs)
-        # one batch is less work than to share it out; and what rank 0 asks alone, as in `predict`, waits for nobody
+        # one batch is less work than to divide it; and a call of rank 0 alone, such as `predict`, waits for nobody
         self.shared = isinstance(dl, DataLoader) and len(dl) > 1 and not alone
         if not self.shared: return
         idxs = validation_share(self.of_first(list(dl.get_idxs())), self.rank, self.world, dl.bs, len(dl))

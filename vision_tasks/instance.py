@@ -1,4 +1,4 @@
-"Instance segmentation: a mask, a box, a name and a score for every object of a picture"
+"Instance segmentation: a mask, a box, a class and a score for every object of an image"
 from __future__ import annotations
 from functools import partial
 from dataclasses import replace
@@ -93,18 +93,19 @@ def _metrics(): return [MeanAP(), MeanAP(iou_type='segm')]
 
 @checked_methods
 class InstanceLearner(DetectionLearner):
-    """A `DetectionLearner` whose objects have masks. The net's are probabilities, spread over the box of each object;
-    they become pixels where they are drawn, scored or written. Thresholds and the confusion matrix go by boxes"""
+    """A `DetectionLearner` whose objects have masks. The network's are probabilities, spread over the box of each
+    object; they become pixels where they are drawn, scored or written. Thresholds and the confusion matrix go by
+    boxes"""
 
     def probabilities(self,
         pred,    # detections (b, k, 6) and masks (b, k, m, m)
     ) -> Tensor: # (b, k, 6 + m*m)
-        "Detections with their masks behind"
+        "Detections, each followed by its mask"
         dets,masks = (o.as_subclass(Tensor).float() for o in self.loss_func.activation(pred))
         return torch.cat([dets, masks.flatten(2)], 2)
 
     def masks_of(self, dets, bboxes, size):
-        if dets.shape[1] == 6: return None     # `MeanAP` of boxes leaves them out
+        if dets.shape[1] == 6: return None     # `MeanAP` of boxes drops them
         m = round((dets.shape[1]-6)**.5)
         return paste_rle(dets[:,6:].view(-1, m, m).numpy(), bboxes.numpy(), size)
 
@@ -126,9 +127,9 @@ class InstanceLearner(DetectionLearner):
         if masks == 'rle': return res
         return [replace(a, masks=[mask_polygons(decode_mask(m, a.size), 'fill') for m in a.masks]) for a in res]
 
-    def coco_scores(self, truth, said, per_class:bool=False):
+    def coco_scores(self, targets, preds, per_class:bool=False):
         "COCO's figures by the overlap of boxes, as of `coco_ap`, then by that of masks, '_segm' behind their names"
-        boxes,masks = (coco_ap(truth, said, self.dls.vocab[1:], o, per_class=per_class) for o in ('bbox', 'segm'))
+        boxes,masks = (coco_ap(targets, preds, self.dls.vocab[1:], o, per_class=per_class) for o in ('bbox', 'segm'))
         if not per_class: return {**boxes, **{f'{k}_segm': v for k,v in masks.items()}}
         return pd.concat([boxes, masks.drop(columns=['label', 'n']).add_suffix('_segm')], axis=1)
 

@@ -1,4 +1,4 @@
-"Keypoint regression: where in the picture is each named point? Coordinates leave the net through `sigmoid_range`"
+"Keypoint regression: where in the image is each named point? `sigmoid_range` bounds the predicted coordinates"
 from __future__ import annotations
 from functools import partial
 from dataclasses import replace
@@ -80,8 +80,8 @@ def one_instance(a):
     if a.points is None:
         return replace(a, points=np.zeros((0, 2)) if a.bboxes is None else np.zeros((len(a.bboxes), 0, 2)))
     if a.points.ndim == 3 and len(a.points) > 1:
-        raise AnnotationError(f"{a.path}: {len(a.points)} instances in one picture, but this task finds the points of "
-                              "one; `crop_instances(annotations)` makes a picture of each")
+        raise AnnotationError(f"{a.path}: {len(a.points)} instances in one image, but this task predicts the points "
+                              "of one; `crop_instances(annotations)` makes an image of each")
     return a
 
 def with_points(annotations, k):
@@ -91,14 +91,14 @@ def with_points(annotations, k):
             for a in annotations]
 
 def warn_outside(annotations):
-    "One warning that counts the marked points which lie outside their picture"
+    "One warning that counts the marked points that lie outside their image"
     out = []
     for a in annotations:
         on = ~np.isnan(a.points[...,0]) & (True if a.visible is None else a.visible > 0)
         out.append(int(on.sum() - (~np.isnan(marked_points(a)[:,0])).sum()))
     if any(out):
         at = int(np.argmax(np.array(out) > 0))
-        warn(f"{sum(out)} points in {sum(o > 0 for o in out)} of {len(out)} pictures lie outside the picture, "
+        warn(f"{sum(out)} points in {sum(o > 0 for o in out)} of {len(out)} images lie outside the image, "
              f"as in {annotations[at].path}; they count as not marked. `check_annotations` lists them")
 
 def names_of_points(annotations, vocab):
@@ -112,9 +112,9 @@ def names_of_points(annotations, vocab):
     for n,a in counts.items():
         if n != k: raise AnnotationError(
             f"{a.path}: {n} points, but " + (f"vocab names {k}" if vocab is not None else f"{counts[k].path} has {k}")
-            + "; every picture has the same points, nan for those not marked")
+            + "; every image has the same points, nan for those not marked")
     if all(np.isnan(marked_points(a)).all() for a in annotations if len(a.points)): raise AnnotationError(
-        f"no point of the {len(annotations)} annotations is marked inside its picture: there is nothing to learn; "
+        f"no point of the {len(annotations)} annotations is marked inside its image: there is nothing to learn; "
         "are the columns x, y in pixels of the file?")
     vocab = [str(i) for i in range(k)] if vocab is None else list(vocab)
     if len(set(vocab)) < k: raise ValueError(
@@ -208,7 +208,7 @@ class KeypointLearner(TaskLearner):
         sizes, # list of (w, h) of the b files
     ) -> Tensor:
         """(b, k, 2) in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to the
-        picture"""
+        image"""
         res = []
         for o,size in zip(p.cpu().double(), sizes):
             view = self.valid_view(size)
@@ -221,9 +221,9 @@ class KeypointLearner(TaskLearner):
 
     def probabilities_of(self, preds): return self.probabilities(preds)
 
-    def to_annotations(self, probs, pictures, thresh=None):
-        points = self.in_file(probs, [size for _,size in pictures]).numpy()
-        return [Annotation(path, size, points=p, visible=np.full(len(p), 2)) for (path,size),p in zip(pictures, points)]
+    def to_annotations(self, probs, images, thresh=None):
+        points = self.in_file(probs, [size for _,size in images]).numpy()
+        return [Annotation(path, size, points=p, visible=np.full(len(p), 2)) for (path,size),p in zip(images, points)]
 
     @checked(thresh=FRACTION, by=BY)
     def evaluate_per_point(self,
@@ -231,7 +231,7 @@ class KeypointLearner(TaskLearner):
         by='diagonal',    # normalizer of NME and PCK, as `normaliser_of` takes it
         thresh:float=.05, # PCK counts errors up to this share of the normalizer
     ) -> pd.DataFrame:
-        """For each point: pictures in which it is marked, mean and median error in pixels of the file, NME, PCK at
+        """For each point: images in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""
         dl = self.whole_dl(ds_idx, dl)
         items = list(dl.items)

@@ -1,4 +1,4 @@
-"Classification and localization: what is the one object of a picture, and where? One body, a class and a box head"
+"Classification and localization: the class and the box of the one object of an image; one encoder, two heads"
 from __future__ import annotations
 from functools import partial
 import numpy as np
@@ -107,7 +107,7 @@ def _metrics(): return [LocalizationAccuracy(), LocalizationIoU(), LocalizationA
 
 class LocalizationHead(nn.Module):
     """(b, c, h, w) -> (b, n_out + 4): class logits of a pooled map, and a box of a map whose places stay apart, as
-    x1 y1 x2 y2 in [-1, 1]; x1 < x2 and y1 < y2, corners may lie outside the picture"""
+    x1 y1 x2 y2 in [-1, 1]; x1 < x2 and y1 < y2, corners may lie outside the image"""
     def __init__(self, c, n_out, grid=7, width=64, hidden=256, **kwargs):
         super().__init__()
         self.label = pooled_head(c, n_out, **kwargs)
@@ -120,7 +120,7 @@ class LocalizationHead(nn.Module):
 
 @checked_methods
 class LocalizationLearner(TaskLearner):
-    "A `TaskLearner` whose answer is one name with one box, in pixels of the file, or none"
+    "A `TaskLearner` that predicts one class with one box, in pixels of the file, or none"
     in_pixels = True
     not_mixed = 'boxes'
 
@@ -145,7 +145,7 @@ class LocalizationLearner(TaskLearner):
         sizes, # list of (w, h) of the b files
     ) -> Tensor:
         """(b, 4) boxes in [-1, 1] of the network's input, as pixels of files of `sizes`, a list of (w, h); clipped to
-        the picture"""
+        the image"""
         res = []
         for o,size in zip(b.cpu().double(), sizes):
             view = self.valid_view(size)
@@ -153,24 +153,24 @@ class LocalizationLearner(TaskLearner):
             res.append(px.clamp(min=0).minimum(torch.tensor(size*2)))
         return torch.stack(res)
 
-    def to_annotations(self, probs, pictures, thresh):
+    def to_annotations(self, probs, images, thresh):
         if thresh is not None: thresh = check_thresh(thresh).item()
         probs,vocab = probs.cpu(),list(self.dls.vocab)
-        bboxes = self.in_file(probs[:,-4:], [size for _,size in pictures]).float().numpy()
+        bboxes = self.in_file(probs[:,-4:], [size for _,size in images]).float().numpy()
         res = []
-        for (path,size),(p,i),b in zip(pictures, zip(*(o.tolist() for o in probs[:,:-4].max(1))), bboxes):
+        for (path,size),(p,i),b in zip(images, zip(*(o.tolist() for o in probs[:,:-4].max(1))), bboxes):
             on = vocab[i] != NO_OBJECT and (thresh is None or p > thresh)
             res.append(Annotation(path, size, [vocab[i]]*on, b[None][:on], scores=[p]*on))
         return res
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
-        """For each class: pictures of it, share of them whose class is right (recall), share of the answers that are
-        (precision), mean IoU, share with class and box right at IoU .5; nan where it has no meaning"""
+        """For each class: images of it, share of them whose class is correct (recall), share of the predictions that
+        are (precision), mean IoU, share with class and box right at IoU .5; nan where it has no meaning"""
         dl = self.whole_dl(ds_idx, dl)
-        truth = list(dl.items)
-        said = self.annotate(truth, bs=dl.bs)
-        right,iou = (o.numpy() for o in localized(truth, said))
-        t,p = (np.array(o) for o in ([object_label(a) for a in truth], [(a.labels or [NO_OBJECT])[0] for a in said]))
+        targets = list(dl.items)
+        preds = self.annotate(targets, bs=dl.bs)
+        right,iou = (o.numpy() for o in localized(targets, preds))
+        t,p = (np.array(o) for o in ([object_label(a) for a in targets], [(a.labels or [NO_OBJECT])[0] for a in preds]))
         both,rows = right & (np.isnan(iou) | (iou >= .5)),[]
         for name in self.dls.vocab:
             on,boxed = t == name,(t == name) & ~np.isnan(iou)
@@ -182,8 +182,8 @@ class LocalizationLearner(TaskLearner):
     def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """Numbers of images by true class (rows) and predicted class (columns): `metrics.localization_confusion`"""
         dl = self.whole_dl(ds_idx, dl)
-        truth = list(dl.items)
-        return localization_confusion(truth, self.annotate(truth, bs=dl.bs), self.dls.vocab)
+        targets = list(dl.items)
+        return localization_confusion(targets, self.annotate(targets, bs=dl.bs), self.dls.vocab)
 
     @checked(normalize=FLAG)
     def plot_confusion(self, ds_idx:int=1, dl=None, normalize:bool=True, ax=None):
@@ -198,11 +198,12 @@ class LocalizationLearner(TaskLearner):
 @checked()
 def largest_object(
     annotations,       # list[Annotation] with boxes
-) -> list[Annotation]: # with one object each, or none where there is none; what is ignored is not taken
-    "Each picture with its largest object alone, by the area of its box inside the picture"
+) -> list[Annotation]: # with one object each, or none; objects to ignore are not taken
+    "Each image with its largest object alone, by the area of its box inside the image"
     res = []
     for a in annotations:
-        if a.bboxes is None: raise AnnotationError(f"{a.path}: no boxes, so that it is not known what is largest")
+        if a.bboxes is None: raise AnnotationError(
+            f"{a.path}: no boxes are annotated, so that no object is known to be the largest")
         if a.ignore is not None: a = select_objects(a, ~a.ignore)
         b = a.bboxes.clip(0, [*a.size]*2)
         area = (b[:,2:]-b[:,:2]).prod(1)

@@ -1,4 +1,4 @@
-"Multi-label classification: which names apply to a picture, none, one or several; thresholds stay with the model"
+"Multi-label classification: none, one or several classes per image; thresholds are saved with the model"
 from __future__ import annotations
 from functools import partial
 import pandas as pd
@@ -97,20 +97,20 @@ class MultilabelLearner(TaskLearner):
 
     def mirror_back(self, probs): return probs
 
-    tta = Learner.tta    # names do not move with the picture
+    tta = Learner.tta    # labels do not move with the image
 
-    def to_annotations(self, probs, pictures, thresh):
+    def to_annotations(self, probs, images, thresh):
         vocab = list(self.dls.vocab)
         t = torch.as_tensor(check_thresh(self.loss_func.thresh if thresh is None else thresh, len(vocab)))
         probs = probs.cpu()
         res = []
-        for (path,size),p,on in zip(pictures, probs, probs > t):
+        for (path,size),p,on in zip(images, probs, probs > t):
             idxs = on.nonzero().flatten().tolist()
             res.append(Annotation(path, size, [vocab[j] for j in idxs], scores=p[idxs].numpy()))
         return res
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
-        """For each class: pictures with it, average precision, threshold, and at that threshold precision, recall, F1;
+        """For each class: images with it, average precision, threshold, and at that threshold precision, recall, F1;
         nan where it has no meaning"""
         probs,targs = self.get_preds(dl=self.whole_dl(ds_idx, dl))
         targs = targs.as_subclass(Tensor) > .5

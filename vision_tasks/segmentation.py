@@ -1,4 +1,4 @@
-"Semantic segmentation: a class for every pixel; void is left out of losses, scores and pictures"
+"Semantic segmentation: a class for every pixel; void pixels are excluded from losses and metrics"
 from __future__ import annotations
 import inspect
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
 __all__ = ['segmentation_block', 'segmentation_dls', 'segmentation_learner', 'AuxLoss', 'SegmentationLearner']
 
-AT_ONCE = 2**26   # numbers of one picture's probabilities in memory, when they are brought to the file's size
+AT_ONCE = 2**26   # numbers of the probabilities of one image in memory, when they are resized to the file
 
 @checked(**BLOCK)
 def segmentation_block(
@@ -140,22 +140,22 @@ GRID = Kind("a dict of lists of values, by the parameter of `dense_crf`", lambda
             all(k in inspect.signature(dense_crf).parameters and len(list(v)) for k,v in o.items()))
 
 class InFileConfusion(Metric):
-    "(c, c) pixel counts in pixels of the files, row = truth, column = answer"
+    "(c, c) pixel counts in pixels of the files, row = target, column = prediction"
     name = 'confusion'
     def reset(self): self.counts,self.n = None,0
     def accumulate(self, learn):
         items,probs = learn.items_of_batch(self.n, len(learn.pred)),learn.probabilities(learn.pred)
         self.n += len(items)
         for a,p in zip(items, probs):
-            said = learn.labels_in_file(p, a.size)
-            cm = confusion_counts(said, torch.from_numpy(class_mask(a, len(learn.dls.vocab))), len(learn.dls.vocab))
+            preds = learn.labels_in_file(p, a.size)
+            cm = confusion_counts(preds, torch.from_numpy(class_mask(a, len(learn.dls.vocab))), len(learn.dls.vocab))
             self.counts = cm if self.counts is None else self.counts + cm
     @property
     def value(self): return 0.
 
 @checked_methods
 class SegmentationLearner(WholeImages, TaskLearner):
-    "A `TaskLearner` that answers with a class mask of each file's size"
+    "A `TaskLearner` that predicts a class mask of the size of each file"
     in_pixels = True
     not_mixed = 'class masks'
 
@@ -171,18 +171,18 @@ class SegmentationLearner(WholeImages, TaskLearner):
         finally: self.model.train(mode)
         if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != len(self.dls.vocab):
             came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the model gives {came} for a picture of {tuple(x.shape[-2:])}; expected logits (1, "
+            raise ValueError(f"the model gives {came} for an image of {tuple(x.shape[-2:])}; expected logits (1, "
                              f"{len(self.dls.vocab)}, h, w): one for each class of dls.vocab and pixel")
 
     def _check_crop(self, x, out):
-        "Raise unless `out` is smaller than `x` by what a net without padding loses: the same at each side and size"
+        "Raise unless `out` is smaller than `x` by what a network without padding loses: the same at each side and size"
         lost  = [n-m for n,m in zip(x.shape[-2:], out.shape[-2:])]
         larger = F.pad(x, (0, 16, 0, 16))
         if len({*lost}) == 1 and lost[0] > 0 and lost[0]%2 == 0:
             if larger.shape[-1] - self.model(larger).shape[-1] == lost[0]: return
-        raise ValueError(f"the model gives logits of {tuple(out.shape[-2:])} for a picture of {tuple(x.shape[-2:])} "
+        raise ValueError(f"the model gives logits of {tuple(out.shape[-2:])} for an image of {tuple(x.shape[-2:])} "
                          "(height, width); expected the same, or fewer by a constant number at each side: resize the "
-                         "logits to the picture in the model's forward, by F.interpolate(..., x.shape[-2:])")
+                         "logits to the image in the model's forward, by F.interpolate(..., x.shape[-2:])")
 
     def mirror_back(self, probs): return probs.flip(-1)
 
@@ -225,15 +225,15 @@ class SegmentationLearner(WholeImages, TaskLearner):
         """The rectangle of the file that the network saw, in whole pixels, and a function that brings maps like `p` to
         that rectangle"""
         view,(h,w) = self.valid_view(size),p.shape[-2:]
-        # a net without padding predicts the center of its input
+        # a network without padding predicts the center of its input
         cut = np.array([(view.out[0]-w)/2, (view.out[1]-h)/2])
         view = view.then(View((*cut, *(cut + [w, h])), (0, 0, w, h), (w, h)))
         x1,y1,x2,y2 = np.array(view.src).round().clip(0, np.tile(size, 2)).astype(int).tolist()
         return (x1, y1, x2, y2),partial(resample_map, rect=(x1, y1, x2, y2), view=view)
 
-    def to_annotations(self, probs, pictures, thresh=None):
+    def to_annotations(self, probs, images, thresh=None):
         return [Annotation(path, size, mask=self.labels_in_file(p, size).numpy())
-                for p,(path,size) in zip(probs, pictures)]
+                for p,(path,size) in zip(probs, images)]
 
     @checked(tta=FLAG, postprocess=FUNCTION, tile=SIZE)
     def annotate(self,
@@ -272,18 +272,18 @@ class SegmentationLearner(WholeImages, TaskLearner):
         return cm.counts,loss,*rest
 
     def confusion(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
-        "Pixels of the files by true class (rows) and answer (columns), void left out"
+        "Pixels of the files by true class (rows) and predicted class (columns), without void"
         counts,vocab = self._count(ds_idx, dl)[0],list(self.dls.vocab)
         return pd.DataFrame(counts.numpy(), index=vocab, columns=vocab)
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """For each class: pixels of it in the files, IoU, share of them that were found (accuracy, recall), share of
-        the answers that are right (precision), Dice; nan where it has no meaning"""
+        the predictions that are correct (precision), Dice; nan where it has no meaning"""
         cm = self._count(ds_idx, dl)[0]
         return pd.DataFrame({'label': list(self.dls.vocab), 'n': cm.sum(1).numpy(),
                              'iou': iou_from_confusion(cm).numpy(),
                              'accuracy': class_accuracy_from_confusion(cm).numpy(),
-                             'precision': class_accuracy_from_confusion(cm.T).numpy(),   # truth and answer exchanged
+                             'precision': class_accuracy_from_confusion(cm.T).numpy(),   # rows and columns exchanged
                              'dice': dice_from_confusion(cm).numpy()})
 
     @checked(normalize=FLAG)
@@ -295,8 +295,8 @@ class SegmentationLearner(WholeImages, TaskLearner):
     def tune_crf(self,
         grid:dict,        # parameter of `dense_crf` -> values to try: {'w1': [2., 4., 8.], 'sb': [3., 5., 10.]}
         ds_idx:int=1,     # of the set
-        n:int=None,       # of its pictures, evenly spaced; None = all
-    ) -> pd.DataFrame:    # one row each, best first; the one with n_iter 0 is the net alone
+        n:int=None,       # of its images, evenly spaced; None (default): all
+    ) -> pd.DataFrame:    # one row each, best first; the one with n_iter 0 is the network alone
         """Mean IoU in pixels of the files after `dense_crf` with every combination of `grid`; then
         `annotate(items, postprocess=partial(dense_crf, ...))`"""
         items,c = list(self.whole_dl(ds_idx).items),len(self.dls.vocab)
@@ -308,8 +308,8 @@ class SegmentationLearner(WholeImages, TaskLearner):
                 p,im,true = self.probs_in_file(p, a.size),self._pixels_of(a),torch.from_numpy(class_mask(a, c))
                 for i,kw in enumerate(tried):
                     q = dense_crf(p, im, **kw)
-                    said = q.argmax(0).where(q.any(0), 255).cpu()   # void where the net did not look
-                    counts[i] = counts[i] + confusion_counts(said, true, c)
+                    preds = q.argmax(0).where(q.any(0), 255).cpu()   # void where the network saw nothing
+                    counts[i] = counts[i] + confusion_counts(preds, true, c)
         self.stream(items, gather)
         df = pd.DataFrame([{**kw, 'miou': confusion_scores(o)['miou']} for kw,o in zip(tried, counts)])
         return df.sort_values('miou', ascending=False, ignore_index=True)

@@ -139,7 +139,7 @@ def normalize_once(loaders, mean, std):
 
 def input_stats(model, normalize=True) -> tuple:
     """(mean, std) with which images are normalized for `model`, each None where they are not: what `normalize` says; if
-    that is True those of the model, else of its encoder, else ImageNet's, of which a warning tells where the model is
+    that is True those of the model, else of its encoder, else ImageNet's, with a warning where the model is
     a user's own. Raises `ValueError` for statistics that are no `(mean, std)`, or for a model that normalizes itself"""
     if normalize is None or normalize is False: return None,None
     if normalize is True:
@@ -155,7 +155,7 @@ def input_stats(model, normalize=True) -> tuple:
     if len(mean) != len(std) or not len(mean) or not (np.isfinite(mean).all() and (std > 0).all()): raise ValueError(
         f"normalize is True, None or (mean, std), numbers for each channel of images in [0, 1]; got {normalize!r:.80}")
     if getattr(model, 'normalizes', False):
-        raise ValueError(f"{type(model).__name__} normalizes its images itself; leave normalize={normalize!r:.60} out")
+        raise ValueError(f"{type(model).__name__} normalizes its images itself; drop normalize={normalize!r:.60}")
     return mean.tolist(),std.tolist()
 
 def _told_stats(model):

@@ -61,12 +61,12 @@ def check_vocab(annotations, vocab):
     return vocab
 
 def clipped(annotations) -> list[Annotation]:
-    "`annotations` with their boxes clipped to the pictures, those without an area gone; one warning counts both"
+    "`annotations` with boxes clipped to the images and without those that have no area; one warning counts both"
     res = [a if a.bboxes is None else clip_objects(a) for a in annotations]
     changed = [a for a,b in zip(annotations, res) if a is not b]
     if changed:
-        gone = sum(len(a.labels) for a in annotations) - sum(len(b.labels) for b in res)
-        warn(f"boxes of {len(changed)} of {len(res)} pictures reach outside the picture, or have no area: "
-             f"they were clipped, and {gone} objects without an area in the picture were dropped. The first "
+        dropped = sum(len(a.labels) for a in annotations) - sum(len(b.labels) for b in res)
+        warn(f"boxes of {len(changed)} of {len(res)} images reach outside the image, or have no area: "
+             f"they were clipped, and {dropped} objects without an area in the image were dropped. The first "
              f"is in {changed[0].path}; `check_annotations` lists them")
     return res

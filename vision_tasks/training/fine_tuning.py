@@ -1,4 +1,4 @@
-"`fine_tune` as one training: the head alone, then all, under one log, one best value and one row of epochs"
+"`fine_tune` as one training: the new layers, then all, with one log and one best value"
 from __future__ import annotations
 import numpy as np
 from fastai.callback.schedule import ParamScheduler, combined_cos

@@ -166,5 +166,5 @@ class Fitting:
         cpu=True,    # move it to the CPU
         gather=True, # ignored: see above
     ):
-        "fastai's `to_detach` without its gathering: `Distributed` gathers when a set is through, each picture once"
+        "fastai's `to_detach` without its gathering: `Distributed` gathers after the last batch, each image once"
         return to_detach(b, cpu, gather=False)

@@ -13,7 +13,7 @@ __all__ = []
 
 IMAGES = str,os.PathLike,Annotation,bytes,bytearray,Image.Image,np.ndarray,Tensor   # what `annotate` takes
 
-def picture_of(o):
+def path_and_size(o):
     "(path, (w, h)) of what `annotate` takes; the path is None for an image that came as pixels"
     if isinstance(o, Annotation): return o.path,o.size
     if isinstance(o, (str, os.PathLike)): return Path(o),image_size(o)

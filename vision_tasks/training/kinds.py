@@ -1,4 +1,4 @@
-"What the blocks, DataLoaders and learners of all tasks take: the kinds of their arguments"
+"Kinds of the arguments of blocks, DataLoaders and learners of all tasks"
 from __future__ import annotations
 from collections.abc import Mapping
 import numpy as np

@@ -70,12 +70,12 @@ class TaskLearner(Fitting, Predicting, Saving, Learner):
 
     def mirror_back(self, probs, # probabilities of a batch of mirrored images
     ) -> Tensor:
-        "Probabilities of mirrored pictures as those of the pictures"
-        raise ValueError(f"{type(self).__name__} cannot average over mirrored pictures; leave tta out")
+        "Probabilities of mirrored images as those of the images"
+        raise ValueError(f"{type(self).__name__} cannot average over mirrored images; drop tta")
 
     def to_annotations(self,
         probs,    # batch of probabilities, as `probabilities` returns them
-        pictures, # list of (path, (w, h)) of the image files
+        images, # list of (path, (w, h)) of the image files
         thresh,   # in place of the learner's own: a number, or one per class; None: the learner's
     ) -> list[Annotation]:
         "A batch of probabilities as annotations"
@@ -209,7 +209,7 @@ class TaskLearner(Fitting, Predicting, Saving, Learner):
         if came != want: raise ValueError(
             f"{a.path}: the transforms bring the image to {wh(came)}, where JointTransform, Resize and batch "
             f"transforms with a size would make it {wh(want)}: another transform changes the size, and predictions in "
-            "pixels would not come back to the image file; leave it out, or resize with JointTransform(size)")
+            "pixels would not come back to the image file; drop it, or resize with JointTransform(size)")
 
     def items_of_batch(self,
         start, # images in the batches before

@@ -12,7 +12,7 @@ from ..data.items import FileImage
 from ..models.layers import refuse_nan
 from ..show.batches import FixedOrder
 from ..show.sheet import show_predictions
-from .images import IMAGES, picture_of
+from .images import IMAGES, path_and_size
 from .kinds import check_ds_idx
 from .scoring import Stream
 
@@ -38,16 +38,16 @@ class Predicting:
         `evaluate`.
 
         Raises `ValueError` for a model that diverged. `learn.recorder` keeps the last training"""
-        items,out = self.pictures_of(items),[]
+        items,out = self.images_of(items),[]
         def gather(probs):
-            pictures = [picture_of(o) for o in items[len(out):len(out)+len(probs)]]
-            out.extend(self.to_annotations(probs, pictures, thresh))
+            images = [path_and_size(o) for o in items[len(out):len(out)+len(probs)]]
+            out.extend(self.to_annotations(probs, images, thresh))
         self.stream(items, gather, bs, tta)
         return out
 
-    def pictures_of(self, items, # what `annotate` takes
+    def images_of(self, items, # what `annotate` takes
     ) -> list:
-        "What `annotate` was given, as a list; raises for a folder, and for what is no image"
+        "The items of `annotate` as a list. Raises `ValueError` for a folder, and for what is no image"
         if isinstance(items, IMAGES): items = [items]
         try: items = list(items)
         except TypeError: items = [items]
@@ -57,11 +57,11 @@ class Predicting:
                 f"a tensor, got {brief(o)}")
         folder = next((o for o in items if isinstance(o, (str, os.PathLike)) and os.path.isdir(o)), None)
         if folder is not None:
-            raise ValueError(f"{folder} is a folder; pass its pictures: get_image_files({str(folder)!r})")
+            raise ValueError(f"{folder} is a folder; pass its images: get_image_files({str(folder)!r})")
         return items
 
     def stream(self,
-        items,     # list as `pictures_of` returns it
+        items,     # list as `images_of` returns it
         f,         # function of the probabilities of a batch
         bs=None,   # images at a time; None: as in training
         tta=False, # average with the mirrored images
@@ -78,11 +78,11 @@ class Predicting:
     ) -> tuple:                # (`Annotation`, decoded, raw), with the input before them if `with_input`
         """The prediction for one image: the `Annotation` in pixels of its file; what the loss decodes from the output
         of the model, in terms of the network (indices, pixels of its input); and that output with its activation"""
-        items = self.pictures_of([item])
+        items = self.images_of([item])
         dl = self.dls.test_dl(items, rm_type_tfms=rm_type_tfms, num_workers=0)
         inp,raw,_,decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         refuse_nan(raw)
-        annotation = self.to_annotations(self.probabilities_of(raw), [picture_of(items[0])], None)[0]
+        annotation = self.to_annotations(self.probabilities_of(raw), [path_and_size(items[0])], None)[0]
         def first(o): return detuplify(tuple(x[0] for x in tuplify(o)))
         res = annotation,self.decoded_of(first(decoded)),first(raw)
         return (dl.decode_batch(tuplify(inp), 1)[0][0],*res) if with_input else res
@@ -126,7 +126,7 @@ class Predicting:
             self.show_annotations([dl.items[i] for i in dl.get_idxs()[:max_n]], **kwargs)
             return
         b = dl.one_batch()
-        probs,dec = self._answers(b)
+        probs,dec = self._predictions(b)
         dl.show_results(b, dec, max_n=max_n, probs=probs, **kwargs)
 
     def show_annotations(self,
@@ -139,7 +139,7 @@ class Predicting:
         names = dict(point_names=self.dls.vocab, skeleton=self.dls.skeleton) if hasattr(self.dls, 'skeleton') else {}
         show_predictions(self.annotate(items), images, ncols, vocab=self.classes, **names)
 
-    def _answers(self, b):
+    def _predictions(self, b):
         "Probabilities and decisions of batch `b`; without metrics, for some want the annotations behind a batch"
         with self.scored_by([]): probs,_,dec = self.get_preds(dl=[b], with_decoded=True)
         return probs,dec
@@ -151,10 +151,10 @@ class Predicting:
         largest:bool=True, # True: the largest losses; False: the smallest
         **kwargs,          # of the DataLoader's `show_results`: `ncols`, ...
     ):
-        "Draw the `k` pictures with the largest (or smallest) loss, that first"
+        "Draw the `k` images with the largest (or smallest) loss, that first"
         dl = self.whole_dl(ds_idx, dl)
         *_,losses = self.get_preds(dl=dl, with_loss=True, with_preds=False, with_targs=False)
         losses,idxs = losses.topk(min(k, len(losses)), largest=largest)
         b = dl.new(get_idxs=FixedOrder(idxs.tolist()), bs=len(idxs)).one_batch()
-        probs,dec = self._answers(b)
+        probs,dec = self._predictions(b)
         dl.show_results(b, dec, max_n=len(idxs), probs=probs, losses=losses.tolist(), **kwargs)

@@ -32,7 +32,7 @@ class Scoring(Callback):
 
 class Stream(Scoring):
     "Give each batch of probabilities to `f` and keep none; `mirror` averages with those of the mirrored images"
-    every_process,name = True,'streaming'   # predicts all images, so that one process may ask alone
+    every_process,name = True,'streaming'   # predicts all images, so that one process may predict alone
     def __init__(self, f, mirror): super().__init__(); self.f,self.mirror = f,mirror
     def after_pred(self):
         super().after_pred()

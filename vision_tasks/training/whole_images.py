@@ -13,7 +13,7 @@ from ..data.blocks import grey_range_of
 from ..data.geometry import valid_step
 from ..data.items import FileImage
 from ..ops.windows import check_scale, extend_image, tile_starts, tile_weights
-from .images import picture_of
+from .images import path_and_size
 from ..warning import warn
 
 
@@ -45,13 +45,13 @@ class WholeImages:
 
     def _annotate_whole(self, items, bs, tile, tta, postprocess, scale=None):
         "Annotations from probabilities of each file's size"
-        out,asked = [],self.pictures_of(items)
+        out,asked = [],self.images_of(items)
         def finish(item, probs):
             im = self._pixels_of(item)
             if postprocess is not None: probs = _checked(postprocess(probs, im), probs)
             labels = probs.argmax(0).to('cpu', torch.uint8 if len(probs) <= 255 else torch.int32)
             labels[(probs == 0).all(0).cpu()] = 255
-            out.append(Annotation(picture_of(item)[0], (im.shape[2], im.shape[1]), mask=labels.numpy()))
+            out.append(Annotation(path_and_size(item)[0], (im.shape[2], im.shape[1]), mask=labels.numpy()))
         if tile is not None:
             bar = progress_bar(asked, leave=False) if hasattr(self, 'progress') else asked    # absent under `no_bar`
             for item in bar: finish(item, self.tiled_probs(self._pixels_of(item), tile, tta, bs, scale))
@@ -59,7 +59,7 @@ class WholeImages:
         def gather(probs):
             for p in probs:
                 item = asked[len(out)]
-                finish(item, self.probs_in_file(p, picture_of(item)[1]))
+                finish(item, self.probs_in_file(p, path_and_size(item)[1]))
         self.stream(asked, gather, bs, tta)
         return out
 
@@ -76,8 +76,9 @@ class WholeImages:
         scale=None,        # network pixels per image pixel, one number above 0 or (x, y); None = 1
     ) -> Tensor:           # (c, H, W) in [0, 1], on the CPU
         """Probabilities of an image of any size, tile by tile. Tiles overlap by half; an eighth at each inner border is
-        excluded and what follows is blended, so that a net that sees no further than an eighth of a tile predicts what
-        it does for the whole image. With `scale` the image is resized first, and the probabilities are resized back"""
+        excluded and what follows is blended, so that a network that sees no further than an eighth of a tile predicts
+        what it does for the whole image. With `scale` the image is resized first, and the probabilities are resized
+        back"""
         if scale is not None:
             sx,sy = check_scale(scale)
             H,W = image.shape[-2:]
@@ -90,7 +91,7 @@ class WholeImages:
         if min(tw, th) < 16: raise ValueError(f"tile is (w, h) in pixels, 16 or more; got {tile!r}")
         H,W = image.shape[-2:]
         ow,oh = self._output_size(tw, th)
-        py,px = (th-oh)//2,(tw-ow)//2                    # what a net without padding leaves out at each side
+        py,px = (th-oh)//2,(tw-ow)//2                    # what a network without padding loses at each side
         ys,xs = tile_starts(H, oh),tile_starts(W, ow)
         image = extend_image(image, (px, max(ow-W, 0) + px, py, max(oh-H, 0) + py))
         at = [(y, x) for y in ys for x in xs]
@@ -116,7 +117,7 @@ class WholeImages:
             return p if not tta else (p + self.mirror_back(self.probabilities(self.model(x.flip(-1)))))/2
 
     def _output_size(self, w, h):
-        "(w, h) of the answer for an input of (w, h)"
+        "(w, h) of the output for an input of (w, h)"
         p = self._predict_tiles(torch.zeros(1, 3, h, w, dtype=torch.uint8), False)
         return p.shape[-1],p.shape[-2]
 
