@@ -1,5 +1,5 @@
-"""What an installed wheel must do, from any folder: `python -I smoke.py`. `make dist` runs it in an environment with the
-wheel and its requirements, and nothing else"""
+"""What an installed wheel must do, from any folder: `python -I smoke.py`. `make dist` runs it in a venv that has only the
+wheel and its requirements"""
 import sys, tempfile
 from pathlib import Path
 import matplotlib
