@@ -1,6 +1,6 @@
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # two threads that wait for each other cost small nets dearly
-import random
+import gc, random
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np, pytest, torch
@@ -10,6 +10,11 @@ def pytest_configure(config):
     expr = config.option.markexpr
     if 'slow' not in expr and 'cuda' not in expr:
         config.option.markexpr = ' and '.join([*([f'({expr})'] if expr else []), 'not slow', 'not cuda'])
+
+def pytest_collection_finish():
+    "What the imports made stays, so that no later garbage collection looks through it"
+    gc.collect()
+    gc.freeze()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):

@@ -1,5 +1,5 @@
-"""What an installed wheel must do, from any folder: `python -I smoke.py`. `make dist` runs it in a venv that has only the
-wheel and its requirements"""
+"""What an installed wheel must do, from any folder: `python -I smoke.py`. `make dist` runs it in an environment that
+holds the wheel and what it asks for, nothing else"""
 import sys, tempfile
 from pathlib import Path
 import matplotlib

@@ -34,11 +34,11 @@ def test_a_class_has_the_same_colour_in_every_task_whatever_the_order_and_the_ba
     assert np.ptp(class_colours(SHAPE_CODES)['background']) == 0   # grey
     assert is_background(SHAPE_CODES) and not is_background(SHAPES) and not is_background(())
 
-@pytest.mark.parametrize('colour', [*palette(96), (0, 0, 0), (1, 1, 1), (1, 1, 0), (0, 0, 1), (.46, .46, .46)])
-def test_text_has_the_colour_of_the_higher_contrast(colour):
+def test_text_has_the_colour_of_the_higher_contrast():
     "WCAG 2.1: (lighter + .05)/(darker + .05) of the relative luminances, here those of scikit-image's CIE Y"
     from skimage.color import rgb2xyz
-    y = rgb2xyz(np.reshape(colour, (1, 1, 3)).astype(float))[0,0,1]
-    contrast = {'black': (y+.05)/.05, 'white': 1.05/(y+.05)}
-    assert contrast[text_colour(colour)] >= max(contrast.values()) - .01
-    assert max(contrast.values()) > 4.5   # what WCAG asks for
+    for colour in (*palette(96), (0, 0, 0), (1, 1, 1), (1, 1, 0), (0, 0, 1), (.46, .46, .46)):
+        y = rgb2xyz(np.reshape(colour, (1, 1, 3)).astype(float))[0,0,1]
+        contrast = {'black': (y+.05)/.05, 'white': 1.05/(y+.05)}
+        assert contrast[text_colour(colour)] >= max(contrast.values()) - .01, colour
+        assert max(contrast.values()) > 4.5, colour   # what WCAG asks for

@@ -24,6 +24,7 @@ TIMM = {'timm/resnet18': ([2, 4, 8, 16, 32], 512), 'mobilenetv3_small_050': ([2,
         'convnext_atto': ([4, 8, 16, 32], 320), 'mambaout_femto': ([4, 8, 16, 32], 288),
         'efficientvit_b0': ([4, 8, 16, 32], 128), 'test_vit': ([16], 64), 'test_vit_relpos': ([16], 96),
         'test_maxvit': ([2, 4, 8, 16, 32], 128)}
+TIMM = {k: v for k,v in TIMM.items() if timm.is_model(k.removeprefix('timm/'))}   # not all are in the oldest timm
 
 def stir(model):
     "`model` in eval mode, with BatchNorm statistics unlike those at the start"
@@ -111,6 +112,7 @@ def test_swins_inner_maps_have_their_channels_second():
 
 @pytest.mark.parametrize('name', TIMM)
 def test_a_timm_encoder_says_what_its_maps_are_and_all_its_parameters_learn(name):
+    if name == 'efficientvit_b0' and torch.__version__ < '2.9': pytest.skip("it asks torch for the autocast of `meta`")
     strides,c = TIMM[name]
     for pyramid in (True, False):
         enc = create_encoder(name, False, pyramid=pyramid)
@@ -248,8 +250,8 @@ def test_torchvisions_resnet_file_gives_the_same_maps_in_timms_resnet(tmp_path):
     a,b = (create_encoder(n, fname).eval() for n in ('resnet18', 'timm/resnet18'))
     with torch.no_grad(): assert_close(a(images(a)), b(images(b)))
 
-@pytest.mark.parametrize('name', ['convnext_atto', 'test_vit', 'mobilenetv3_small_050', 'test_nfnet',
-                                  'test_vit_relpos'])
+@pytest.mark.parametrize('name', [n for n in TIMM if n in ('convnext_atto', 'test_vit', 'mobilenetv3_small_050',
+                                                           'test_nfnet', 'test_vit_relpos')])
 def test_a_timm_classifiers_file_fits_in_both_modes_and_gives_what_the_classifier_computes(tmp_path, name):
     torch.manual_seed(1)
     model = timm.create_model(name).eval()

@@ -12,6 +12,7 @@ from torchvision.models._api import WeightsEnum
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import pil_to_tensor
 from overfit import overfit
+from undrawn import Undrawn
 from vision_tasks.data.annotation import Annotation, vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.metrics.detection import coco_ap
@@ -366,10 +367,10 @@ def test_the_features_are_those_of_torchvisions_alexnet_with_its_weights(tmp_pat
     torch.save(sd, tmp_path/'alexnet.pth')
     x = torch.rand(2, 3, 227, 227)
     with torch.no_grad(): want = theirs_fc7(theirs, x)
-    net = rcnn(20, pretrained=True).eval()
+    with Undrawn(): net = rcnn(20, pretrained=True).eval()
     assert net.crop == 227 and list(net.mean) == [.485, .456, .406] and list(net.std) == [.229, .224, .225]
     with torch.no_grad(): assert_close(net.encoder(x), want)
-    grey = rcnn(2, n_in=1, pretrained=tmp_path/'alexnet.pth').eval()
+    with Undrawn(): grey = rcnn(2, n_in=1, pretrained=tmp_path/'alexnet.pth').eval()
     with torch.no_grad():
         assert_close(grey.encoder(x[:, :1]), theirs_fc7(theirs, x[:, :1].expand(-1, 3, -1, -1)), atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match='width=1; width=0.5 came'): rcnn(2, width=.5, pretrained=True)

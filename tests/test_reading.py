@@ -55,7 +55,7 @@ def test_objects_are_warned_of_where_they_differ_in_nothing(change):
         warnings.simplefilter('always')
         b, = read_all(lambda o: a, [0])
     assert len(b.labels) == 2   # kept
-    assert [str(o.message)[:64] for o in seen] == (
+    assert [str(o.message)[:64] for o in seen if o.category is UserWarning] == (   # NumPy 1.26 has one of its own
         [] if change else ["objects that repeat another of the same image: 1 in 1 images, th"])
 
 def test_labels_of_an_image_count_once_and_are_counted():

@@ -103,14 +103,14 @@ def grouped(sizes, labels=None):
 @pytest.mark.parametrize('large,want', [(500, .2), (850, .15), (900, .1)])
 def test_one_large_group_goes_to_train_and_the_small_ones_fill_valid(cls, large, want):
     a = grouped([large] + [5]*((1000 - large)//5), [['ab'[i%2]] for i in range(1000)])
-    for seed in range(60):
+    for seed in range(15):
         tr,va = cls(.2, seed)(a)
         assert len(va)/1000 == pytest.approx(want, abs=.005) and set(range(large)) <= {*tr}
 
 @pytest.mark.parametrize('cls', [AnnotationSplitter, StratifiedSplitter])
 def test_with_groups_of_many_sizes_valid_has_its_share_of_the_images_to_two_percent(cls):
     rng = np.random.default_rng(0)
-    for seed in range(30):
+    for seed in range(12):
         sizes = rng.integers(2, 30, 40)
         a = grouped(sizes, [[f'l{rng.integers(4)}'] for _ in range(sizes.sum())])
         tr,va = cls(.2, seed)(a)
@@ -169,9 +169,9 @@ def _unbalance(fold, y, k):
     return np.mean(off),n.std()/n.mean()
 
 @pytest.mark.parametrize('kind', ['equal', 'geometric'])
-@pytest.mark.parametrize('n,c,k', [(200, 3, 5), (400, 5, 3), (1000, 8, 5)])
+@pytest.mark.parametrize('n,c,k', [(200, 3, 5), (400, 5, 3), (400, 8, 5)])
 def test_folds_are_balanced_at_least_as_well_as_by_scikit_learns_stratified_group_k_fold(kind, n, c, k):
-    "In the mean of 20 data sets our unbalance of labels is .45 to .76 of theirs, that of images 0 to 1.0 of theirs"
+    "In the mean of 20 data sets our unbalance of labels is 0.46 to 0.84 of theirs, that of images 0 to 1.0 of theirs"
     ours,theirs = [],[]
     for seed in range(20):
         rng = np.random.default_rng(seed)
