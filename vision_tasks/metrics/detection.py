@@ -73,10 +73,10 @@ def _evaluated(annotations, predictions, truth, dets, n_classes, iou_type, caps)
 
 class _ArrayEval(COCOeval_faster):
     "COCO evaluation on arrays: overlaps are computed from these, so that boxes are never converted to lists"
-    def __init__(self, truth, dets, truth_shapes, det_shapes, truth_areas, det_areas, n_pictures, n_classes, caps):
+    def __init__(self, truth, dets, truth_shapes, det_shapes, truth_areas, det_areas, n_images, n_classes, caps):
         # 'bbox' for masks too: the type only decides where overlaps come from, and these are ours
-        super().__init__(_indexed(truth, truth_areas, n_pictures, n_classes),
-                         _indexed(dets, det_areas, n_pictures, n_classes), 'bbox')
+        super().__init__(_indexed(truth, truth_areas, n_images, n_classes),
+                         _indexed(dets, det_areas, n_images, n_classes), 'bbox')
         self.params.maxDets = caps
         key,order = zip(*(_sorted(o, n_classes) for o in (truth, dets)))
         pick = lambda shapes, order: [shapes[i] for i in order] if isinstance(shapes, list) else shapes[order]
@@ -95,15 +95,15 @@ class _ArrayEval(COCOeval_faster):
 
 def _sorted(o, n_classes):
     "The sorted keys of image and class, and the order that sorts them, by descending score where they are equal"
-    key   = o.picture*n_classes + o.label
+    key   = o.image*n_classes + o.label
     order = np.lexsort((-o.scores, key))
     return key[order],order
 
-def _indexed(o, areas, n_pictures, n_classes):
+def _indexed(o, areas, n_images, n_classes):
     "`o` as pycocotools takes it, ids from 1; the garbage collector skips dicts without lists"
-    rows = zip(*(x.tolist() for x in (o.picture+1, o.label+1, areas, o.ignore.astype(int), o.scores)))
+    rows = zip(*(x.tolist() for x in (o.image+1, o.label+1, areas, o.ignore.astype(int), o.scores)))
     coco = COCO()
-    coco.dataset = dict(images=[dict(id=i+1) for i in range(n_pictures)],
+    coco.dataset = dict(images=[dict(id=i+1) for i in range(n_images)],
                         categories=[dict(id=i+1) for i in range(n_classes)],
                         annotations=[dict(id=i, image_id=p, category_id=c, area=a, iscrowd=g, score=s)
                                      for i,(p,c,a,g,s) in enumerate(rows, 1)])

@@ -17,7 +17,7 @@ __all__ = ['match_detections']
 
 class ObjectTable(NamedTuple):
     "The objects of all images, one after the other"
-    picture:np.ndarray # (n,) index of the image
+    image:np.ndarray   # (n,) index of the image
     row:np.ndarray     # (n,) index among its objects
     label:np.ndarray   # (n,) index into the vocab
     bboxes:np.ndarray  # (n, 4) float64 x1 y1 x2 y2 in pixels
@@ -64,7 +64,7 @@ def mean_or_nan(x): return float(x[x > -1].mean()) if (x > -1).any() else float(
 def _pairs(truth, dets, within_class=True):
     "Indices of detection and object of all pairs within an image and, with `within_class`, within a class"
     n = max(truth.label.max(initial=0), dets.label.max(initial=0)) + 1 if within_class else 1
-    key_t,key_d = (o.picture*n + (o.label if within_class else 0) for o in (truth, dets))
+    key_t,key_d = (o.image*n + (o.label if within_class else 0) for o in (truth, dets))
     order  = np.argsort(key_t, kind='stable')
     lo,hi  = (np.searchsorted(key_t[order], key_d, side) for side in ('left', 'right'))
     d      = np.repeat(np.arange(len(key_d)), hi-lo)
@@ -135,5 +135,5 @@ def match_detections(
     some,overlap,row = found >= 0,np.full(len(found), np.nan),np.full(len(found), -1)
     row[some] = truth.row[found[some]]
     overlap[some] = _overlaps(dets.bboxes[some], truth.bboxes[found[some]], truth.ignore[found[some]])
-    return pd.DataFrame(dict(picture=dets.picture, row=dets.row, label=np.array(vocab, object)[dets.label],
+    return pd.DataFrame(dict(picture=dets.image, row=dets.row, label=np.array(vocab, object)[dets.label],
                              score=dets.scores, hit=hit, ignored=ignored, truth=row, iou=overlap))

@@ -27,12 +27,12 @@ def _counts(p, t, thresholds):
 def sweep_thresholds(
     probs,                       # (n, c) or (n,) in [0, 1]
     targs,                       # same shape, 0 or 1
-    thresholds=None,             # (k,) numbers in any order; None = 29 from .05 to .95
+    thresholds=None,             # (k,) numbers in any order; None (default): 29 from 0.05 to 0.95
     scores=('accuracy', 'f1'),   # of 'f1', 'fbeta', 'accuracy', 'jaccard', 'precision', 'recall'
     average:str='micro',         # all entries together, or 'macro': the mean over the classes that have positives
-    beta:float=1.,               # for 'fbeta'
+    beta:float=1.,               # weight of recall over precision for 'fbeta'
 ) -> pd.DataFrame:               # a row for each threshold: `threshold`, then a column for each score
-    "The `scores` under each of the `thresholds`. Precision is 0 where nothing is predicted; without positives all nan"
+    "The `scores` at each of the `thresholds`. Precision is 0 where nothing is predicted; all are nan without positives"
     if not isinstance(scores, (str, list, tuple)):
         raise ValueError(f"scores: expected a list of {', '.join(CURVES)}, got {brief(scores)}")
     scores = (scores,) if isinstance(scores, str) else tuple(scores)
@@ -53,12 +53,12 @@ def sweep_thresholds(
 def bootstrap_threshold(
     probs,                # (n, c) or (n,) in [0, 1]
     targs,                # same shape, 0 or 1
-    score:str='f1',       # as in `best_threshold`, which also takes the `kwargs`: beta, at, average
-    per_class:bool=False, # a row for each class, or one row
+    score:str='f1',       # score, as `best_threshold` takes it
+    per_class:bool=False, # one threshold for each class (a row each), or one for all
     n:int=200,            # number of resamples
     ci:float=.95,         # share of the resamples inside the interval, in (0, 1)
-    seed:int=0,           # of the resamples
-    vocab=None,           # list of the class names, for the warning of `best_threshold`
+    seed:int=0,           # of the random resamples
+    vocab=None,           # list of class names, for the warning of `best_threshold`; None (default): numbers
     **kwargs,             # of `best_threshold`: `beta`, `at`, `average`
 ) -> pd.DataFrame:        # columns threshold, low, high, value, corrected, value_low, value_high
     """How far the result of `best_threshold` depends on the sample, from resamples of the images (rows).
@@ -72,7 +72,7 @@ def bootstrap_threshold(
     value of any threshold in 90 to 97 %; the plain percentile interval of the best values in 68 to 79 % and 77 to 86 %.
 
     For 'recall_at_precision' values on other data are the recall, for 'precision_at_recall' the precision: there the
-    floor may be missed. A resample in which a class has no positives does not count for it; a class that has none gets
+    floor may be missed. Resamples in which a class has no positives are excluded for it; a class without positives has
     an interval of nan"""
     score,macro = score_settings(score, per_class, **kwargs)
     p,t = read_scores(probs, targs)
@@ -83,7 +83,7 @@ def bootstrap_threshold(
     rng,(lower,upper,value) = np.random.default_rng(seed),search_thresholds(keys, score, macro).T
     thresh,found = midway(lower, upper, probs),[]
     warn_never_predicted(score, p, t, thresh, vocab)
-    for _ in range(n): # what is drawn several times is repeated in place, so that a resample is born sorted
+    for _ in range(n): # rows drawn several times are repeated in place, so that each resample is sorted already
         times = np.bincount(rng.integers(len(p), size=len(p)), minlength=len(p))
         drawn = [np.repeat(k, times[r]) for k,r in zip(keys, rows)]
         lower,upper,best = search_thresholds(drawn, score, macro).T
@@ -111,17 +111,18 @@ def _interval(x, ci):
 
 @checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def out_of_fold_threshold(
-    probs,                # (n, c) or (n,) in [0, 1]; themselves out of fold, if the models were cross-validated
+    probs,                # (n, c) or (n,) in [0, 1]; predicted out of fold, if the models were cross-validated
     targs,                # same shape, 0 or 1
     folds,                # (n,) ids of any hashable type: fold, person, video
-    score:str='f1',       # as in `best_threshold`, which also takes the `kwargs`: beta, at, average
+    score:str='f1',       # score, as `best_threshold` takes it
     per_class:bool=False, # one threshold for each class, or one for all
     **kwargs,             # of `best_threshold`: `beta`, `at`, `average`
-) -> tuple:               # (k,) or (k, c) float32 thresholds as `probs`, a fold as it first occurs; value, or (c,)
-    """The honest value of a tuned threshold: each fold is decided by the threshold that is best on all other folds.
+) -> tuple:               # (k,) or (k, c) float32 thresholds, folds in the order of their first row; value, or (c,)
+    """An unbiased score of a tuned threshold: each fold is predicted with the best threshold of all other folds.
 
-    The value is the score of all these decisions together. For 'recall_at_precision' it is their recall, for
-    'precision_at_recall' their precision: out of fold the floor may be missed"""
+    The value is the score of all these predictions together. For 'recall_at_precision' it is their recall, for
+    'precision_at_recall' their precision: out of fold, they may miss the floor. Raises `ValueError` for fewer than two
+    folds, and as `best_threshold`"""
     score,macro = score_settings(score, per_class, **kwargs)
     p,t = read_scores(probs, targs)
     folds = several(Kind("an id, such as a number or a name", lambda o: hash(o) is not None),

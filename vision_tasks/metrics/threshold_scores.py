@@ -7,13 +7,13 @@ from ..arguments import BETA, Kind, choice, is_number, numbers
 
 __all__ = []
 
-SCORES = ('f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision', 'precision_at_recall') # what can be maximised
+SCORES = ('f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision', 'precision_at_recall') # what can be maximized
 CURVES = ('f1', 'fbeta', 'accuracy', 'jaccard', 'precision', 'recall')                        # what can be swept
-BELOW_ALL = -2.**-10 # predicts all where the lowest score is 0; a power of two, so that half precision keeps it
+BELOW_ALL = -2.**-10 # predicts all if the lowest score is 0; a power of two, which half precision represents
 UNIT  = 2.**44   # of the fixed-point scores of a macro mean: sums are exact, with room for 2**19 classes
 MAX_TEMPERATURE = 20.      # a temperature stays within [1/20, 20]; those of Guo et al. lie between 1 and 5
 
-# ---- what comes in
+# ---- input
 
 def as_numpy(x):
     "`x` on the CPU as numpy; half precision becomes float32, which holds it exactly"
@@ -65,9 +65,9 @@ def float32_like(x, probs):
     x = np.asarray(x, np.float32)
     return as_tensor(x, device=probs.device) if isinstance(probs, Tensor) else x
 
-# ---- what is maximised
+# ---- scores of counts
 
-def _ratio(a, b): return a/np.maximum(b, 1) # 0 where nothing is divided by nothing: b counts, and is 0 only where a is
+def _ratio(a, b): return a/np.maximum(b, 1) # 0 for 0/0: b is a count, and 0 only where a is
 
 @dataclass(frozen=True)
 class CountScore:
@@ -83,7 +83,7 @@ class CountScore:
         elif self.name == 'accuracy':     v = (n - pos - pred + 2*tp)/n
         elif self.name == 'jaccard':      v = _ratio(tp, pos + pred - tp)
         elif self.name in ('f1','fbeta'): v = _ratio((1 + b2)*tp, b2*pos + pred)
-        # to predict nothing is no breach of the precision, so that there is always an answer
+        # predicting nothing does not violate the precision, so that there is always a solution
         elif self.name == 'recall_at_precision': v = np.where((precision >= self.at) | (pred == 0), recall, -1.)
         elif self.name == 'precision_at_recall': v = np.where(recall >= self.at, precision, -1.)
         return np.where(pos > 0, v, np.nan)
@@ -99,7 +99,7 @@ _AVERAGE = choice('micro', 'macro')
 _AT      = Kind("a number above 0, at most 1, such as 0.9", lambda o: is_number(o) and 0 < o <= 1)
 
 def score_by_name(name, choices, average, beta=1., at=None):
-    "The `CountScore` that these arguments mean, checked"
+    "The `CountScore` of these arguments, checked"
     choice(*choices)('score', name); _AVERAGE('average', average); BETA('beta', beta)
     if at is not None: _AT('at', at)
     if beta != 1 and name != 'fbeta': raise ValueError(f"beta={beta} has no meaning for score {name!r}; use 'fbeta'")
@@ -115,7 +115,7 @@ def score_by_name(name, choices, average, beta=1., at=None):
     return CountScore(name, at=at)
 
 def score_settings(score, per_class, beta=1., at=None, average='micro'):
-    "The arguments of `best_threshold` as a checked `CountScore`, and whether its mean over the classes is sought"
+    "The arguments of `best_threshold` as a checked `CountScore`, and whether its mean over the classes is maximized"
     macro = average == 'macro' and not per_class
     return score_by_name(score, SCORES, 'micro' if per_class and average == 'macro' else average, beta, at),macro
 
@@ -129,7 +129,7 @@ def round_up_float32(p):
 def sort_keys(p, t):
     "Score and target in one number that sorts as the score: the bits of a float32 in [0, 1], and the target below them"
     keys = np.array(p, order='C').view(np.uint32)
-    keys <<= 1 # the sign bit leaves, so that -0 is 0
+    keys <<= 1 # drops the sign bit, so that -0 is 0
     keys |= t
     return keys
 
@@ -139,5 +139,5 @@ def sorted_keys(p, t, pool):
     "The sorted keys of each class in turn, or of all entries together"
     if pool: keys = sort_keys(p, t).reshape(1, -1); keys.sort(); yield from keys
     else:
-        for i in range(0, p.shape[1], 16): # columns of one cache line at a time: fast to transpose, small to hold
+        for i in range(0, p.shape[1], 16): # the columns of one cache line at a time: fast to transpose, little memory
             keys = sort_keys(p[:,i:i+16].T, t[:,i:i+16].T); keys.sort(); yield from keys

@@ -21,17 +21,17 @@ def _pick(v, start, keys, score):
 
 def _best(keys, score):
     "(lower, upper, value) of the best cut of one class, whose sorted keys are given"
-    # to predict one more negative betters no score: only the cuts right below a positive remain, and the one above all
+    # predicting one more negative improves no score: candidates are the cuts just below a positive, and above all
     pos   = np.flatnonzero(keys & 1)
     if not len(pos): return .5,.5,np.nan
     first = _first(keys[pos])
-    # negatives of the same score are predicted along
+    # negatives of the same score are predicted too
     start = np.r_[np.searchsorted(keys, keys[pos[first]]-1), len(keys)]
     tp    = np.r_[len(pos)-first, 0]
     return _pick(score(tp, len(keys)-start, len(pos), len(keys)), start, keys, score)
 
 def _best_macro(cols, score):
-    "(lower, upper, value) of the one cut whose mean over the classes is best; a class without positives takes no part"
+    "(lower, upper, value) of the one cut whose mean over the classes is best; a class without positives is excluded"
     none,keys,steps = [],[],[]
     for k in cols:
         before = np.cumsum(k & 1, dtype=np.int64) - (k & 1)
@@ -42,7 +42,7 @@ def _best_macro(cols, score):
         v = np.rint(v*UNIT).astype(np.int64)
         none.append(v[-1]); keys.append(k[start]); steps.append(v[:-1]-v[1:])
     if not none: return .5,.5,np.nan
-    keys  = np.concatenate(keys) # one at a time, so that the parts go before the next whole comes
+    keys  = np.concatenate(keys) # one at a time, so that the parts are freed before the next is concatenated
     steps = np.concatenate(steps)
     order = np.argsort(keys)
     keys  = keys[order]
@@ -77,8 +77,8 @@ def _highest_precision(p, t):
     return (hit/np.arange(1, len(s)+1))[last].max()
 
 def warn_never_predicted(score, p, t, thresh, vocab):
-    """Warn of the classes that `thresh` never predicts, by their names in `vocab`: a floor that cannot be reached, or
-    an accuracy that is highest so, silences them on all new data"""
+    """Warn of the classes that `thresh` never predicts, by their names in `vocab`: because a floor cannot be reached,
+    or because predicting nothing has the highest accuracy"""
     if vocab is not None and len(vocab) != p.shape[1]:
         raise ValueError(f"vocab has {len(vocab)} names, but there are {p.shape[1]} classes")
     idxs = np.flatnonzero(never_predicted(p, t, thresh))
@@ -97,33 +97,36 @@ def warn_never_predicted(score, p, t, thresh, vocab):
     then  = "lower `at`, or take score='f1'" if floor else "score='f1' predicts every class"
     warn(f"{what}. With the threshold that is returned {never}; {then}")
 
-# ---- thresholds
-
 @checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def best_threshold(
-    probs,                # (n, c) or (n,) in [0, 1], Tensor or array; (n,) is one class
+    probs,                # (n, c) or (n,) in [0, 1], tensor or array; (n,) is one class
     targs,                # same shape, 0 or 1 in any type
     score:str='f1',       # 'f1', 'fbeta', 'accuracy', 'jaccard', 'recall_at_precision' or 'precision_at_recall'
     per_class:bool=False, # one threshold for each class, or one for all
-    beta:float=1.,        # for 'fbeta': how many times recall weighs more than precision
-    at:float=None,        # for the last two: the lowest precision, or recall, to accept, in (0, 1]
-    average:str='micro',  # what one threshold for all maximises: the score of all entries together ('micro'), or the
-                          #   mean of the classes' ('macro')
-    vocab=None,           # list of the class names, for the warning
-) -> tuple:               # (threshold, value), floats, or (c,) float32 as `probs`
-    """The threshold that maximises `score` under the rule `prob > thresh`, and the value that it reaches there.
+    beta:float=1.,        # weight of recall over precision for 'fbeta', above 0
+    at:float=None,        # floor for the last two scores: the lowest acceptable precision, or recall, in (0, 1]
+    average:str='micro',  # what one threshold for all classes maximizes: 'micro', the score of all entries together, or
+                          # 'macro', the mean of the classes' scores
+    vocab=None,           # list of class names, for the warning; None (default): numbers
+) -> tuple:               # (threshold, value): floats; with `per_class` (c,) float32, tensors or arrays as `probs`
+    """The threshold that maximizes `score` under the rule `prob > thresh`, and the score there.
 
-    Exact, not a grid: every distinct score is a candidate, and the threshold lies midway between two of them (or is
-    the lower one, if no number of their type lies between). Below the lowest it predicts all: half of it, or a small
-    negative number if it is 0. Above the highest it predicts none: midway to 1. A class without positives gets .5 and
-    the value nan; it takes no part in a macro mean. Among equally good cuts the one nearest .5 is taken, where a model
-    trained by cross-entropy should be cut if nothing else is known: on new data, in simulations of small sets, it did
-    better than the one in the widest gap for F1 and Jaccard, and neither better nor worse for accuracy. For
-    'recall_at_precision' the one with the highest precision is taken, for 'precision_at_recall' that with the most
-    recall.
-    Where no threshold reaches the precision that 'recall_at_precision' asks for, nothing is predicted, with recall 0;
-    where to predict nothing has the best accuracy, too. A warning names the classes that are then never predicted.
-    Scores in float64 are cut at a float32 number, the best of these"""
+    It is exact: every distinct probability is a candidate, and the threshold is midway between two of them (or the
+    lower one, if no number of their type lies between). To predict all labels it is half the lowest probability, or a
+    small negative number if that is 0; to predict none, midway from the highest to 1. A class without positives gets
+    0.5 and the value nan, and is excluded from a macro mean.
+
+    Ties: the threshold nearest 0.5, where a model trained with cross-entropy should be cut if nothing else is known.
+    In simulations of small data sets it did better on new data than the middle of the widest gap for F1 and Jaccard,
+    and equally well for accuracy. For 'recall_at_precision' ties go to the highest precision, for 'precision_at_recall'
+    to the highest recall.
+
+    Nothing is predicted, with recall 0, where no threshold reaches the precision of 'recall_at_precision', and where
+    predicting nothing has the best accuracy. A warning names the classes that are never predicted. Probabilities in
+    float64 get the best float32 threshold.
+
+    Raises `ValueError` for shapes that differ, for probabilities that are nan or outside [0, 1], for targets other than
+    0 and 1, and for arguments that do not fit `score`"""
     score,macro = score_settings(score, per_class, beta, at, average)
     p,t = read_scores(probs, targs)
     lower,upper,v = search_thresholds(sorted_keys(round_up_float32(p), t, not (per_class or macro)), score, macro).T

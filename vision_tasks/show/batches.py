@@ -12,13 +12,12 @@ class TaskDL(TfmdDL):
     def __iter__(self):
         try: yield from super().__iter__()
         except Exception as e:
-            told = _from_worker(e)
-            if told is None: raise
-            raise told from None
+            ours = _from_worker(e)
+            if ours is None: raise
+            raise ours from None
 
     def show_unique(self, max_n, **kwargs):
-        """`show_batch` of the first image that has an object, or of the first where none has, again and again, so that
-        one sees the augmentation"""
+        "`show_batch` of one image again and again, to show the augmentation: the first with an object, if there is one"
         old,idxs = self.get_idxs,list(self.get_idxs())
         first = next((i for i in idxs if self.has_truth and self.has_object(self.items[i])), idxs[0])
         self.get_idxs = FixedOrder([first]*max(max_n, self.bs or 1))
@@ -35,13 +34,13 @@ class TaskDL(TfmdDL):
         return hasattr(self, 'vocab')
 
     def show_images(self, b, max_n:int=9, ncols:int=None):
-        "Draw `max_n` images of batch `b`, which has nothing else"
+        "Draw `max_n` images of batch `b`, which has no targets"
         items = [o[0] for o in self.decode_batch(b, max_n)]
         _,axs = image_grid(len(items), ncols or columns_for(len(items), 5), aspect=b[0].shape[-2]/b[0].shape[-1])
         for ax,x in zip(axs, items): ax.imshow(as_hwc(x))
 
     def has_object(self, a):
-        "Whether there is something to be seen of the ground truth of `a`, an `Annotation`"
+        "Whether the ground truth of `a`, an `Annotation`, holds something to draw"
         return any(not o for o in (np.zeros(len(a.labels)) if a.ignore is None else a.ignore))
 
 def _from_worker(e):
@@ -55,6 +54,6 @@ def _from_worker(e):
     return type(e)(f"{text[at[-1]:].rstrip()}\n\n{text}") if at else None
 
 class FixedOrder:
-    "The indices that a DataLoader gives, in their order; a class, since a closure does not pickle for worker processes"
+    "`get_idxs` that returns `idxs` in their order; a class, since a closure does not pickle for worker processes"
     def __init__(self, idxs): self.idxs = idxs
     def __call__(self): return self.idxs

@@ -26,8 +26,7 @@ class SegmentationDL(TaskDL):
         alpha=.65, # opacity of the masks, in [0, 1]
         **kwargs,
     ):
-        """Draw `max_n` images of a batch, each beside its mask, in colours of opacity `alpha`; `unique`: one image
-        again and again, so that one sees the augmentation"""
+        "Draw images of a batch, each beside its mask"
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
@@ -46,13 +45,13 @@ class SegmentationDL(TaskDL):
         alpha=.65, # opacity of the masks, in [0, 1]
         **kwargs,
     ):
-        "Draw `max_n` images of batch `b`, each with its ground truth and the prediction `out` (n, h, w) beside it"
+        "Draw images, each with its ground truth and the prediction beside it"
         if not show: return self.results(b, out, max_n)
         _mask_results(self.decode_batch(b, max_n), detuplify(out), losses, ncols, self.vocab, alpha)
 
     def _pre_show_batch(self, b, max_n=9):
         x,y,its = super()._pre_show_batch(b, max_n)
-        # for `_plot_top_mask_losses`, which is given no more than this; images alone have no masks
+        # for `_plot_top_mask_losses`, which gets nothing else; images without targets have no masks
         if y is not None: y.vocab = list(self.vocab)
         return x,y,its
 
@@ -61,7 +60,7 @@ def _indices(y): return y.as_subclass(Tensor).cpu().numpy()
 def classes_of_masks(masks): return sorted({i for m in masks for i in np.unique(_indices(m)).tolist()})
 
 def _mask_results(samples, preds, losses=None, ncols=None, vocab=(), alpha=.65):
-    "Images, their ground truth, `samples` of (image, mask), and (h, w) `preds`, which may be of the centre alone"
+    "Images, their ground truth, `samples` of (image, mask), and (h, w) `preds`, which may cover the centre only"
     preds = [_centred(p, y.shape[-2:]) for p,(_,y) in zip(preds, samples)]
     h,w = samples[0][0].shape[-2:]
     fig,axs = image_grid(3*len(samples), 3*(ncols or columns_for(len(samples), 2)), aspect=h/w, width=2., titles=True)
@@ -75,7 +74,7 @@ def _mask_results(samples, preds, losses=None, ncols=None, vocab=(), alpha=.65):
     class_legend(fig, vocab, classes_of_masks([*(y for _,y in samples), *preds]))
 
 def _centred(p, hw):
-    "`p` in the middle of `hw` pixels, the rest void"
+    "`p` in the centre of `hw` pixels, the rest void"
     p = p.as_subclass(Tensor).cpu()
     if p.shape[-2:] == tuple(hw): return p
     y,x = ((n-m)//2 for n,m in zip(hw, p.shape[-2:]))

@@ -9,9 +9,7 @@ from ..ops.colours import class_colours
 
 __all__ = ['plot_precision_recall', 'plot_f_threshold']
 
-# --- plots
-
-_NAMED = 20   # curves that have names and colours of their own
+_NAMED = 20   # most curves that have names and colours of their own
 
 def _plot(o, draw, ax, title, legend):
     """Let `draw(ax, scores, hit, n, **style)` return a line and what the legend says of it: of each class of `o` with
@@ -39,15 +37,15 @@ def plot_precision_recall(
     annotations,  # list[Annotation], the ground truth
     predictions,  # list[Annotation] of the same images
     vocab=None,   # list of class names
-    iou:float=.5, # in (0, 1]: the least overlap of a hit
-    ax=None,      # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None makes
-                  # a figure
+    iou:float=.5, # least IoU of a true positive, in (0, 1]
+    ax=None,      # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None
+                  # (default): a new figure
 ):                # the axes
     """Precision against recall of each class that has ground truth, as in `detection_curve`, and of all detections
     together (micro), with the area below the interpolated curve; more than 20 classes have no names"""
     def draw(ax, scores, hit, n, **style):
         _,tp,kept = (o[::-1] for o in cuts_of_scores(scores, hit))
-        recall,precision = tp[1:]/n,tp[1:]/kept[1:]   # without the cut that keeps nothing
+        recall,precision = tp[1:]/n,tp[1:]/kept[1:]   # without the threshold that keeps no detection
         x,y = np.append(0, recall),np.append(precision[:1], precision)
         return ax.plot(x[:len(y)], y, **style)[0],f'{area_below(recall, precision):.3f}'
     ax = _plot(counted_detections(annotations, predictions, iou, vocab), draw, ax, f'Precision by recall, IoU {iou:g}',
@@ -60,10 +58,10 @@ def plot_f_threshold(
     annotations,   # list[Annotation], the ground truth
     predictions,   # list[Annotation] of the same images
     vocab=None,    # list of class names
-    iou:float=.5,  # in (0, 1]: the least overlap of a hit
-    beta:float=1., # how many times recall weighs more than precision
-    ax=None,       # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None makes
-                   # a figure
+    iou:float=.5,  # least IoU of a true positive, in (0, 1]
+    beta:float=1., # weight of recall over precision, above 0
+    ax=None,       # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None
+                   # (default): a new figure
 ):                 # the axes
     """F-beta against the threshold of each class that has ground truth, and of all detections together (micro), with
     the best threshold as a dot; more than 20 classes have no names"""

@@ -25,14 +25,14 @@ PAIRS  = several(Kind("a pair of points, each a name or an index", lambda o: not
 @checked(image=IMAGE, title=TEXT, scores=FLAG, alpha=FRACTION, point_names=NAMES, skeleton=PAIRS)
 def show_annotation(
     a,             # Annotation
-    ax=None,       # matplotlib axes; None = new ones
+    ax=None,       # matplotlib Axes to draw on; None (default): new ones
     image=None,    # PIL image or array in place of the file
-    vocab=None,    # list of class names, so that a class has the same colour in several images; None = those of `a`.
-                   # Where it holds one class alone the name is not written, and each object has its own colour
+    vocab=None,    # list of class names, so that a class has the same colour in several images; None (default): those
+                   # of `a`. If there is only one class, its name is not written, and each object has its own colour
     title=None,    # text above the image; None (default): none
     scores=True,   # write scores behind the labels of predictions
-    alpha=None,    # opacity of masks; None = .45 of objects, .65 of classes
-    point_names=None, # names of the points, to be written beside them where they fit, and for `skeleton`
+    alpha=None,    # opacity of masks, in [0, 1]; None (default): 0.45 for objects, 0.65 for classes
+    point_names=None, # list of names, written beside the points where they fit, and for `skeleton`; None: none
     skeleton=(),   # pairs of points, by name or index, that are joined by a line
 ):                 # the axes
     """Draw `a`: its image, masks, boxes with their labels, points; labels without boxes are written below. Class masks
@@ -55,8 +55,8 @@ def show_annotation(
     ax.set_xlim(-.5, a.size[0]-.5); ax.set_ylim(a.size[1]-.5, -.5)
     names = ['']*len(a.labels) if one and a.bboxes is not None else a.labels
     if scores and a.scores is not None: names = [f'{o} {s:.2f}'.strip() for o,s in zip(names, a.scores)]
-    said = a.points is not None or a.mask is not None
-    if a.bboxes is None: write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(not said))
+    other = a.points is not None or a.mask is not None
+    if a.bboxes is None: write_below(ax, [(n, 'black') for n in names] or [('no label', 'grey')]*(not other))
     elif not len(a.bboxes): write_below(ax, [('no object', 'grey')])
     else:
         for b,n,(_,c) in zip(a.bboxes, names, colours): draw_bbox(ax, b, n, c)
@@ -72,8 +72,8 @@ def _figsize(size, width=4.):
     return width,min(max(width*size[1]/size[0], 1.), 8.) + .2
 
 def object_colours(labels, vocab, one=False):
-    """[(colour of the mask, colour of box and outline)] of each object. Masks of one class differ in shade; with `one`,
-    where the colour of the class would tell nothing, each object has a colour of its own"""
+    """[(colour of the mask, colour of box and outline)] of each object. Masks of one class differ in shade; with `one`
+    (class only), each object has a colour of its own"""
     if one: return [(c, c) for c in palette(len(labels))]
     colour,seen = class_colours(vocab),Counter()
     res = []
@@ -110,8 +110,8 @@ def _eroded(m, n):
 def paint_classes(
     image,      # (h, w, 3) uint8
     mask,       # (h, w) class indices, 255 = void
-    vocab=(),   # names of the classes; a first one called 'background' is not painted
-    alpha=.65,  # opacity
+    vocab=(),   # list of class names; a first one called 'background' is not painted
+    alpha=.65,  # opacity of the classes, in [0, 1]
 ):              # (h, w, 3) uint8
     """A grey version of `image` with a colour for each class over it, void in black. The outlines of the regions have
     the colour at full opacity"""
@@ -150,7 +150,7 @@ def draw_bbox(ax, b, name, colour, dashed=False):
     x1,y1,x2,y2 = (float(o)-.5 for o in b)   # pixel i covers i-.5 to i+.5 for matplotlib
     ax.add_patch(Rectangle((x1, y1), x2-x1, y2-y1, fill=False, ec=colour, lw=1.6, ls='--' if dashed else '-'))
     names = names_of(ax)
-    names.points.append(((x1+x2)/2, (y1+y2)/2))   # no name is written over what a box is about
+    names.points.append(((x1+x2)/2, (y1+y2)/2))   # no name is written over the centre of an object
     if not name: return
     # above the box, within it, below it
     places = [(x, y, side, v) for y,v in ((y1, 'bottom'), (y1, 'top'), (y2, 'top'), (y2, 'bottom'))
@@ -169,8 +169,7 @@ def draw_points(
                  # points
     ring=False,  # draw rings in place of dots
 ):
-    """(k, 2) `points` in pixels of what `ax` shows, a colour each, without those of nan; `names`: write those names
-    that hide neither a point nor another name (None: up to 20 points)"""
+    "Draw points on an image, each in a colour of its own"
     p = points.as_subclass(Tensor).cpu().numpy() if isinstance(points, Tensor) else np.asarray(points)
     p = p.reshape(-1, 2) - .5
     colour,s,rim = palette(len(p)),max(7, 26-len(p)/3),.5 if len(p) <= 20 else .2

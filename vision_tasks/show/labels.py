@@ -13,7 +13,7 @@ __all__ = ['MultilabelDL']
 def has_only_labels(a): return a.bboxes is None and a.points is None and a.mask is None
 
 def most_lines(anns):
-    "Lines of text below the image that has the most"
+    "The most lines of text that any image has below it"
     return max((len(a.labels) if a.bboxes is None else int(not len(a.bboxes)) for a in anns), default=0)
 
 def label_lines(truth, pred, scores):
@@ -25,9 +25,9 @@ def label_lines(truth, pred, scores):
     return lines or [('no label', RIGHT)]
 
 class MultilabelDL(TaskDL):
-    "Draws images with their labels below; results with labels found, missed and false, and their probabilities"
+    "Draws images with their labels below; results as true positives, missed labels and false positives"
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
-        "Draw `max_n` images of a batch; `unique`: one image again and again, so that one sees the augmentation"
+        "Draw images of a batch with their labels"
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
@@ -42,10 +42,9 @@ class MultilabelDL(TaskDL):
         out, # (n, c) bool: which labels are predicted
         max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
     ):
-        """Draw `max_n` images of batch `b` with the decisions `out`; `probs` (n, c) and `losses` (n,) are written where
-        given"""
+        "Draw images with true positives, missed labels and false positives, and their probabilities where given"
         if not show: return self.results(b, out, max_n)
-        items,vocab,out = self.decode_batch(b, max_n),self.vocab,detuplify(out)   # `Interpretation` gives a tuple
+        items,vocab,out = self.decode_batch(b, max_n),self.vocab,detuplify(out)   # `Interpretation` passes a tuple
         sets = [({*map(str, y)}, {vocab[j] for j in o.nonzero().flatten().tolist()}) for (_,y),o in zip(items, out)]
         fig,axs = image_grid(len(items), ncols or columns_for(len(items), 5),
                              lines=max(1, *(len(t | p) for t,p in sets)), titles=losses is not None)

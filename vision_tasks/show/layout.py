@@ -10,7 +10,7 @@ from ..ops.colours import class_colours, is_background
 __all__ = ['RIGHT', 'MISSED', 'FALSE']
 RIGHT,MISSED,FALSE = '#1a7f37','#b35900','#c62828'   # colours of a true positive, a missed label, a false positive
 LEGEND = 'Green: found · orange, in brackets: missed · red, with +: false positive'
-GREY  = .5,.5,.5                                    # of what is ignored, or not in the vocab
+GREY  = .5,.5,.5                                    # of ignored objects, and classes that are not in the vocab
 
 def has_one_class(vocab): return len({*map(str, vocab)} - {NO_OBJECT, 'ignored'}) == 1
 
@@ -42,7 +42,7 @@ def add_caption(fig, text, fontsize=9):
     fig.suptitle('\n'.join(lines), fontsize=fontsize)
 
 def columns_for(n, most):
-    "Columns, up to `most`, for `n` images: those that leave the fewest places empty, of these the most"
+    "Columns for `n` images, at most `most`: those that leave the fewest places empty; of ties, the most columns"
     return min(range(min(n, most), min(n, most)//2, -1), key=lambda c: -n%c)
 
 def image_grid(n, ncols, aspect=1., lines=0, width=2.1, titles=False):
@@ -59,7 +59,7 @@ def image_grid(n, ncols, aspect=1., lines=0, width=2.1, titles=False):
     return fig,axs.flatten()
 
 def crowd_legend(fig, vocab, labels, most, limit=12):
-    "The colours of the classes, where there are more than `limit` objects in an image, so that not all names have room"
+    "The colours of the classes, if an image has more than `limit` objects, so that not all names fit"
     if most <= limit or has_one_class(vocab): return
     colour_legend(fig, [(c, n) for n,c in class_colours(vocab).items() if n in labels])
 

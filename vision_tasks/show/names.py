@@ -36,14 +36,14 @@ class PlacedName(TextAt):
 
     def move(self, place):
         x,y,ha,va = place
-        if (self.xy, self.get_ha(), self.get_va()) == ((x, y), ha, va): return   # a change would ask for another draw
+        if (self.xy, self.get_ha(), self.get_va()) == ((x, y), ha, va): return   # a change would trigger another draw
         self.xy,self.xyann = (x, y),self._away(ha, va)
         self.set(ha=ha, va=va)
 
     def draw(self, renderer):
         names = names_of(self.axes)
         names.texts = [t for t in names.texts if t.axes is self.axes]   # without those that were removed
-        if self is names.texts[0]: names.arrange(renderer)   # drawn before the others: by now sizes are final
+        if self is names.texts[0]: names.arrange(renderer)   # drawn first: by now sizes are final
         if self.fits: super().draw(renderer)
 
 class _Names:

@@ -29,12 +29,12 @@ class DetectionDL(TaskDL):
         max_n=9,
         full=True, # decode to what can be drawn, not only to what the item transforms return
     ):
-        "fastai's `decode_batch` without the proposals, which are too many to be looked at"
+        "fastai's `decode_batch` without the proposals, which are too many to draw"
         return [tuple(o for o in s if not isinstance(o, RegionProposals)) for s in super().decode_batch(b, max_n, full)]
 
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
-        """Draw `max_n` images of a batch, ignored objects in grey; with one class alone without its name, each object
-        in a colour of its own. `unique`: one image again and again, so that one sees the augmentation"""
+        """Draw images of a batch, ignored objects in grey; if there is only one class, without its name, and each
+        object in a colour of its own"""
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
@@ -53,19 +53,19 @@ class DetectionDL(TaskDL):
         out, # (n, k, 6) detections x1 y1 x2 y2 score label in pixels of the network's input; label 0: none
         max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
     ):
-        """Draw `max_n` images of batch `b`: the ground truth dashed, orange where it was missed; the detections `out`
-        (n, k, 6), without those of label 0, green where the class is correct and IoU >= 0.5"""
+        """Draw images with the ground truth dashed, orange where it was missed, and detections, green where the class
+        is correct and IoU >= 0.5"""
         if not show: return self.results(b, out, max_n)
-        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], d[:,4].tolist())
+        preds = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], d[:,4].tolist())
                 for d in (o.as_subclass(Tensor).cpu() for o in detuplify(out))]
-        _detection_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
+        _detection_results(self.decode_batch(b, max_n), preds, losses, ncols, self.vocab[1:])
 
     def results(self,
         b,   # batch of images, boxes and labels
         out, # detections as `show_results` takes them
         max_n=9,
     ):
-        "As of every task, with the scores behind the boxes, labels and masks of each image"
+        "What `TaskDL.results` returns, with the scores after the boxes, labels and masks of each image"
         dets = out[0] if isinstance(out, (tuple, list)) else out
         x,y,its,outs = super().results(b, out, max_n)
         return x,y,its,L((*o, d[:,4].tolist()) for o,d in zip(outs, dets.as_subclass(Tensor).detach().cpu()))
@@ -77,7 +77,7 @@ class DetectionDL(TaskDL):
             b = x,PixelBBox(d[...,:4]),BBoxLabels(d[...,5].long()),*masks
         x,y,its = super()._pre_show_batch(b, max_n)
         y = ObjectsTarget(y or ())
-        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images alone have none
+        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images without targets have none
         return x,y,its
 
 class ObjectsTarget(tuple):
@@ -106,36 +106,35 @@ class InstanceDL(DetectionDL):
              # label 0: none
         max_n=6, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
     ):
-        """Draw `max_n` images of batch `b`, each with its ground truth, names of missed objects in brackets, and beside
-        it the prediction `out`: detections (n, k, 6), without those of label 0, and masks (n, k, m, m). A red box is a
-        false positive (mask IoU < 0.5 or another class)"""
+        """Draw images, each with its ground truth, names of missed objects in brackets, beside the prediction. A red
+        box is a false positive (mask IoU < 0.5 or another class)"""
         if not show: return self.results(b, out, max_n)
         dets,masks = (o.as_subclass(Tensor).cpu() for o in out)
-        said = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
+        preds = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
                 for d,m in zip(dets, masks)]
-        _instance_results(self.decode_batch(b, max_n), said, losses, ncols, self.vocab[1:])
+        _instance_results(self.decode_batch(b, max_n), preds, losses, ncols, self.vocab[1:])
 
     def _pre_show_batch(self, b, max_n=9):
         x,y,its = super()._pre_show_batch(b, max_n)
         y = InstancesTarget(y or ())
-        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images alone have none
+        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images without targets have none
         return x,y,its
 
 class InstancesTarget(tuple):
     """Boxes, ids and masks of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
     `plot_top_losses` finds what draws it"""
 
-def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
-    """Images with their ground truth, `samples` of (image, boxes, class names, masks), beside `answers`, predictions of
+def _instance_results(samples, preds, losses=None, ncols=None, vocab=()):
+    """Images with their ground truth, `samples` of (image, boxes, class names, masks), beside `preds`, predictions of
     (boxes, class names, (k, m, m) probabilities, scores) in the same pixels, the best first; a class name that is
     `NO_OBJECT` is padding"""
     h,w = samples[0][0].shape[-2:]
     one,sizes = has_one_class(vocab),[0]
     fig,axs = image_grid(2*len(samples), 2*(ncols or columns_for(len(samples), 2)), aspect=h/w, width=2.6, titles=True)
-    for i,((x,*objects),answer) in enumerate(zip(samples, answers)):
+    for i,((x,*objects),pred) in enumerate(zip(samples, preds)):
         truth = _real(*objects)
         paste = lambda m, b: torch.from_numpy(decode_mask(*paste_rle(m[None].numpy(), b[None].numpy(), (w, h)), (w, h)))
-        found = [(b, n, paste(m, b), s) for b,n,m,s in _real(*answer)]
+        found = [(b, n, paste(m, b), s) for b,n,m,s in _real(*pred)]
         right,missed = _matched(truth, found)
         sizes += [len(truth), len(found)]
         names = ['' if one and n in vocab else n for _,n,_ in truth]
@@ -148,7 +147,7 @@ def _instance_results(samples, answers, losses=None, ncols=None, vocab=()):
         axs[2*i].set_title('Ground truth' + ('' if losses is None else f', loss {float(losses[i]):.2f}'), fontsize=8)
         counts = f'{sum(right)} correct, {len(found)-sum(right)} false, {len(missed)} missed'
         axs[2*i+1].set_title(f'Prediction: {counts}', fontsize=8)
-    crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in answers for n in o}, max(sizes))
+    crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in preds for n in o}, max(sizes))
 
 def _matched(truth, found, iou=.5):
     "Whether each of `found` matches an object of its class that no better one matches, by mask IoU `iou`; those missed"
@@ -161,19 +160,19 @@ def _matched(truth, found, iou=.5):
         if right[-1]: free.remove(j)
     return right,free
 
-def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
-    """Images with their ground truth, `samples` of (image, boxes, class names), and `answers`, predictions of (boxes,
+def _detection_results(samples, preds, losses=None, ncols=None, vocab=()):
+    """Images with their ground truth, `samples` of (image, boxes, class names), and `preds`, predictions of (boxes,
     class names, scores) in the same pixels, the best first; a class name that is `NO_OBJECT` is padding"""
     h,w = samples[0][0].shape[-2:]
     one = has_one_class(vocab)
     fig,axs = image_grid(len(samples), ncols or columns_for(len(samples), 3), aspect=h/w, width=3.2,
                          titles=losses is not None)
-    for i,(ax,(x,bboxes,names),answer) in enumerate(zip(axs, samples, answers)):
+    for i,(ax,(x,bboxes,names),pred) in enumerate(zip(axs, samples, preds)):
         ax.imshow(as_hwc(x))
         truth = [(o, n) for o,n in zip(bboxes.as_subclass(Tensor).cpu(), names) if n != NO_OBJECT]
-        found = [o for o in zip(*answer) if o[1] != NO_OBJECT]
+        found = [o for o in zip(*pred) if o[1] != NO_OBJECT]
         free,right = list(range(len(truth))),[]
-        for o,n,_ in found:              # each object is found once
+        for o,n,_ in found:              # each object is matched once
             ious = [(paired_iou(o, truth[j][0]).item() if truth[j][1] == n else 0., j) for j in free]
             best,j = max(ious, default=(0., None))
             right.append(best >= .5)
@@ -191,15 +190,15 @@ def _detection_results(samples, answers, losses=None, ncols=None, vocab=()):
 def _plot_top_detection_losses(x:TensorImage, y:ObjectsTarget, samples, outs, raws, losses, nrows=None, ncols=None,
                                figsize=None, **kwargs):
     "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
-    said = [(b.as_subclass(Tensor).cpu(), n, d[:,4].tolist()) for (b,n),d in zip(outs, raws)]
-    _detection_results(samples, said, losses, ncols, y.vocab)
+    preds = [(b.as_subclass(Tensor).cpu(), n, d[:,4].tolist()) for (b,n),d in zip(outs, raws)]
+    _detection_results(samples, preds, losses, ncols, y.vocab)
 
 @plot_top_losses.dispatch
 def _plot_top_instance_losses(x:TensorImage, y:InstancesTarget, samples, outs, raws, losses, nrows=None, ncols=None,
                               figsize=None, **kwargs):
     "What `Interpretation.plot_top_losses` calls; drawn as `show_results` is"
-    said = [(*o, d[:,4].tolist()) for o,d in zip(outs, raws[0])]
-    _instance_results(samples, said, losses, ncols, y.vocab)
+    preds = [(*o, d[:,4].tolist()) for o,d in zip(outs, raws[0])]
+    _instance_results(samples, preds, losses, ncols, y.vocab)
 
 @tensorboard_log.dispatch
 def _log_detections(x:TensorImage, y:ObjectsTarget, samples, outs, writer, step):

@@ -23,7 +23,7 @@ class LocalizationDL(TaskDL):
         return super().has_object(a) and a.labels != [NO_OBJECT]
 
     def show_batch(self, b=None, max_n=9, ctxs=None, show=True, unique=False, ncols=None, **kwargs):
-        "Draw `max_n` images of a batch; `unique`: one image again and again, so that one sees the augmentation"
+        "Draw images of a batch with the box and label of their object"
         if unique: return self.show_unique(max_n, ncols=ncols)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
@@ -40,14 +40,13 @@ class LocalizationDL(TaskDL):
         out, # (n,) class ids and (n, 1, 4) boxes in [-1, 1]
         max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
     ):
-        """Draw `max_n` images of batch `b`: the ground truth dashed, the prediction `out`, ids (n,) and boxes (n, 1, 4)
-        in [-1, 1], solid, green where the class is correct and IoU >= 0.5; `probs` (n, c + 4) and `losses` (n,) are
-        written where given"""
+        """Draw images with the ground truth dashed and the prediction solid, green where the class is correct and
+        IoU >= 0.5, and its probability where given"""
         if not show: return self.results(b, out, max_n)
         samples,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]]*2)
         boxes = (out[1].as_subclass(Tensor).cpu().view(-1, 4).clamp(-1, 1)+1)/2*size
-        said  = [(self.vocab[i],o) for i,o in zip(out[0].tolist(), boxes)]
-        _object_results(samples, said, losses, ncols, None if probs is None else probs[:,:-4].max(1).values.tolist())
+        preds = [(self.vocab[i],o) for i,o in zip(out[0].tolist(), boxes)]
+        _object_results(samples, preds, losses, ncols, None if probs is None else probs[:,:-4].max(1).values.tolist())
 
     def _pre_show_batch(self, b, max_n=9):
         x,y,its = super()._pre_show_batch(b, max_n)
@@ -56,23 +55,23 @@ class LocalizationDL(TaskDL):
 class OneObjectTarget(tuple):
     "Class and box of a batch: a type of its own, so that fastai's `plot_top_losses` finds what draws it"
 
-def _object_results(samples, answers, losses=None, ncols=None, scores=None):
-    """Images with their ground truth, `samples` of (image, class name, box), and `answers`, predictions of (class name,
+def _object_results(samples, preds, losses=None, ncols=None, scores=None):
+    """Images with their ground truth, `samples` of (image, class name, box), and `preds`, predictions of (class name,
     box) in the same pixels"""
     h,w = samples[0][0].shape[-2:]
-    wrong = any(said != name for (_,name,_),(said,_) in zip(samples, answers))
+    wrong = any(pred != name for (_,name,_),(pred,_) in zip(samples, preds))
     fig,axs = image_grid(len(samples), ncols or columns_for(len(samples), 4), aspect=h/w, lines=1+wrong, width=2.6,
                          titles=losses is not None)
-    for i,(ax,(x,name,bbox),(said,mine)) in enumerate(zip(axs, samples, answers)):
-        mine,bbox = (o.as_subclass(Tensor).cpu().view(4) for o in (mine, bbox))
-        iou   = paired_iou(mine, bbox).item()
-        right = said == name and not iou < .5           # nan: the ground truth has no box
+    for i,(ax,(x,name,bbox),(pred,box)) in enumerate(zip(axs, samples, preds)):
+        box,bbox = (o.as_subclass(Tensor).cpu().view(4) for o in (box, bbox))
+        iou   = paired_iou(box, bbox).item()
+        right = pred == name and not iou < .5           # nan: the ground truth has no box
         _draw_object(ax, x, bbox, name, 'white', dashed=True)
-        if said != NO_OBJECT: draw_bbox(ax, mine.tolist(), '', RIGHT if right else FALSE)
+        if pred != NO_OBJECT: draw_bbox(ax, box.tolist(), '', RIGHT if right else FALSE)
         score = '' if scores is None else f' {scores[i]:.2f}'
-        where = f', IoU {iou:.2f}' if iou == iou and said != NO_OBJECT else ''
-        lines = [(f'{shown_name(said)}{score}{where}', RIGHT if right else FALSE)]
-        if said != name: lines.append((f'({shown_name(name)})', MISSED))
+        where = f', IoU {iou:.2f}' if iou == iou and pred != NO_OBJECT else ''
+        lines = [(f'{shown_name(pred)}{score}{where}', RIGHT if right else FALSE)]
+        if pred != name: lines.append((f'({shown_name(name)})', MISSED))
         write_below(ax, lines)
         if losses is not None: ax.set_title(f'Loss {float(losses[i]):.2f}', fontsize=9)
     add_caption(fig, 'Dashed: ground truth · solid: prediction, green where the class is correct and IoU >= 0.5')

@@ -24,8 +24,8 @@ SQUARE = Kind("a DataFrame (c, c) of numbers, row = true class, column = predict
 @checked(counts=SQUARE, normalize=FLAG)
 def plot_confusion(
     counts,          # DataFrame (c, c), row = true class, column = predicted class
-    normalize=True,  # as shares of the row
-    ax=None,         # matplotlib axes; None = new ones
+    normalize=True,  # True: shares of the row in [0, 1]; False: counts
+    ax=None,         # matplotlib Axes to draw on; None (default): new ones
 ):                   # the axes
     """A confusion matrix, its values written where there is room, with the total of each row behind its name and a
     colour bar"""
@@ -37,8 +37,8 @@ def plot_confusion(
 @checked(shares=SQUARE, totals=several(number(0), "a list of numbers, one for each label"))
 def plot_label_confusion(
     shares,          # DataFrame (c, c) in [0, 1] of `label_confusion`, row = true label B, column = predicted label A
-    totals=None,     # (c,) numbers of images with each label, written behind its name; None = not written
-    ax=None,         # matplotlib axes; None = new ones
+    totals=None,     # (c,) numbers of images with each label, written behind its name; None (default): none
+    ax=None,         # matplotlib Axes to draw on; None (default): new ones
 ):                   # the axes
     "How often label A is predicted for images with label B and without A; on the diagonal recall"
     if totals is not None and len(totals) != len(shares):
@@ -84,7 +84,7 @@ def _short(n):
 @checked(counts=TABLE)
 def plot_confusion_per_class(
     counts,          # DataFrame of `multilabel_confusion`: label, tn, fp, fn, tp
-    ncols:int=None,  # classes in a row; None = as many as fit evenly, at most 8
+    ncols:int=None,  # classes in a row; None (default): as many as fit evenly, at most 8
 ):                   # the figure
     "The 2 x 2 confusion matrix of each class: numbers of images, coloured by their share of the row"
     n,missing = len(counts),{'label', 'tn', 'fp', 'fn', 'tp'} - {*counts.columns}
@@ -113,12 +113,12 @@ def plot_confusion_per_class(
 @checked()
 def plot_counts(
     annotations,  # list[Annotation]
-    vocab=None,   # class names in the order of the plot; those of class masks, which have no names of their own. None =
-                  # those of the labels, the commonest first
+    vocab=None,   # list of class names in the order of the plot; needed for the names in class masks. None (default):
+                  # those of the labels, the most frequent first
 ):                # the figure
-    """What is in a data set: objects (or, without boxes, images) of each class, widths and heights of the boxes in
+    """The contents of a data set: objects (or, without boxes, images) of each class, widths and heights of the boxes in
     pixels, images of each split. Classes of class masks are counted by the images that show them, points by the images
-    that mark them. Raises `ValueError` for no annotations at all, and for classes that `vocab` lacks"""
+    that mark them. Raises `ValueError` without annotations, and for classes that are not in `vocab`"""
     anns = list(annotations)
     if not anns: raise ValueError("there is nothing to count: the list of annotations is empty")
     what,counts,colours = _class_counts(anns, vocab)
@@ -135,7 +135,7 @@ def plot_counts(
     return fig
 
 def _class_counts(anns, vocab):
-    "What is counted, how many of each class, the first one on top, and the colours of the classes"
+    "Title, counts by class in the order of the plot, and colours of the classes"
     points = [a.points for a in anns if a.points is not None]
     names  = None if vocab is None else list(map(str, vocab))
     if any(a.labels for a in anns):
@@ -180,7 +180,7 @@ def _quiet(ax, axis='both'):
 
 def _plot_box_sizes(ax, boxes, colours):
     wh = np.maximum([b for b,_ in boxes], .5)   # a logarithm has no 0
-    # more points are smaller and fainter, in random order, so that the last class is not on top of all
+    # the more points, the smaller and fainter; in random order, so that no class covers the others
     order = np.random.default_rng(0).permutation(len(wh))
     k = min(1., (300/len(wh))**.5)
     ax.scatter(*wh[order].T, s=4 + 12*k, c=[colours.get(boxes[i][1], GREY) for i in order], alpha=max(.15, .8*k),
@@ -193,7 +193,7 @@ def _plot_box_sizes(ax, boxes, colours):
     low,high = wh.min()*.8,wh.max()*1.25
     ax.set_xlim(low, high); ax.set_ylim(low, high)
     side = np.geomspace(low, high, 50)
-    for limit in (32, 96):   # where COCO's small, medium and large objects part, by area
+    for limit in (32, 96):   # COCO's limits of small, medium and large objects, by area
         if low**2 < limit**2 < high**2: ax.plot(side, limit**2/side, color='#444444', lw=.8, ls='--', zorder=0)
     ax.set_xlabel('Width in pixels', fontsize=8); ax.set_ylabel('Height in pixels', fontsize=8)
     ax.set_title('Box sizes (dashed: areas 32², 96²)', fontsize=9, loc='left')
@@ -203,12 +203,12 @@ def _plot_box_sizes(ax, boxes, colours):
 @checked(df=TABLE, columns=NAMES, sort=TEXT)
 def plot_per_class(
     df,             # DataFrame of `evaluate_per_class`: label, n, and a column for each score
-    columns=None,   # names of the scores to draw; None = all
-    sort=None,      # name of the score that orders the classes, the best on top, classes without a value last; None =
-                    # in the order of the table
+    columns=None,   # columns to draw; None (default): all scores
+    sort=None,      # name of the score that orders the classes, the best on top, classes with nan last; None
+                    # (default): the order of the table
 ):                  # the figure
     """A bar for each class and score, the number of its objects (or images, points, pixels) behind its name; a dash
-    where the score is nan. Raises `ValueError` for columns that the table lacks"""
+    where the score is nan. Raises `ValueError` for columns that are missing"""
     columns = [o for o in df.columns if o not in ('label', 'n')] if columns is None else list(columns)
     missing = [o for o in [*columns, *([sort] if sort else []), 'label'] if o not in df.columns]
     if missing: raise ValueError(f"the table has no column {missing[0]!r}; there are {list(df.columns)}")
@@ -239,7 +239,7 @@ def plot_per_class(
 
 def _score_title(name): return _SCORES.get(name, name.upper() if 'pck' in name else name[:1].upper() + name[1:])
 
-_ERRORS = 'error_px', 'median_px', 'nme'   # scores of which less is better
+_ERRORS = 'error_px', 'median_px', 'nme'   # scores where lower is better
 _SCORES = dict(ap='AP', ap50='AP50', ap75='AP75', ar='AR', f1='F1', iou='IoU', mean_iou='Mean IoU', nme='NME',
                thresh='Threshold', error_px='Error in pixels', median_px='Median error', ap_segm='AP (masks)',
                ap50_segm='AP50 (masks)', ap75_segm='AP75 (masks)', ar_segm='AR (masks)')

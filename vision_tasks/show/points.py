@@ -24,8 +24,7 @@ class KeypointDL(TaskDL):
         names=None, # write the points' names where they fit; None (default): if there are at most 20 points
         **kwargs,
     ):
-        """Draw `max_n` images of a batch; `names`: write the points' names where they fit (None: up to 20 points);
-        `unique`: one image again and again, so that one sees the augmentation"""
+        "Draw images of a batch with their points"
         if unique: return self.show_unique(max_n, ncols=ncols, names=names)
         if b is None: b = self.one_batch()
         if not show: return self._pre_show_batch(b, max_n=max_n)
@@ -43,8 +42,7 @@ class KeypointDL(TaskDL):
         names=None, # write the points' names where they fit; None (default): if there are at most 8 points
         **kwargs,
     ):
-        """Draw `max_n` images of batch `b`: ground truth as rings, prediction `out` (n, k, 2) in [-1, 1] as dots, a
-        line from one to the other; `names`: write the points' names where they fit (None: up to 8 points)"""
+        "Draw images with the ground truth as rings, the prediction as dots, and a line from one to the other"
         if not show: return self.results(b, out, max_n)
         names = len(self.vocab) <= 8 if names is None else names
         items,size = self.decode_batch(b, max_n),torch.tensor([b[0].shape[-1], b[0].shape[-2]])

@@ -21,11 +21,11 @@ __all__ = ['contact_sheet']
 @checked(truths=ANNOTATIONS, preds=ANNOTATIONS, n=whole(1, 10000), title=TEXT)
 def contact_sheet(
     truths,          # list[Annotation], the ground truth
-    preds=None,      # list[Annotation] of the same images, or None
-    fname=None,      # image file to write; None = only the figure
+    preds=None,      # list[Annotation] of the same images; None (default): ground truth only
+    fname=None,      # image file to write; None (default): only the figure
     n:int=12,        # images at most
-    ncols:int=None,  # images, each with its ground truth and prediction, in a row
-    vocab=None,      # list of class names; None = those of `truths`
+    ncols:int=None,  # images, each with its ground truth and prediction, in a row; None (default): as many as fit
+    vocab=None,      # list of class names; None (default): those of `truths`
     title=None,      # text above the images; None (default): none
     **kwargs,        # of `show_annotation`: `point_names`, `skeleton`, `alpha`
 ):                   # the figure
@@ -78,7 +78,7 @@ def show_predictions(
     ncols=None, # images in a row
     **kwargs,   # of `show_annotation`: `vocab`, `point_names`, `skeleton`, `alpha`
 ):              # the figure
-    "Images with what was predicted, where there is no ground truth to put beside"
+    "Draw images with their predictions only"
     fig,axs = image_grid(len(preds), ncols or columns_for(len(preds), 5), lines=most_lines(preds),
                          aspect=np.mean([a.size[1]/a.size[0] for a in preds]), width=2.6)
     for a,im,ax in zip(preds, images, axs): show_annotation(a, ax, image=im, **kwargs)

@@ -9,8 +9,6 @@ from ..metrics.thresholds import best_threshold
 
 __all__ = ['plot_thresholds', 'plot_reliability']
 
-# ---- plots
-
 _HUES = dict(score='#0072b2', precision='#d55e00', recall='#009e73', mark='#882255', ink='#444444')
 
 def _axes(ax, title, xlabel, ylabel):
@@ -34,12 +32,12 @@ def _legend(ax):
 def plot_thresholds(
     probs,               # (n, c) or (n,) in [0, 1]
     targs,               # same shape, 0 or 1
-    score:str='f1',      # as in `best_threshold`
+    score:str='f1',      # score, as `best_threshold` takes it
     average:str='micro', # all entries together, or 'macro': the mean over the classes
     ax=None,             # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None
-                         # makes a figure
-    beta:float=1.,       # for 'fbeta'
-    at:float=None,       # for 'recall_at_precision' and 'precision_at_recall'
+                         # (default): a new figure
+    beta:float=1.,       # weight of recall over precision for 'fbeta'
+    at:float=None,       # floor for 'recall_at_precision' and 'precision_at_recall', in (0, 1]
 ):                       # the axes
     "The curve of `score` with those of precision and recall, and the exact optimum on it"
     thresh,best = best_threshold(probs, targs, score, beta=beta, at=at, average=average)
@@ -48,7 +46,7 @@ def plot_thresholds(
     shown = name.capitalize() if score != 'fbeta' else f'F{beta:g}'
     columns = list(dict.fromkeys((name, 'precision', 'recall')))
     curves = sweep_thresholds(probs, targs, np.linspace(0, 1, 401), columns, average, beta)
-    # precision ends where nothing is found, rather than falling to 0
+    # precision ends where there is no true positive, in place of dropping to 0
     curves['precision'] = curves.precision.where(curves.recall > 0)
     ax = _axes(ax, f"{shown} by threshold, {average} average", 'Threshold', 'Score')
     for o,ls in (('precision', '--'), ('recall', '-.')):
@@ -74,12 +72,12 @@ def _below(ax):
 def plot_reliability(
     probs,         # (n, c) or (n,) in [0, 1]
     targs,         # same shape, 0 or 1
-    n_bins:int=10, # of equal width
+    n_bins:int=10, # bins of equal width
     ax=None,       # matplotlib axes, of a figure with layout='constrained', since legend and histogram are beside and
-                   # below them; None makes a figure
+                   # below them; None (default): a new figure
 ):                 # the axes of the curve; those of the histogram come last in `figure.axes`
     """The fraction of positives in each bin against the mean score there: on the diagonal, scores are probabilities.
-    With 95 % Wilson intervals, which take all entries for independent; below, the number of entries in each bin"""
+    With 95 % Wilson intervals, which assume independent entries; below, the number of entries in each bin"""
     bins = reliability(probs, targs, n_bins)
     some = bins[bins.n > 0]
     if ax is None: ax = plt.subplots(figsize=(6.8, 5.4), layout='constrained')[1]
