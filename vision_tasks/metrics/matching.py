@@ -84,9 +84,17 @@ def _in_turn(scores):
     rank[np.argsort(-scores, kind='stable')] = np.arange(len(scores))
     return rank
 
-def _take(d, t, truth, n):
-    "(n,) the object of each detection, -1: none, where the pairs (`d`, `t`) are assigned greedily in their order"
-    found,taken,shared = [-1]*n,[False]*len(truth.label),truth.ignore.tolist()
+def assign(d, t, overlap, turn, ignore, n, iou, rule='coco'): # (m,), (m,), (m,), (n,), (k,) bool -> (n,)
+    """The target that each of `n` detections takes, -1: none, of the candidate pairs (`d`, `t`) with their `overlap`.
+    Detections choose in their `turn`; a target is taken once, but those to `ignore` any number of times. 'coco': the
+    free target with the highest overlap, ignored ones last, of equal overlaps the last. 'voc': the one that the
+    detection overlaps most, of equal overlaps the first, or none if that is taken"""
+    on = overlap >= (min(iou, 1-1e-10) if rule == 'coco' else iou)   # as in COCO, so that `iou` may be 1
+    d,t,overlap = d[on],t[on],overlap[on]
+    order = np.lexsort((-t, -overlap, ignore[t], turn[d]) if rule == 'coco' else (t, -overlap, turn[d]))
+    d,t = d[order],t[order]
+    if rule == 'voc': first = np.diff(d, prepend=-1) != 0; d,t = d[first],t[first]
+    found,taken,shared = [-1]*n,[False]*len(ignore),ignore.tolist()
     for i,j in zip(d.tolist(), t.tolist()):
         if found[i] < 0 and not taken[j]: found[i],taken[j] = j,not shared[j]
     return np.array(found, int)
@@ -94,23 +102,14 @@ def _take(d, t, truth, n):
 def match_coco(truth, dets, iou, within_class=True):
     "(n,) the object that each detection matches by COCO's rule, -1: none"
     d,t = _pairs(truth, dets, within_class)
-    o   = _overlaps(dets.bboxes[d], truth.bboxes[t], truth.ignore[t])
-    on  = o >= min(iou, 1-1e-10)   # as in COCO, so that `iou` may be 1
-    d,t,o = d[on],t[on],o[on]
-    # ignored objects come last; of equal overlaps COCO takes the last object
-    order = np.lexsort((-t, -o, truth.ignore[t], _in_turn(dets.scores)[d]))
-    return _take(d[order], t[order], truth, len(dets.label))
+    overlap = _overlaps(dets.bboxes[d], truth.bboxes[t], truth.ignore[t])
+    return assign(d, t, overlap, _in_turn(dets.scores), truth.ignore, len(dets.label), iou)
 
 def match_voc(truth, dets, iou):
     "(n,) the object that each detection matches by VOC's rule, -1: none; only the one that it overlaps most"
     d,t = _pairs(truth, dets)
-    o   = _overlaps(dets.bboxes[d], truth.bboxes[t], False)
-    on  = o >= iou
-    d,t,o = d[on],t[on],o[on]
-    order = np.lexsort((t, -o, _in_turn(dets.scores)[d]))
-    d,t = d[order],t[order]
-    best = np.diff(d, prepend=-1) != 0
-    return _take(d[best], t[best], truth, len(dets.label))
+    overlap = _overlaps(dets.bboxes[d], truth.bboxes[t], False)
+    return assign(d, t, overlap, _in_turn(dets.scores), truth.ignore, len(dets.label), iou, 'voc')
 
 def verdicts(found, truth):
     "(n,) bool, (n,) bool: true positives and ignored detections; the others are false positives"

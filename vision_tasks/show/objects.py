@@ -5,13 +5,14 @@ import numpy as np
 from matplotlib.colors import to_rgb
 import torch
 from torch import Tensor
+from torchvision.ops import box_area, box_iou
 from fastcore.basics import detuplify
 from fastcore.foundation import L
 from fastai.vision.core import TensorImage
 from ..data.items import BBoxLabels, PixelBBox, RegionProposals
 from ..data.targets import NO_OBJECT
-from ..ops.boxes import paired_iou
 from ..ops.masks import decode_mask, paste_rle
+from ..metrics.matching import assign
 from .batches import TaskDL
 from .draw import draw_bbox, object_colours, overlay_masks
 from .labels import plot_top_losses
@@ -135,30 +136,48 @@ def _instance_results(samples, preds, losses=None, ncols=None, vocab=()):
         truth = _real(*objects)
         paste = lambda m, b: torch.from_numpy(decode_mask(*paste_rle(m[None].numpy(), b[None].numpy(), (w, h)), (w, h)))
         found = [(b, n, paste(m, b), s) for b,n,m,s in _real(*pred)]
-        right,missed = _matched(truth, found)
+        right,missed = _matched(truth, found, _mask_overlaps(found, truth))
         sizes += [len(truth), len(found)]
         names = ['' if one and n in vocab else n for _,n,_ in truth]
         names = [f'({n or "missed"})' if j in missed else n for j,n in enumerate(names)]
         _draw_objects(axs[2*i], x, truth, names, vocab)
         colours = object_colours([o[1] for o in found], vocab, one)
-        colours = [(fill, c if ok else np.array(to_rgb(FALSE))) for (fill,c),ok in zip(colours, right)]
+        colours = [(fill, c if ok else np.array(GREY if ok is None else to_rgb(FALSE)))
+                   for (fill,c),ok in zip(colours, right)]
         names = [f'{"" if one else n} {s:.2f}'.strip() for _,n,_,s in found]
         _draw_objects(axs[2*i+1], x, [o[:3] for o in found], names, vocab, colours)
         axs[2*i].set_title('Ground truth' + ('' if losses is None else f', loss {float(losses[i]):.2f}'), fontsize=8)
-        counts = f'{sum(right)} correct, {len(found)-sum(right)} false, {len(missed)} missed'
+        counts = f'{right.count(True)} correct, {right.count(False)} false, {len(missed)} missed'
         axs[2*i+1].set_title(f'Prediction: {counts}', fontsize=8)
     crowd_legend(fig, vocab, {n for _,_,o,_ in samples for n in o} | {n for _,o,*_ in preds for n in o}, max(sizes))
 
-def _matched(truth, found, iou=.5):
-    "Whether each of `found` matches an object of its class that no better one matches, by mask IoU `iou`; those missed"
-    free,right = [j for j,o in enumerate(truth) if o[1] != 'ignored'],[]
-    for _,n,m,_ in found:
-        ious = [((m & t).sum()/(m | t).sum().clamp(min=1), j) for j in free
-                if truth[j][1] == n and (t := truth[j][2].bool()) is not None]
-        best,j = max(ious, default=(0., None))
-        right.append(bool(best >= iou))
-        if right[-1]: free.remove(j)
-    return right,free
+def _matched(targets, preds, overlaps, iou=.5):
+    """Whether each of `preds` is a true positive (None: on an ignored object), by COCO's rule with (k, n) `overlaps`,
+    the best first; and the indices of `targets` that are missed. Both are lists of (box, class name, ...)"""
+    ignore = np.array([o[1] == 'ignored' for o in targets], bool)
+    allowed = np.array([[ig or t[1] == p[1] for t,ig in zip(targets, ignore)] for p in preds], bool)
+    d,t = np.nonzero(allowed.reshape(len(preds), len(targets)))
+    found = assign(d, t, overlaps[d, t], np.arange(len(preds)), ignore, len(preds), iou)
+    correct = [None if j >= 0 and ignore[j] else bool(j >= 0) for j in found]
+    return correct,[j for j in range(len(targets)) if not ignore[j] and j not in found]
+
+def _mask_overlaps(preds, targets): # lists of (box, class name, (h, w) mask, ...) -> (k, n)
+    "IoU of the masks; the share of the prediction inside an ignored target"
+    res = np.zeros((len(preds), len(targets)))
+    for j,(_,name,t,*_) in enumerate(targets):
+        for i,(_,_,p,*_) in enumerate(preds):
+            both,whole = (p & t.bool()).sum(),p.sum() if name == 'ignored' else (p | t.bool()).sum()
+            res[i,j] = both/whole.clamp(min=1)
+    return res
+
+def _box_overlaps(preds, targets): # lists of (box, class name, ...) -> (k, n)
+    "IoU of the boxes; the share of the prediction inside an ignored target"
+    if not preds or not targets: return np.zeros((len(preds), len(targets)))
+    p,t = (torch.stack([o[0] for o in objects]).double() for objects in (preds, targets))
+    iou,area = box_iou(p, t),box_area(p)
+    inter = iou*(area[:,None] + box_area(t))/(1 + iou)
+    ignored = torch.tensor([o[1] == 'ignored' for o in targets])
+    return torch.where(ignored, inter/area[:,None].clamp(min=1e-9), iou).numpy()
 
 def _detection_results(samples, preds, losses=None, ncols=None, vocab=()):
     """Images with their ground truth, `samples` of (image, boxes, class names), and `preds`, predictions of (boxes,
@@ -171,16 +190,12 @@ def _detection_results(samples, preds, losses=None, ncols=None, vocab=()):
         ax.imshow(as_hwc(x))
         truth = [(o, n) for o,n in zip(bboxes.as_subclass(Tensor).cpu(), names) if n != NO_OBJECT]
         found = [o for o in zip(*pred) if o[1] != NO_OBJECT]
-        free,right = list(range(len(truth))),[]
-        for o,n,_ in found:              # each object is matched once
-            ious = [(paired_iou(o, truth[j][0]).item() if truth[j][1] == n else 0., j) for j in free]
-            best,j = max(ious, default=(0., None))
-            right.append(best >= .5)
-            if best >= .5: free.remove(j)
+        right,missed = _matched(truth, found, _box_overlaps(found, truth))
         for (o,n,p),ok in zip(found, right):
-            draw_bbox(ax, o.tolist(), f'{"" if one else n} {p:.2f}'.strip(), RIGHT if ok else FALSE)
+            colour = GREY if ok is None else RIGHT if ok else FALSE
+            draw_bbox(ax, o.tolist(), f'{"" if one else n} {p:.2f}'.strip(), colour)
         for j,(o,n) in enumerate(truth):
-            kind = 'grey' if n == 'ignored' else MISSED if j in free else 'white'
+            kind = 'grey' if n == 'ignored' else MISSED if j in missed else 'white'
             draw_bbox(ax, o.tolist(), f'({n})' if kind == MISSED and not one else '', kind, dashed=True)
         if losses is not None: ax.set_title(f'Loss {float(losses[i]):.2f}', fontsize=9)
     add_caption(fig, 'Dashed: ground truth, orange where missed · solid: predictions, green where the class is correct '
