@@ -179,3 +179,11 @@ def test_readme_has_under_120_lines(): assert len((ROOT/'README.md').read_text(e
 def test_the_links_of_readme_lead_to_files():
     links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', (ROOT/'README.md').read_text(encoding='utf-8'))
     assert len(links) > 20 and [o for o in links if not (ROOT/o).exists()] == []
+
+def test_the_changelog_has_versions_with_dates_and_each_of_their_sections_once():
+    text = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    heads = re.findall(r'^## (.*)', text, re.M)
+    assert heads[0] == 'Unreleased' and all(re.fullmatch(r'\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)', o) for o in heads[1:])
+    for part in text.split('\n## ')[1:]:
+        sections = re.findall(r'^### (.*)', part, re.M)
+        assert len(sections) == len(set(sections)) and set(sections) <= {'Added', 'Changed', 'Fixed', 'Removed'}
