@@ -2,7 +2,7 @@
 is imported by `models/segmentation/__init__.py`; what differs from these defaults it says at `@register`:
 size=(33, 45)  an odd, small (h, w) that it takes       crop=0         pixels that its logits are smaller by, each way
 refuses={}     (h, w) that it does not take: a piece    min_bs=1       smallest batch in training; below it the net says
-               of the message that names the next ones                 '2 pictures or more; 1 came'
+               of the message that names the next ones                 '2 images or more, got 1'
 kw={}          arguments of a build that is fast        weights=True   whether there are any for `pretrained`
 n_params       of the full build of 21 classes          like=None      a net of the same code that is small enough to be
                                                                        run; this one runs on meta only"""
@@ -68,7 +68,7 @@ def loss_of(out, y, weight=None):
 
 # --- of every net
 
-def test_logits_have_the_size_of_the_picture_or_of_its_centre_for_odd_sizes_and_one_picture_too(name):
+def test_logits_have_the_size_of_the_image_or_of_its_centre_for_odd_sizes_and_one_image_too(name):
     f,net = Facts(name),built(name)
     h,w = f.size
     assert h != w
@@ -76,7 +76,7 @@ def test_logits_have_the_size_of_the_picture_or_of_its_centre_for_odd_sizes_and_
         out = answer(net, torch.randn(n, 3, *size))
         assert type(out) is torch.Tensor and out.shape == (n, 3, *f.out(size)) and out.isfinite().all()
 
-def test_the_answer_depends_on_the_picture_alone_and_not_on_its_neighbours(name):
+def test_the_answer_depends_on_the_image_alone_and_not_on_its_neighbours(name):
     net,x = built(name),pictures(name)
     out = answer(net, x)
     assert torch.equal(answer(net, x), out) and out.std() > 0
@@ -89,7 +89,7 @@ def test_all_parameters_learn_from_the_smallest_batch_and_the_auxiliary_logits_t
     loss_of(out, torch.randint(3, (f.min_bs, *f.out(f.size)))).backward()
     assert [k for k,p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     if f.min_bs > 1:
-        with pytest.raises(ValueError, match=f'{f.min_bs} pictures or more; {f.min_bs-1} came'):
+        with pytest.raises(ValueError, match=f'{f.min_bs} images or more, got {f.min_bs-1}'):
             net(pictures(name, f.min_bs-1))
 
 def test_a_size_that_a_net_does_not_take_is_refused_and_the_next_ones_are_named(name):
@@ -126,7 +126,7 @@ def test_the_encoder_is_one_group_of_parameters_with_the_statistics_that_its_wei
         assert len(net.encoder.mean) == len(net.encoder.std) == 3 and isinstance(net.encoder.mean, tuple)
     else: assert len(groups) == 1     # an untrained encoder must not be frozen
 
-def test_pictures_may_have_other_channels(name):
+def test_images_may_have_other_channels(name):
     for n_in in (1, 4): assert answer(make(name, n_in=n_in), pictures(name, 1, n_in)).shape[1] == 3
 
 def test_pretrained_is_refused_where_there_are_no_weights_and_a_file_that_is_not_there_everywhere_else(name, tmp_path):
@@ -152,8 +152,8 @@ LONG = ['deconvnet', 'dilatednet', 'fcn16s', 'fcn32s', *[n for n in NETS if n.st
 @pytest.mark.train
 @pytest.mark.parametrize('name', [
     pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NETS if not Facts(n).like])
-def test_a_net_learns_drawn_pictures_by_heart_but_not_pixels_whose_labels_are_shuffled(name, tmp_path):
-    "LONG: of full width, of much padding, or of large pictures, which take half a minute each"
+def test_a_net_learns_drawn_images_by_heart_but_not_pixels_whose_labels_are_shuffled(name, tmp_path):
+    "LONG: of full width, of much padding, or of large images, which take half a minute each"
     fit = {**dict(size=48, bs=2, lr=3e-3, steps=40, balanced=False), **FIT.get(name, {})}
     size,bs,lr,steps,balanced = (fit.pop(k) for k in ('size', 'bs', 'lr', 'steps', 'balanced'))
     build,crop = get_arch(name, 'segmentation'),Facts(name).crop//2
@@ -207,21 +207,21 @@ def test_the_unet_takes_16k_plus_60_or_multiples_of_16_and_nothing_else():
         except ValueError: return False
     assert [n for n in range(150, 260) if takes('valid', n)] == [188, 204, 220, 236, 252]
     assert [n for n in range(1, 70) if takes('same', n)] == [16, 32, 48, 64]
-    with pytest.raises(ValueError, match="of 16k; 33 x 8 came: make the height 32 or 48 and the width 16$"):
+    with pytest.raises(ValueError, match="of 16k, got 33 x 8; make the height 32 or 48 and the width 16$"):
         nets['same'](torch.empty(1, 3, 33, 8, device='meta'))
-    with pytest.raises(ValueError, match=r"16k \+ 60, 188 at least; 500 x 572 came: make the height 492 or 508 and the "
-                                         "width 572, or take padding='same'"):
+    with pytest.raises(ValueError, match=r"16k \+ 60, at least 188, got 500 x 572; make the height 492 or 508 and the "
+                                         "width 572, or use padding='same'"):
         nets['valid'](torch.empty(1, 3, 500, 572, device='meta'))
 
 def test_each_logit_of_the_valid_unet_sees_only_its_surroundings_so_that_tiles_fit_together():
-    # the overlap-tile strategy: the answer of a large picture is that of its parts, which are cut at multiples of 16
+    # the overlap-tile strategy: the answer of a large image is that of its parts, which are cut at multiples of 16
     net,x = make('unet').double(),torch.randn(1, 3, 236, 220, dtype=torch.double)
     whole = answer(net, x)
     assert_close(answer(net, x[..., 32:220, 16:204]), whole[..., 32:36, 16:20])
 
 def test_the_skip_is_cut_at_the_middle():
     net,x = make('unet').double(),pictures('unet', 1).double()
-    for m in net.modules():        # symmetric kernels: a mirrored picture then gives the mirrored answer
+    for m in net.modules():        # symmetric kernels: a mirrored image then gives the mirrored answer
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): m.weight.data += m.weight.data.flip(-1)
     out = answer(net, x)
     assert_close(answer(net, x.flip(-1)), out.flip(-1))
@@ -238,7 +238,7 @@ def test_dropout_stands_at_the_end_of_the_unets_path_down_alone():
     drops = lambda net: {k: m.p for k,m in net.named_modules() if isinstance(m, nn.Dropout)}
     assert drops(make('unet')) == {'down.3.4': .5, 'down.4.4': .5} and drops(make('unet', ps=0.)) == {}
 
-def test_he_initialisation_keeps_the_scale_of_what_flows_through_and_biases_begin_at_zero():
+def test_he_initialization_keeps_the_scale_of_what_flows_through_and_biases_begin_at_zero():
     torch.manual_seed(0)
     net = nn.Sequential(*[nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU()) for _ in range(6)],
                         *[nn.Sequential(nn.ConvTranspose2d(64, 64, 2, 2), nn.ReLU()) for _ in range(4)])
@@ -269,7 +269,7 @@ def test_a_dynamic_unet_computes_what_fastais_computes_with_the_same_weights(kw)
 
 @pytest.mark.parametrize('name,shuffles', [('vgg11', 0), ('test_efficientnet', 1), ('shufflenet_v2_x0_5', 1),
                                            ('convnext_atto', 2)])
-def test_a_dynamic_unet_stands_on_encoders_of_all_kinds_and_doubles_up_to_the_picture(name, shuffles):
+def test_a_dynamic_unet_stands_on_encoders_of_all_kinds_and_doubles_up_to_the_image(name, shuffles):
     with torch.device('meta'): net = dynamic_unet(3, encoder=name)
     assert len(net.shuf) == shuffles == np.log2(net.encoder.strides[0])
     for size in ((50, 70), (33, 200)):
@@ -304,7 +304,7 @@ def test_one_cell_in_four_of_a_dilated_encoder_is_what_it_gave_before(name):
 @pytest.mark.parametrize('name', ['vgg11', 'inception_v3', 'convnext_atto'])
 def test_an_encoder_that_cannot_be_dilated_says_so(name):
     with torch.device('meta'): enc = create_encoder(name, False)
-    with pytest.raises(ValueError, match=f'{name} cannot be dilated to stride 16.*take stride=32, or another'):
+    with pytest.raises(ValueError, match=f'{name} cannot be dilated to stride 16.*use stride=32, or another'):
         dilate(enc, 16)
 
 def test_an_encoder_that_shrinks_no_further_stays_as_it_is():
@@ -312,7 +312,7 @@ def test_an_encoder_that_shrinks_no_further_stays_as_it_is():
     assert dilate(enc, 32).strides == [2, 4, 8, 16, 32] and enc.body.layer4[0].conv1.stride == (2, 2)
 
 def test_lraspp_wants_a_map_at_stride_8_and_a_later_one():
-    with pytest.raises(ValueError, match=r'map at stride 8.*test_vit gives strides \[16\]'):
+    with pytest.raises(ValueError, match=r'map at stride 8.*test_vit has strides \[16\]'):
         lraspp(3, encoder='test_vit')
     with torch.device('meta'): assert lraspp(3, encoder='vgg11', stride=32).encoder.strides[-1] == 32
     assert make('lraspp').encoder.strides[-1] == 16
@@ -387,7 +387,7 @@ def test_pretrained_may_be_the_encoder_alone(monkeypatch):
 def test_a_download_that_fails_says_what_to_do(monkeypatch):
     def fail(*args, **kwargs): raise URLError('no route')
     monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', fail)
-    with pytest.raises(OSError, match='weights of fcn_resnet50 did not come.*no route.*state dict of resnet50'):
+    with pytest.raises(OSError, match='fcn_resnet50 could not be downloaded.*no route.*state dict of resnet50'):
         make('fcn_resnet50', pretrained=True)
 
 class HalfOnCPU(MixedPrecision):

@@ -118,7 +118,7 @@ def test_the_whole_network_or_the_encoder_alone(detection, monkeypatch):
     monkeypatch.setattr(WeightsEnum, 'get_state_dict', weights)
     for pretrained,name in ((True, 'FasterRCNN_MobileNet_V3_Large_FPN_Weights'),
                             ('encoder', 'MobileNet_V3_Large_Weights')):
-        with pytest.raises(OSError, match="did not come"):
+        with pytest.raises(OSError, match="could not be downloaded"):
             detection_learner(detection, 'fasterrcnn_mobilenet_v3_large_fpn', pretrained=pretrained)
         assert asked.pop() == name
 

@@ -30,7 +30,7 @@ def answer(net, x):
 def convs(net): return [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
 
 def positive(net):
-    "`net` in double precision, of positive weights: what lights up in its answer is what sees a light in the picture"
+    "`net` in double precision, of positive weights: what lights up in its answer is what sees a light in the image"
     for m in convs(net):
         nn.init.constant_(m.weight, 1/m.weight[0].numel())
         if m.bias is not None: nn.init.zeros_(m.bias)
@@ -41,7 +41,7 @@ def symmetric(net):
     return net.double().eval()
 
 def sees(net, layer, n, cell, columns):
-    "Whether a cell of `layer`'s map sees each of these columns of an `n` wide picture"
+    "Whether a cell of `layer`'s map sees each of these columns of an `n` wide image"
     got = []
     handle = layer.register_forward_hook(lambda m, args, out: got.append(out))
     x = torch.zeros(len(columns), 1, 1, n, dtype=torch.double)
@@ -94,7 +94,7 @@ def test_every_height_and_width_is_taken(name):
 
 @pytest.mark.parametrize('build', FCNS)
 @pytest.mark.parametrize('w', [58, 122])
-def test_offsets_centre_the_answer_so_that_a_mirrored_picture_has_the_mirrored_answer(build, w):
+def test_offsets_centre_the_answer_so_that_a_mirrored_image_has_the_mirrored_answer(build, w):
     "With symmetric kernels, where no pool is cut off: 198 + w is a multiple of 32"
     net,x = symmetric(make(build)),torch.randn(1, 3, 7, w, dtype=torch.double)
     out = answer(net, x)
@@ -163,7 +163,7 @@ def test_the_finer_fcn_says_at_first_what_the_coarser_says_but_for_enlarging_in_
     (lambda: make(fcn32s, width=.04), r"encoder.stages.1.0.weight, .*, \.\.\. of `start` do not fit"),
     (lambda: make(fcn32s, n_in=1), "encoder.stages.0.0.weight of `start` do not fit: expected a coarser net"),
     (lambda: make(fcn8s), "score_pool3.weight, score_pool3.bias of `start` do not fit"),
-    (lambda: make(segnet), "start is a FCN or its learner, not SegNet"), (lambda: 'fcn32s', "not str")],
+    (lambda: make(segnet), "start: expected a FCN or its learner, got SegNet"), (lambda: 'fcn32s', "got str")],
     ids=['n_out', 'width', 'n_in', 'finer', 'other', 'name'])
 def test_a_start_that_does_not_fit_is_refused(start, words):
     with pytest.raises(ValueError, match=words): fcn16s(2, width=.05, start=start())
@@ -199,7 +199,7 @@ def test_the_decoder_is_the_mirror_image_of_the_encoder(conv):
     for m in stages.modules():
         if isinstance(m, conv): assert m.kernel_size == (3, 3) and m.padding == (1, 1) and m.stride == (1, 1)
 
-def test_segnet_takes_the_papers_pictures_and_ends_with_scores():
+def test_segnet_takes_the_papers_images_and_ends_with_scores():
     with torch.device('meta'):
         net = segnet(11)
         assert net(torch.empty(2, 3, 360, 480)).shape == (2, 11, 360, 480)
@@ -207,12 +207,12 @@ def test_segnet_takes_the_papers_pictures_and_ends_with_scores():
     assert net.score.kernel_size == (3, 3)
 
 @pytest.mark.parametrize('build,no,yes', [(segnet, (16, 16), (17, 16)), (deconvnet, (224, 193), (193, 225))])
-def test_a_single_picture_can_be_answered_but_not_trained_on_where_batchnorm_would_see_single_numbers(build, no, yes):
+def test_a_single_image_can_be_answered_but_not_trained_on_where_batchnorm_would_see_single_numbers(build, no, yes):
     net = make(build, width=.02)
     assert answer(net, torch.randn(1, 3, *no)).shape == (1, 2, *no)
     net.train()
-    with pytest.raises(ValueError, match=f"{type(net).__name__} .* 1 x 1 .* {no[0]} x {no[1]}, .*2 pictures or more; 1 "
-                                         "came: raise bs"):
+    with pytest.raises(ValueError, match=f"{type(net).__name__} .* 1 x 1 .* {no[0]} x {no[1]}, .*2 images or more, "
+                                         "got 1; raise bs"):
         net(torch.randn(1, 3, *no))
     assert net(torch.randn(1, 3, *yes)).shape == (1, 2, *yes) and net(torch.randn(2, 3, *no)).shape == (2, 2, *no)
 
@@ -227,7 +227,7 @@ def test_deconvnet_shrinks_224_pixels_to_a_vector_and_takes_no_less_than_193():
         assert net(torch.empty(1, 3, n, 224, device='meta')).shape == (1, 21, n, 224)
         assert maps == {'encoder.top': (cells, 1), 'expand': (cells+6, 7)}
     for size in ((192, 224), (224, 192), (1, 1)):
-        with pytest.raises(ValueError, match=f'of 193 or more, .* {size[0]} x {size[1]} came: take 193'):
+        with pytest.raises(ValueError, match=f'of 193 or more, .* got {size[0]} x {size[1]}; use 193'):
             net(torch.empty(1, 3, *size, device='meta'))
 
 # --- DeepLab
@@ -275,7 +275,7 @@ def test_deeplab_stretches_its_cells_from_corner_to_corner():
 
 # --- DilatedNet
 
-def test_a_mirrored_picture_has_dilatednets_mirrored_answer_and_the_padding_does_not_count():
+def test_a_mirrored_image_has_dilatednets_mirrored_answer_and_the_padding_does_not_count():
     net,x = symmetric(make(dilatednet)),torch.randn(1, 3, 9, 40, dtype=torch.double)
     out = answer(net, x)
     assert_close(answer(net, x.flip(-1)), out.flip(-1))
@@ -300,7 +300,7 @@ def test_the_context_may_begin_on_a_front_end_or_go_on_from_a_context_but_not_th
     again = dilatednet(2, width=.05, context='basic', start=net)
     assert all(torch.equal(a, b) for a,b in zip(again.state_dict().values(), net.state_dict().values(), strict=True))
     with pytest.raises(ValueError, match='context.0.weight, .* do not fit'): dilatednet(2, width=.05, start=net)
-    with pytest.raises(ValueError, match='start is a DilatedNet or its learner, not FCN'):
+    with pytest.raises(ValueError, match='start: expected a DilatedNet or its learner, got FCN'):
         dilatednet(2, width=.05, start=make(fcn32s))
     with pytest.raises(ValueError, match="context: expected .* got 'wide'"): dilatednet(2, width=.05, context='wide')
     assert dilatednet(2, width=.05, start=front).context is None

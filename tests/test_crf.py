@@ -18,7 +18,7 @@ DEFAULTS = dict(w1=4., sa=49., sb=5., w2=3., sg=3.)
 KERNELS  = [{}, dict(w1=0.), dict(w2=0.), dict(sa=10., sb=13.), dict(w1=8., sa=20., sb=20., w2=1., sg=1.5)]
 
 def scene(h, w, c=4, seed=0):
-    "(c, h, w) probabilities of which a fifth is wrong, (3, h, w) picture: shaded regions with edges, and noise"
+    "(c, h, w) probabilities of which a fifth is wrong, (3, h, w) image: shaded regions with edges, and noise"
     rng = np.random.default_rng(seed)
     ys,xs = np.mgrid[:h, :w]
     centres = rng.uniform(0, [h, w], (2*c, 2))
@@ -70,13 +70,13 @@ def test_the_spatial_kernel_is_nearly_exact(sg):
                                all_pairs(probs, im, w1=0., sg=sg, n_iter=3), atol=.01, rtol=0)
 
 @pytest.mark.parametrize('size', [(1, 60), (60, 1), (2, 3), (1, 1)], ids=str)
-def test_lines_and_single_pixels_are_pictures_too(size):
+def test_lines_and_single_pixels_are_images_too(size):
     probs,im = scene(*size)
     want,got = all_pairs(probs, im),dense_crf(probs, im)
     assert gap(got, want) < .02 and agree(got, want) > .98
 
 @pytest.mark.parametrize('grey', [0, 255])
-def test_a_picture_of_one_colour_has_places_only(grey):
+def test_an_image_of_one_colour_has_places_only(grey):
     probs = scene(40, 41)[0]
     im = torch.full((3, 40, 41), grey, dtype=torch.uint8)
     want,got = all_pairs(probs, im, w2=0.),dense_crf(probs, im, w2=0.)
@@ -109,8 +109,8 @@ def test_dense_crf_answers_as_pydensecrf2(kw):
 
 # --- invariants
 
-def test_a_batch_is_answered_as_its_pictures_one_by_one():
-    "Of which two are the same picture, so that they would share vertices, and one has another range of colours"
+def test_a_batch_is_answered_as_its_images_one_by_one():
+    "Of which two are the same image, so that they would share vertices, and one has another range of colours"
     (p,im),(q,jm) = scene(30, 45, seed=0),scene(30, 45, seed=1)
     probs,images = torch.stack([p, q, q]),torch.stack([im, jm//2, im])
     want = torch.stack([dense_crf(*o) for o in zip(probs, images)])
@@ -121,7 +121,7 @@ def test_classes_in_another_order_give_the_answer_in_that_order():
     order = [3, 0, 5, 1, 4, 2]
     torch.testing.assert_close(dense_crf(probs[order], im), dense_crf(probs, im)[order], atol=1e-4, rtol=0)
 
-def test_a_mirrored_picture_has_the_mirrored_answer():
+def test_a_mirrored_image_has_the_mirrored_answer():
     probs,im = scene(40, 45)
     for dim in (1, 2):
         got,want = dense_crf(probs.flip(dim), im.flip(dim)).flip(dim),dense_crf(probs, im)
@@ -226,16 +226,16 @@ def test_a_gpu_gives_what_the_cpu_gives(kw):
 # --- what it says to bad input
 
 @pytest.mark.parametrize('change,error', [
-    (lambda p, im: (p.log(), im),             r"probs lie in -.*; expected 0..1, and 1 in sum: take logits.softmax"),
-    (lambda p, im: (p[1:], im),               r"sums over the classes in .*; expected 0..1, and 1 in sum"),
-    (lambda p, im: (p*float('nan'), im),      r"probs lie in nan..nan"),
-    (lambda p, im: (p + torch.tensor([2., -2, 0, 0])[:,None,None], im), r"probs lie in -.*; expected 0..1"),
-    (lambda p, im: (p, im[:, :-1]),           r"image torch.uint8 \(3, 8, 12\); .* an image \(3, 9, 12\): resize"),
-    (lambda p, im: (p, im[:1]),               r"expected the picture of these probs, an image \(3, 9, 12\)"),
+    (lambda p, im: (p.log(), im),             r"probs are in -.*; expected 0..1, with a sum of 1: pass logits.softmax"),
+    (lambda p, im: (p[1:], im),               r"sums over the classes in .*; expected 0..1, with a sum of 1"),
+    (lambda p, im: (p*float('nan'), im),      r"probs are in nan..nan"),
+    (lambda p, im: (p + torch.tensor([2., -2, 0, 0])[:,None,None], im), r"probs are in -.*; expected 0..1"),
+    (lambda p, im: (p, im[:, :-1]),           r"image torch.uint8 \(3, 8, 12\); .* an image .*\(3, 9, 12\): resize"),
+    (lambda p, im: (p, im[:1]),               r"expected an image of the size of probs, \(3, 9, 12\)"),
     (lambda p, im: (p, im.permute(1, 2, 0)),  r"image torch.uint8 \(9, 12, 3\); expected .* \(3, 9, 12\)"),
     (lambda p, im: (p, im/255),               r"got .* image torch.float32 .*; expected uint8 in 0..255"),
     (lambda p, im: (p[0], im),                r"expected probs as a float tensor \(c, h, w\) or \(b, c, h, w\)"),
-    (lambda p, im: (p[None], im),             r"expected the picture of these probs, an image \(1, 3, 9, 12\)"),
+    (lambda p, im: (p[None], im),             r"expected an image of the size of probs, \(1, 3, 9, 12\)"),
     (lambda p, im: (p[None], im.expand(2, -1, -1, -1)), r"image torch.uint8 \(2, 3, 9, 12\); .* \(1, 3, 9, 12\)"),
     (lambda p, im: (p.argmax(0), im),         r"got probs torch.int64 \(9, 12\), .*; expected probs as a float tensor"),
     (lambda p, im: (p.numpy(), im),           r"got probs ndarray, .*; expected probs as a float tensor"),

@@ -124,7 +124,7 @@ def test_later_stages_run_once_after_fine_tune_and_after_each_fit_but_not_after_
 def test_later_stages_can_be_fitted_by_other_numbers_and_name_a_class_without_objects_as_the_vocab_does(anns):
     dls   = made(anns, Proposals('grid', n=40), vocab=['ant', *vocab_of(anns), 'zebra'])
     learn = detection_learner(dls, 'rcnn', metrics=[], arch_kwargs=dict(crop=32, context=4), **NET)
-    with pytest.warns(UserWarning, match="no object of class 'ant', 'zebra' came"):
+    with pytest.warns(UserWarning, match="no object of class 'ant', 'zebra' in the batches"):
         few,many = (learn.fit_stages(max_windows=o) for o in (2, 99))
     assert max(few['positives']) == 2 < max(many['positives']) and learn.model.fitted
     learn = detection_learner(made(anns, None), 'faster_rcnn', metrics=[], **NET)

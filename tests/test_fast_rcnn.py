@@ -26,7 +26,7 @@ GT    = (torch.tensor([[[4, 6, 44, 50.], [50, 20, 89, 60]], [[10, 5, 41, 33], [0
          torch.tensor([[1, 3], [2, 0]]))
 
 def boxes(n, w=96, h=64, seed=0):
-    "`n` boxes with an area, anywhere in a picture"
+    "`n` boxes with an area, anywhere in an image"
     g = torch.Generator().manual_seed(seed)
     two = (torch.rand(n, 2, 2, generator=g)*torch.tensor([w, h])).sort(1).values
     return two.flatten(1) + torch.tensor([0, 0, 1, 1])
@@ -92,7 +92,7 @@ def test_boxes_that_are_clipped_to_nothing_are_no_detections():
 # --- cells
 
 COLUMN = torch.arange(32.).expand(32, 32)
-RAMP   = torch.stack([COLUMN, COLUMN.T])[None]              # (1, 2, 32, 32), of a picture of 512 pixels
+RAMP   = torch.stack([COLUMN, COLUMN.T])[None]              # (1, 2, 32, 32), of an image of 512 pixels
 
 def test_roi_align_reads_a_ramp_to_the_point_and_roi_pool_to_the_cell():
     region = torch.tensor([[83., 50, 307, 162]])
@@ -109,7 +109,7 @@ def test_roi_align_reads_a_ramp_to_the_point_and_roi_pool_to_the_cell():
     assert torch.equal(RoICells('pool', 16)(RAMP, [moved])[0], got)
     assert_close(RoICells('align', 16)(RAMP, [moved]), RoICells('align', 16)(RAMP, [region]) + 3/16)
 
-def test_cells_come_picture_by_picture_and_from_the_picture_of_the_region():
+def test_cells_come_image_by_image_and_from_the_image_of_the_region():
     maps = torch.stack([RAMP[0], RAMP[0] + 100])
     for pool in ('pool', 'align'):
         cells = RoICells(pool, 16)(maps, [boxes(3, 400, 400), boxes(0), boxes(2, 400, 400)][::2])
@@ -131,7 +131,7 @@ def test_the_map_of_an_encoder_is_the_one_at_the_stride_and_nothing_comes_behind
     got.sum().backward()
     assert all(p.grad is not None for p in one.parameters())
 
-def test_with_vgg16s_weights_a_region_gets_the_numbers_that_the_classifier_gives_the_picture(tmp_path):
+def test_with_vgg16s_weights_a_region_gets_the_numbers_that_the_classifier_gives_the_image(tmp_path):
     "RoIPool of 14 x 14 cells is the classifier's pool"
     with torch.device('meta'): theirs = vgg16().eval()
     g  = torch.Generator().manual_seed(0)
@@ -149,7 +149,7 @@ def test_with_vgg16s_weights_a_region_gets_the_numbers_that_the_classifier_gives
     assert_close(got, want, rtol=1e-3, atol=1e-3)
     assert net.mean == pytest.approx([.485, .456, .406]) and not [*net.encoder.top.parameters()]
 
-# --- what is learnt from
+# --- what is learned from
 
 TRUTH = dict(boxes=torch.tensor([[10., 10, 40, 40], [50, 20, 90, 60]]), labels=torch.tensor([3, 1]))
 
@@ -252,13 +252,13 @@ def test_detections_may_be_asked_for_where_gradients_are_kept():
     net = sure(make()).eval()
     assert torch.equal(net(X, proposals=proposals()), detect(net, X, proposals=proposals()))
 
-def test_without_proposals_nothing_is_found_and_the_true_boxes_are_learnt_from():
+def test_without_proposals_nothing_is_found_and_the_true_boxes_are_learned_from():
     net = make()
     for none in (torch.zeros(2, 0, 4), torch.zeros(2, 7, 4)):
         assert not detect(net, X, proposals=none).any()
         parts = net.train()(X, *GT, proposals=none)
         assert all(o.isfinite() and o > 0 for o in parts.values())
-    one = torch.stack([torch.zeros(50, 4), proposals()[0]])      # one picture has some
+    one = torch.stack([torch.zeros(50, 4), proposals()[0]])      # one image has some
     dets = detect(sure(make()), X, proposals=one)
     assert not dets[0].any() and dets[1].any()
 
@@ -284,14 +284,14 @@ def test_proposals_are_asked_for():
         with pytest.raises(ValueError, match=r"does not find its own proposals: .*proposals='selective_search'"):
             make().eval()(*args)
     for bad in (torch.zeros(1, 5, 4), torch.zeros(2, 5, 5), torch.zeros(5, 4)):
-        with pytest.raises(ValueError, match=r"proposals of 2 pictures is \(2, 'k', 4\) boxes.*came"):
+        with pytest.raises(ValueError, match=r"proposals: expected \(2, 'k', 4\) boxes for 2 images.*got"):
             make().eval()(X, proposals=bad)
 
 def test_what_does_not_exist_is_refused():
     for build in (fast_rcnn, faster_rcnn_vgg16):
         with torch.device('meta'):
             with pytest.raises(ValueError, match="pool: expected .* 'pool', got 'max'"): build(3, pool='max')
-            with pytest.raises(ValueError, match="VGG16 has a stride of 16; 32 came.*`encoder`"): build(3, stride=32)
+            with pytest.raises(ValueError, match="expected 16, .* VGG16's map, got 32.*`encoder`"): build(3, stride=32)
     with pytest.raises(TypeError, match="unexpected keyword argument 'nms'"): make(build=faster_rcnn_vgg16, nms=.5)
 
 @pytest.mark.parametrize('build', [fast_rcnn, faster_rcnn_vgg16])
@@ -307,7 +307,7 @@ def test_each_stands_on_vgg16_on_an_encoders_last_map_and_on_aligned_cells(build
 
 @pytest.mark.train
 def test_a_small_net_finds_what_is_drawn_among_proposals(tmp_path):
-    "8 pictures; proposals near the objects and anywhere, new ones at each step and at the end"
+    "8 images; proposals near the objects and anywhere, new ones at each step and at the end"
     anns  = draw_shapes(tmp_path, 8, 64, seed=21, most=3)
     vocab = vocab_of(anns)
     x     = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/255
@@ -349,13 +349,13 @@ def test_there_are_nine_anchors_of_128_256_and_512_pixels_in_three_shapes_as_pub
     assert_close((wh[:, 1]/wh[:, 0]).view(3, 3), torch.tensor([.5, 1, 2])[:, None].expand(3, 3), rtol=.02, atol=0)
     assert (box_iou(a, theirs).diag() > .9).all() and torch.equal(box_iou(a, theirs).argmax(1), torch.arange(9))
 
-def test_anchors_are_in_proportion_to_the_picture_and_no_smaller_than_a_cell():
+def test_anchors_are_in_proportion_to_the_image_and_no_smaller_than_a_cell():
     assert vgg16_anchors() == (((128., 256., 512.),), (.5, 1., 2.))
     assert vgg16_anchors((1000, 300))[0] == ((64., 128., 256.),) and vgg16_anchors(64)[0] == ((16, 32, 64),)
     assert vgg16_anchors(64, 32)[0] == ((32, 64, 128),)
     assert cell_anchors(size=300)[3:6, 2].tolist() == [32, 64, 128]
     assert cell_anchors(anchors=(((10, 20, 40, 80),), (1.,)))[:, 2].tolist() == [5, 10, 20, 40]
-    with pytest.raises(ValueError, match='for 1 levels with equally many anchors on each; 2 levels of 1 came'):
+    with pytest.raises(ValueError, match='for 1 levels with equally many anchors on each, got 2 levels of 1'):
         cell_anchors(anchors=(((10,), (20,)), (1.,)))
 
 def test_its_numbers_are_the_papers():

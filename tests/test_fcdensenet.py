@@ -69,13 +69,13 @@ def test_it_takes_every_height_and_width_from_32_on():
     for h,w in zip(range(32, 65), range(96, 63, -1)):
         assert net(torch.empty(1, 3, h, w, device='meta')).shape == (1, 2, h, w)
     for size in ((31, 32), (32, 31), (1, 500)):
-        with pytest.raises(ValueError, match=f'32 or more; {size[0]} x {size[1]} came: resize or pad to 32 x '):
+        with pytest.raises(ValueError, match=f'32 or more, got {size[0]} x {size[1]}; resize or pad to 32 x '):
             net(torch.empty(1, 3, *size, device='meta'))
 
 def test_a_batch_of_one_trains_where_the_deepest_map_has_two_cells_and_is_answered_everywhere():
     net = fc_densenet56(2, width=.1)
     for size in ((64, 32), (33, 70)): assert net.train()(torch.randn(1, 3, *size)).isfinite().all()
-    with pytest.raises(ValueError, match='1 x 1.*pictures of 63 x 63.*2 pictures or more; 1 came'):
+    with pytest.raises(ValueError, match='1 x 1.*images of 63 x 63.*2 images or more, got 1'):
         net(torch.randn(1, 3, 63, 63))
     assert net.eval()(torch.randn(1, 3, 63, 63)).shape == (1, 2, 63, 63)
 

@@ -248,7 +248,7 @@ def test_only_bool_arrays_are_taken_for_pixels(f, mask, what):
 # --- probabilities in boxes
 
 def _objects(rng, n, m, w, h):
-    "Probabilities, and boxes that may reach outside or have no area, but touch the picture"
+    "Probabilities, and boxes that may reach outside or have no area, but touch the image"
     middle,half = rng.uniform(0, 1, (n, 2))*[w, h],np.exp(rng.uniform(-1, 5, (n, 2)))
     half[::7] = 0
     return rng.random((n, m, m)).astype(np.float32),np.concatenate([middle - half, middle + half], 1).astype(np.float32)
@@ -276,7 +276,7 @@ def test_paste_rle_gives_the_pixels_that_grid_sample_interpolates(m, thresh):
             assert a == encode_rle(decode_mask(a, size))   # the one and only RLE of these pixels
     assert full > 50_000 and wrong <= full*1e-5
 
-def test_a_pasted_mask_may_fill_the_picture_a_column_or_a_row():
+def test_a_pasted_mask_may_fill_the_image_a_column_or_a_row():
     one = np.ones((1, 28, 28), np.float32)
     for box in ([-50, -50, 90, 90], [4, -50, 9, 90], [-50, 2, 90, 5], [6, -9, 30, 30], [-30, -30, 3, 3]):
         rle, = paste_rle(one, np.array([box], np.float32), (12, 8))

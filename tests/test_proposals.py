@@ -109,16 +109,16 @@ def test_selective_search_finds_a_disc_to_the_pixel():
     assert best == 1
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (9, 1), (2, 2), (5, 700), (700, 5), (40, 61)], ids=str)
-def test_pictures_of_any_size_have_boxes_inside(size):
+def test_images_of_any_size_have_boxes_inside(size):
     b = selective_search(noise(*size), n=50)
     check_boxes(b, size[::-1], 50)
     assert len(b)
 
-def test_a_picture_of_one_colour_has_its_frame_alone():
+def test_an_image_of_one_colour_has_its_frame_alone():
     for grey in (0, 255):
         assert selective_search(np.full((40, 51, 3), grey, np.uint8)).tolist() == [[0, 0, 51, 40]]
 
-def test_the_same_picture_gives_the_same_boxes_however_it_comes():
+def test_the_same_image_gives_the_same_boxes_however_it_comes():
     im = noise(50, 60)
     want = selective_search(im)
     for o in (im.copy(), Image.fromarray(im), torch.from_numpy(im).permute(2, 0, 1)):
@@ -136,7 +136,7 @@ def test_another_seed_is_another_order_of_the_same_boxes():
     a,b = (selective_search(im, n=10**6, seed=o) for o in (0, 1))
     assert not np.array_equal(a, b) and set(map(tuple, a)) == set(map(tuple, b))
 
-def test_a_wide_picture_is_searched_small_and_answered_at_its_size():
+def test_a_wide_image_is_searched_small_and_answered_at_its_size():
     small = np.asarray(Image.fromarray(noise(10, 12)).resize((120, 100), Image.NEAREST))
     wide = small.repeat(4, 0).repeat(4, 1)   # which a box filter brings back exactly
     assert np.array_equal(selective_search(wide, width=120), selective_search(small)*4)
@@ -183,7 +183,7 @@ def test_recall_of_nothing_and_by_nothing():
     assert proposal_recall([box], [[[1., 1, 1, 1]]])['mean_best_overlap'] == 0   # without area
 
 def test_recall_tells_what_does_not_fit():
-    with pytest.raises(ValueError, match="proposals of 1 pictures, boxes of 2"): proposal_recall([[]], [[], []])
+    with pytest.raises(ValueError, match="got proposals of 1 images, boxes of 2"): proposal_recall([[]], [[], []])
     with pytest.raises(ValueError, match=r"proposals, number 0: expected \(k, 4\) boxes, got \[\[1, 2, 3"):
         proposal_recall([[[1, 2, 3, 4, 5]]], [[]])
 
@@ -197,7 +197,7 @@ def test_recall_tells_what_does_not_fit():
     (noise(8, 9).transpose(2, 0, 1),     r"shape \(3, 8, 9\); expected an array"),
     (torch.from_numpy(noise(8, 9)),      r"shape \(9, 3, 8\) \(h, w, c\); expected .* a tensor \(3, h, w\)"),
     (noise(0, 9),                        "of a pixel or more")])
-def test_what_is_no_picture_is_told(image, error):
+def test_what_is_no_image_is_told(image, error):
     with pytest.raises(ValueError, match=error): selective_search(image)
 
 def test_no_boxes_wanted_is_told():
@@ -237,7 +237,7 @@ def test_a_function_that_cannot_go_to_other_processes_is_told(files):
 
 def kept(folder): return sorted((folder/'.proposals').iterdir())
 
-def test_a_picture_is_searched_once(files, calls):
+def test_an_image_is_searched_once(files, calls):
     p = Proposals(counted, n=6, name='counted')
     first = p(files[0])
     assert first.shape == (6, 4) and first.dtype == np.float32
@@ -245,7 +245,7 @@ def test_a_picture_is_searched_once(files, calls):
     assert np.array_equal(Proposals(counted, n=6, shift=0, name='counted')(files[0]), first)   # as by default
     assert calls == [(40, 50, 3)] and len(kept(files[0].parent)) == 1
 
-def test_other_parameters_and_another_picture_are_searched_anew(files, calls):
+def test_other_parameters_and_another_image_are_searched_anew(files, calls):
     f = files[0]
     of = lambda **kw: Proposals(counted, **{**dict(n=6, name='counted'), **kw})
     first = of()(f)
@@ -320,13 +320,13 @@ def test_it_travels_with_a_learner(files, tmp_path):
     q = pickle.loads(pickle.dumps(p))
     assert np.array_equal(q(files[0]), p(files[0])) and len(list((tmp_path/'kept').iterdir())) == 1
 
-def test_a_picture_without_proposals_is_legal(files):
+def test_an_image_without_proposals_is_legal(files):
     p = Proposals(nothing, name='nothing')
     for _ in range(2):
         b = p(files[0])
         assert b.shape == (0, 4) and b.dtype == np.float32
 
-def test_boxes_are_those_of_the_picture_as_shown(tmp_path):
+def test_boxes_are_those_of_the_image_as_shown(tmp_path):
     im = Image.fromarray(noise(30, 50))
     exif = im.getexif()
     exif[0x0112] = 6   # a quarter turn
@@ -357,7 +357,7 @@ def test_what_cannot_be_written_leaves_nothing_behind_and_says_what_to_do(files,
         Proposals('grid', workers=0).prepare(files[:1], progress=False)
     assert kept(tmp_path) == []
 
-def test_a_picture_that_cannot_be_read_is_named(files):
+def test_an_image_that_cannot_be_read_is_named(files):
     files[2].write_bytes(files[2].read_bytes()[:300])
     for f in (lambda: Proposals('grid')(files[2]), lambda: Proposals('grid', workers=2).prepare(files, progress=False)):
         with pytest.raises(OSError, match="2.png cannot be read as an image"): f()
@@ -380,7 +380,7 @@ def test_boxes_without_meaning_are_refused_and_not_kept(files, bad):
         Proposals(lambda image, n: bad, name='bad')(files[0])
     assert not (files[0].parent/'.proposals').exists()
 
-def test_a_picture_beside_which_nothing_can_be_kept_has_proposals_and_one_warning_tells(files, tmp_path):
+def test_an_image_beside_which_nothing_can_be_kept_has_proposals_and_one_warning_tells(files, tmp_path):
     (tmp_path/'a file').write_text('')
     p = Proposals('grid', n=20, cache=tmp_path/'a file')
     with pytest.warns(UserWarning, match="cannot be kept in .*a file .*; pass cache=") as said:

@@ -55,7 +55,7 @@ def test_a_crop_shows_the_region_stretched_and_around_it_the_context_at_the_same
     assert_close(got[0], (x1 + at*(x2-x1)).expand(crop, crop), atol=1e-3, rtol=0)
     assert_close(got[1], (y1 + at*(y2-y1))[:, None].expand(crop, crop), atol=1e-3, rtol=0)
 
-def test_what_is_outside_of_the_picture_is_zero():
+def test_what_is_outside_of_the_image_is_zero():
     got = warp_regions(ramp(8, 8), boxes([0, -8, 0, 8, 8]), 16)[0]
     assert not got[:, :, :7].any() and (got[2, :, 8:] == 1).all()
     own = warp_regions(ramp(8, 8), boxes([0, 0, 0, 8, 8]), 16, 4)[0, 2]     # 4 of 16 on each side are context
@@ -68,7 +68,7 @@ def test_shrinking_takes_means_so_that_nothing_is_aliased():
     x = torch.rand(1, 2, 32, 32)
     assert_close(warp_regions(x, boxes([0, 8, 0, 24, 32]), 4), F.avg_pool2d(x[..., 8:24], (8, 4)))
 
-def test_windows_come_from_the_picture_that_their_index_names():
+def test_windows_come_from_the_image_that_their_index_names():
     x = torch.stack([torch.zeros(3, 9, 9), torch.ones(3, 9, 9)])
     net = means(context=0).eval()
     got = net.features(x, [boxes([1, 1, 5, 5], [2, 2, 8, 8]), boxes([1, 1, 5, 5])])
@@ -94,7 +94,7 @@ def test_regions_are_labelled_by_the_nearest_object_and_not_at_all_on_ignored_on
     assert torch.equal(r, torch.cat([p, targ['boxes'][:2]]))
     assert labels.tolist() == [2, 0, 3, -1, 0, 0, 2, 3]
 
-def test_a_batch_learns_from_at_most_32_objects_and_96_background_windows_of_all_pictures():
+def test_a_batch_learns_from_at_most_32_objects_and_96_background_windows_of_all_images():
     torch.manual_seed(0)
     labels = torch.tensor([1]*40 + [0]*200 + [-1]*50)
     keep = pick_windows(labels, 32, 96)
@@ -137,7 +137,7 @@ def test_without_proposals_there_are_no_detections_and_the_true_boxes_teach_alon
     parts,dets = detect(net, x, truth, labels, proposals=none)
     assert not dets.any() and parts['classifier'] > 0
     assert net.train()(x, truth, labels, proposals=none)['classifier'] > 0
-    for n in (0, 1):                      # fewer windows than BatchNorm takes: nothing is learnt, nothing breaks
+    for n in (0, 1):                      # fewer windows than BatchNorm takes: nothing is learned, nothing breaks
         loss = net.train()(x, truth, labels*torch.tensor([[n], [0]]), proposals=none)['classifier']
         loss.backward()
         assert loss == 0
@@ -147,12 +147,13 @@ def test_proposals_are_needed_and_have_their_shape():
     net,x = small(),torch.rand(2, 3, 40, 40)
     assert net.needs_proposals
     with pytest.raises(ValueError, match='does not find its own proposals'): detect(net, x)
-    with pytest.raises(ValueError, match='proposals of 2 pictures'): detect(net, x, proposals=torch.zeros(1, 3, 4))
+    with pytest.raises(ValueError, match='proposals: expected .* for 2 images'):
+        detect(net, x, proposals=torch.zeros(1, 3, 4))
 
 # --- stages 2 and 3
 
 def colours(n=6, seed=0, crowd=False):
-    """Batches of two pictures: a red square of class 1, a green one of class 2 on grey, which the means of windows tell
+    """Batches of two images: a red square of class 1, a green one of class 2 on grey, which the means of windows tell
     apart; proposals near them and elsewhere"""
     g = torch.Generator().manual_seed(seed)
     for _ in range(n):
@@ -219,7 +220,7 @@ def test_two_detections_of_a_class_overlap_by_3_tenths_at_most():
             first = d[d[:, 5] == c][0]
             assert box_iou(first[None, :4], b[c-1:c]) > .6
 
-def test_hard_negatives_of_all_pictures_join_a_small_random_start():
+def test_hard_negatives_of_all_images_join_a_small_random_start():
     net,batches = means(2),list(colours())
     counts = net.fit_stages(batches, n_start=5)
     assert all(h > 0 for h in counts['hard']) and all(n > 5 for n in counts['negatives'])
@@ -273,7 +274,7 @@ def test_ridge_regression_with_a_small_penalty_finds_the_numbers_that_made_the_t
     assert_close(none[0], torch.zeros(4, 12), atol=1e-6, rtol=0)
     assert_close(none[1], (x@w.T + b).mean(0))
 
-def test_an_offset_that_all_proposals_have_is_mended_exactly():
+def test_an_offset_that_all_proposals_have_is_fixed_exactly():
     net = means(1, min_score=0.)
     batches = [(x, b[:, :1], torch.ones(2, 1, dtype=torch.long),
                 torch.cat([b[:, :1] + torch.tensor([2., 1, 0, 1]), torch.tensor([[[30, 30, 47, 47.]]]*2)], 1))
@@ -293,7 +294,8 @@ def test_a_linear_svm_tells_two_heaps_apart_with_a_margin():
 def test_a_class_without_objects_is_never_detected_and_one_warning_names_it():
     net = means(4, min_score=0.)
     batches = list(colours())
-    with pytest.warns(UserWarning, match='no object of class 3, 4 came: ') as seen: counts = net.fit_stages(batches)
+    with pytest.warns(UserWarning, match='no object of class 3, 4 in the batches: ') as seen:
+        counts = net.fit_stages(batches)
     assert len(seen) == 1 and seen[0].filename == __file__
     assert counts['positives'][2:] == counts['negatives'][2:] == counts['pairs'][2:] == [0, 0]
     d = detect(net, batches[0][0], proposals=batches[0][3])
@@ -350,9 +352,10 @@ def test_a_state_dict_carries_svms_and_boxes_and_they_do_not_outlive_further_lea
 
 def test_what_cannot_be_fitted_says_so():
     x,b,l,p = next(colours(1))
-    with pytest.raises(ValueError, match='no window is a negative for class 1: .* give more proposals'):
+    with pytest.raises(ValueError, match='no window is a negative for class 1: .* pass more proposals'):
         means(1).fit_stages([(x, b[:, :1], l[:, :1], p[:, :0])])
-    with pytest.raises(ValueError, match='gone through twice.* a list or a DataLoader'): means(2).fit_stages(colours())
+    with pytest.raises(ValueError, match='a list or a DataLoader, since it is iterated twice'):
+        means(2).fit_stages(colours())
     with pytest.raises(ValueError, match='there is nothing to fit'): means(1).fit_stages([])
     counts = means(2).fit_stages([(x, b, l, p[:, :0])])       # the other class's objects are negatives
     assert counts['negatives'] == [2, 2] and counts['pairs'] == [0, 0]
@@ -373,7 +376,7 @@ def test_the_features_are_those_of_torchvisions_alexnet_with_its_weights(tmp_pat
     with Undrawn(): grey = rcnn(2, n_in=1, pretrained=tmp_path/'alexnet.pth').eval()
     with torch.no_grad():
         assert_close(grey.encoder(x[:, :1]), theirs_fc7(theirs, x[:, :1].expand(-1, 3, -1, -1)), atol=1e-3, rtol=1e-3)
-    with pytest.raises(ValueError, match='width=1; width=0.5 came'): rcnn(2, width=.5, pretrained=True)
+    with pytest.raises(ValueError, match='width=1, got width=0.5'): rcnn(2, width=.5, pretrained=True)
     torch.save({'features.0.weight': torch.zeros(3)}, tmp_path/'other.pth')
     words = "other.pth does not hold the weights of torchvision's alexnet: features.0.weight"
     with torch.device('meta'), pytest.raises(ValueError, match=words): rcnn(2, pretrained=tmp_path/'other.pth')
@@ -390,16 +393,16 @@ def test_the_smallest_crop_of_alexnet_is_63_pixels():
     net = AlexNet(3, .05).eval()
     with torch.no_grad(): assert net(torch.rand(1, 3, 63, 63)).shape == (1, net.d)
     with pytest.raises(RuntimeError): net(torch.rand(1, 3, 62, 62))
-    with pytest.raises(ValueError, match='crops of 63 pixels or more, not 62'): rcnn(2, width=.05, crop=62)
+    with pytest.raises(ValueError, match='crops of 63 pixels or more, got 62'): rcnn(2, width=.05, crop=62)
 
 def test_encoders_of_one_size_get_crops_of_that_size():
     with torch.device('meta'):
         assert rcnn(2, encoder='vit_tiny_patch16_224').crop == rcnn(2, encoder='resnet18').crop == 224
-        with pytest.raises(ValueError, match='takes pictures of 224 x 224 pixels only; 64 came'):
+        with pytest.raises(ValueError, match='takes images of 224 x 224 pixels only, got 64'):
             rcnn(2, encoder='vit_tiny_patch16_224', crop=64)
 
 @pytest.mark.parametrize('kw,words', [
-    (dict(crop=32, context=16), 'crop=32 with context=16 leaves nothing'), (dict(context=-1), 'context: .* got -1'),
+    (dict(crop=32, context=16), 'crop=32 with context=16 leaves no pixel'), (dict(context=-1), 'context: .* got -1'),
     (dict(chunk=0), 'chunk: expected .* got 0')])
 def test_what_it_cannot_do_it_refuses(kw, words):
     with pytest.raises(ValueError, match=words): small(**kw)
@@ -424,7 +427,7 @@ def ap50(anns, vocab, dets):
     return coco_ap(anns, said, vocab)['map50']
 
 @pytest.mark.train
-def test_three_stages_learn_eight_drawn_pictures(tmp_path):
+def test_three_stages_learn_eight_drawn_images(tmp_path):
     anns = draw_shapes(tmp_path, 8, 64, seed=3)
     vocab,g = vocab_of(anns),torch.Generator().manual_seed(0)
     x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/255 - .5

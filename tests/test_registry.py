@@ -35,8 +35,8 @@ def test_names_are_listed_sorted_and_those_of_several_tasks_once():
 
 def test_a_name_that_is_taken_raises_and_the_first_builder_stays():
     register('segmentation', 'net')(tiny_net)
-    with pytest.raises(ValueError, match=f"segmentation has an architecture 'net' already, from {__name__}; "
-                                         "give this one another `name`"):
+    with pytest.raises(ValueError, match=f"segmentation already has an architecture 'net', from {__name__}; "
+                                         "choose another `name`"):
         register('segmentation', 'net')(other_net)
     assert get_arch('net', 'segmentation') is tiny_net
 

@@ -82,7 +82,7 @@ def test_no_more_than_at_once_patches_are_classified_at_a_time_and_a_stride_leav
     assert seen == [(10, 3, 5, 5)]*8 + [(4, 3, 5, 5)]
     seen.clear()
     answer(net, pictures(6, 7), stride=3)
-    assert seen == [(10, 3, 5, 5), (2, 3, 5, 5)]      # 2 x 3 pixels of two pictures
+    assert seen == [(10, 3, 5, 5), (2, 3, 5, 5)]      # 2 x 3 pixels of two images
 
 @pytest.mark.parametrize('patch,kernels', [(1, []), (3, [3]), (5, [5]), (7, [5, 3]), (9, [5, 5]), (33, [5]*8)])
 def test_the_classifier_has_valid_convolutions_down_to_one_pixel_and_no_pooling(patch, kernels):

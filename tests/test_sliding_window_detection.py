@@ -30,7 +30,7 @@ def detect(net, *args):
 
 # --- where windows are
 
-def test_windows_of_one_size_and_shape_stand_stride_pixels_apart_in_the_resized_picture():
+def test_windows_of_one_size_and_shape_stand_stride_pixels_apart_in_the_resized_image():
     net = make(sizes=(16,), ratios=(1.,))                   # 32 pixels of a image twice as large
     assert net.levels((24, 40)) == [(48, 80)]
     want = [[x, y, x+16, y+16] for y in range(0, 9, 2) for x in range(0, 25, 2)]
@@ -39,7 +39,7 @@ def test_windows_of_one_size_and_shape_stand_stride_pixels_apart_in_the_resized_
     assert_close(net.grid((48, 80), (24, 40)), boxes(*[[x, y, x+16, y+16] for y in (0, 8) for x in (0, 8, 16, 24)]))
 
 @pytest.mark.parametrize('size', [(64, 64), (65, 97), (20, 130)])
-def test_windows_have_the_sizes_and_shapes_that_were_asked_for_and_are_inside_the_picture(size):
+def test_windows_have_the_sizes_and_shapes_that_were_asked_for_and_are_inside_the_image(size):
     net = make(sizes=(10, 14), ratios=(.5, 1., 2.))
     levels = net.levels(size)
     assert len(levels) == 6
@@ -51,7 +51,7 @@ def test_windows_have_the_sizes_and_shapes_that_were_asked_for_and_are_inside_th
         # the last is so near to the edge that none fits behind it
         assert g[:, 2].max() + w/8 > size[1] - 1e-3 and g[:, 3].max() + h/8 > size[0] - 1e-3
 
-def test_a_window_is_never_larger_than_the_picture():
+def test_a_window_is_never_larger_than_the_image():
     net = make(sizes=(100, 200, 8), ratios=(1.,))
     assert net.levels((12, 12)) == [(32, 32), (48, 48)]                # the two largest are the same
     assert_close(net.grid((32, 32), (12, 12)), boxes([0, 0, 12, 12]))
@@ -98,7 +98,7 @@ def test_window_by_window_gives_the_logits_of_the_convolutional_pass(stride, siz
     for net.dense in (True, False): answers.append(detect(net, x))
     assert_close(*answers) and answers[0][..., 5].any()
 
-def test_the_logits_of_a_box_are_those_of_the_piece_of_the_picture_that_it_encloses():
+def test_the_logits_of_a_box_are_those_of_the_piece_of_the_image_that_it_encloses():
     net,x = make(sizes=(32,), ratios=(1.,)),pictures(48, 64)          # not resized: 32 pixels are 32 pixels
     with torch.no_grad():
         got = net.logits(x, (48, 64))
@@ -198,7 +198,7 @@ def ap50(anns, vocab, dets):
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_it_learns_eight_drawn_pictures(tmp_path):
+def test_it_learns_eight_drawn_images(tmp_path):
     anns = draw_shapes(tmp_path, 8, 64, seed=3)
     vocab = vocab_of(anns)
     x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/255 - .5
@@ -230,15 +230,15 @@ def test_encoders_of_one_size_get_windows_of_that_size():
         assert sliding_window_detector(2, encoder='resnet18').window == 64
 
 @pytest.mark.parametrize('kw,words', [
-    (dict(window=8),         'window is a multiple of 8 pixels from 16 on.* not 8'), (dict(window=33), 'not 33'),
+    (dict(window=8),         'window: expected a multiple of 8 pixels from 16 on.* got 8'), (dict(window=33), 'got 33'),
     (dict(stride=6),         'stride: expected a multiple of 4 where there is no encoder, got 6'),
     (dict(sizes=()),         r'sizes: expected .* one or more numbers above 0, got \(\)'),
     (dict(ratios=(1, 0)),    r'ratios, number 1: expected .* got 0'), (dict(chunk=0), 'chunk: expected .* got 0'),
-    (dict(pretrained=True),  "no pretrained weights of the sliding window's own net.*name an `encoder`"),
+    (dict(pretrained=True),  "no pretrained weights of the sliding window's own net.*choose an `encoder`"),
     (dict(encoder='test_resnet', dense=True), 'an encoder pads.*leave `dense` out')])
 def test_what_it_cannot_do_it_refuses(kw, words):
     with pytest.raises(ValueError, match=words): sliding_window_detector(3, **kw)
 
 def test_it_takes_no_proposals():
-    with pytest.raises(ValueError, match='goes everywhere; do not pass proposals'):
+    with pytest.raises(ValueError, match='covers the whole image; do not pass proposals'):
         make().eval()(pictures(40, 40), proposals=torch.zeros(2, 1, 4))

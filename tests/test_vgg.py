@@ -72,7 +72,7 @@ def test_the_first_convolution_is_fitted_to_other_channels(file, n_in):
     net,sd = VGG16(n_in, bn=bn).load(path),weights(bn)
     w = sd.pop('features.0.weight')
     first,*rest = net.stages.state_dict().values()
-    # of one channel: grey pictures give what they gave in three; of four: the sum over channels that are alike stays
+    # of one channel: grey images give what they gave in three; of four: the sum over channels that are alike stays
     if n_in == 1: assert_close(first, w.sum(1, keepdim=True))
     else:         assert first.shape == (64, 4, 3, 3); assert_close(first[:,:3]*4/3, w)
     for a,b in zip(rest, [v for k,v in sd.items() if k.startswith('features.')], strict=True): assert torch.equal(a, b)
@@ -83,8 +83,8 @@ def test_a_net_without_a_use_for_the_classifier_takes_a_file_of_features_alone_a
     torch.save(some, tmp_path/'w.pth')
     net = VGG16(bn=bn).load(tmp_path/'w.pth')
     for a,b in zip(net.stages.state_dict().values(), some.values(), strict=True): assert torch.equal(a, b)
-    with pytest.raises(ValueError, match=r"w.pth does not hold .*4 tensors of 119,545,856 numbers are expected under "
-                                         r"'classifier.', 0 of 0 came; give the file of"):
+    with pytest.raises(ValueError, match=r"w.pth does not hold .*expected 4 tensors with 119,545,856 values under "
+                                         r"'classifier.', got 0 with 0; pass a state dict of"):
         with torch.device('meta'): with_top(bn=bn).load(tmp_path/'w.pth', fc=True)
 
 @pytest.mark.parametrize('other', ['vgg11', 'resnet18', 'vgg16', 'vgg16_bn'])
@@ -94,15 +94,15 @@ def test_the_file_of_another_net_is_refused_and_the_right_one_is_named(other, tm
           'resnet18': lambda: resnet18().state_dict()}.get(other, lambda: weights(not bn))()
     torch.save(sd, tmp_path/'w.pth')
     with torch.device('meta'): net = VGG16(bn=bn)
-    came = sum(k.startswith('features.') for k in sd)
+    n = sum(k.startswith('features.') for k in sd)
     with pytest.raises(ValueError, match=f"does not hold the weights of torchvision's vgg16{'_bn'*bn}: "
-                                         f"{91 if bn else 26} tensors of .* {came} of .* came"):
+                                         f"expected {91 if bn else 26} tensors with .* got {n} with "):
         net.load(tmp_path/'w.pth')
 
 def test_weights_are_of_width_1_and_of_a_file_that_is_there():
     net = VGG16(width=.1)
     assert net.load(False) is net
-    with pytest.raises(ValueError, match='of width=1; width=0.1 came: pass pretrained=False'): net.load(True)
+    with pytest.raises(ValueError, match='with width=1, got width=0.1; pass pretrained=False'): net.load(True)
     with pytest.raises(FileNotFoundError, match='no file .*gone.pth'): VGG16().load('gone.pth')
 
 @pytest.mark.parametrize('build,name', [(deeplab_v1, 'vgg16'), (segnet, 'vgg16_bn')])
@@ -130,7 +130,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch, bn):
     def fail(*args, **kwargs): raise URLError('no route')
     monkeypatch.setattr(torchvision.models._api, 'load_state_dict_from_url', fail)
     name = 'vgg16_bn' if bn else 'vgg16'
-    with torch.device('meta'), pytest.raises(OSError, match=f"weights of {name} did not come .*no route.*; without a "
+    with torch.device('meta'), pytest.raises(OSError, match=f"{name} could not be downloaded .*no route.*; without a "
                                                             f"network, .* state dict of torchvision's {name}$"):
         VGG16(bn=bn).load(True)
 

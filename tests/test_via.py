@@ -173,7 +173,7 @@ def test_rle_and_arrays_become_outlines_of_the_same_pixels(via):
 
 RING = np.pad(np.pad(np.zeros((2, 2), bool), 1, constant_values=True), ((2, 4), (3, 13)))
 UNFIT = {
-    "masks, row 0: mask: polygons cannot leave out a hole, and it has 1, one at": dict(masks=[RING]),
+    "masks, row 0: mask: polygons cannot have holes, and it has 1, one at": dict(masks=[RING]),
     "masks, row 0: no pixels, so that the mask would be lost": dict(masks=[np.zeros((H, W), bool)]),
     "masks, row 0: the polygons overlap, and as one they would leave a hole there":
         dict(masks=[[[1, 1, 6, 1, 6, 5, 1, 5], [3, 3, 9, 3, 9, 8, 3, 8]]]),

@@ -1,4 +1,4 @@
-"YOLO v1: the grid, the loss by hand and by loops, what is decoded, which pictures fit; test_detectors.py has the rest"
+"YOLO v1: the grid, the loss by hand and by loops, what is decoded, which images fit; test_detectors.py has the rest"
 import math
 import warnings
 import numpy as np, pytest, torch
@@ -60,7 +60,7 @@ def test_the_five_parts_of_the_loss_are_those_worked_out_by_hand():
     parts,dropped = yolo_loss(out, [target([[8, 8, 24, 40]], [2]), target()], 2, SIZE)
     want = dict(xy=0, wh=5*(.5-.5**.5)**2, object=(.8-.5)**2, no_object=.5*(.6**2 + 1 + .4**2), classes=.01+.09+.04)
     assert parts.keys() == want.keys() and dropped == 0
-    for k in want: assert parts[k].item() == pytest.approx(want[k]/2), k     # a mean over two pictures
+    for k in want: assert parts[k].item() == pytest.approx(want[k]/2), k     # a mean over two images
     out[0, 0, 0, 5:7] += torch.tensor([.1, -.2])
     assert yolo_loss(out, [target([[8, 8, 24, 40]], [2])]*2, 2, SIZE)[0]['xy'].item() == pytest.approx(
         5*(.1**2 + .2**2 + .5**2 + .75**2)/2)
@@ -169,14 +169,14 @@ def test_where_no_box_meets_the_object_the_nearest_is_responsible():
     yolo_loss(out, [target([[8, 8, 24, 40]], [1])], 2, SIZE)[0]['wh'].backward()
     assert not out.grad[0, 0, 0, :5].any() and out.grad[0, 0, 0, 7:9].all()
 
-def test_of_several_centres_in_a_cell_the_largest_box_is_learnt_and_one_warning_counts_the_others():
+def test_of_several_centres_in_a_cell_the_largest_box_is_learned_and_one_warning_counts_the_others():
     objects = target([[10, 10, 20, 20], [8, 8, 24, 40], [12, 20, 22, 30], [40, 8, 50, 20]], [1, 2, 3, 1])
     parts,dropped = yolo_loss(perfect([target([[8, 8, 24, 40], [40, 8, 50, 20]], [2, 1])], (2, 2), SIZE, 3), [objects],
                               2, SIZE)
     assert dropped == 2 and sum(parts.values()) < 1e-9
     net,x = small(),torch.rand(2, 3, 64, 64)
     args = x,torch.stack([objects['boxes']]*2),torch.stack([objects['labels']]*2)
-    with pytest.warns(UserWarning, match='4 of 8 objects of this batch .* one object a cell, of 32 pixels') as seen:
+    with pytest.warns(UserWarning, match='4 of 8 objects of this batch .* one object per cell, of 32 pixels') as seen:
         net.train()(*args)
     assert len(seen) == 1
     with warnings.catch_warnings():
@@ -201,7 +201,7 @@ def test_what_lies_on_an_ignored_object_and_the_cell_of_its_centre_are_no_backgr
     assert background() == [[True, True]]*4
     # centre in cell 0; more than half of box 1 in cell 1 (x 40..56), less in cell 2 (y 40..56)
     assert background([[0, 0, 50, 44]], [-1]) == [[False, False], [True, False], [True, True], [True, True]]
-    # beside it an object in cell 0, which is learnt: box 1 answers for it
+    # beside it an object in cell 0, which is learned: box 1 answers for it
     with_object = background([[0, 0, 50, 44], [8, 8, 24, 30]], [-1, 2])
     assert with_object == [[False, False], [True, False], [True, True], [True, True]]
     assert background([[8, 8, 24, 30]], [2])[0] == [True, False]
@@ -263,7 +263,7 @@ def test_scores_are_in_0_to_1_and_two_negative_numbers_are_no_score():
     rows = meta(3, S=2, size=SIZE).decode(out)[0]
     assert rows[rows[:, 5] > 0][:, 4:].tolist() == [pytest.approx([1, 1]), pytest.approx([.3, 3])]
 
-def test_boxes_are_clipped_and_those_outside_the_picture_or_without_an_area_are_dropped():
+def test_boxes_are_clipped_and_those_outside_the_image_or_without_an_area_are_dropped():
     out = torch.zeros(1, 2, 2, 13)
     out[0, 0, 0] = torch.tensor([0, 0, 1, 1, 1,  -2, -2, .1, .1, 1,  1, 0, 0])
     out[0, 1, 1] = torch.tensor([.5, .5, 0, 0, 1,  .5, .5, .2, 0, 1,  1, 0, 0])
@@ -301,7 +301,7 @@ def test_batchnorm_as_in_the_cfg_that_was_released_is_an_option():
     kinds = [type(m) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
     assert kinds == [nn.Conv2d, nn.BatchNorm2d]*24
     one = small(S=1, bn=True)
-    with pytest.raises(ValueError, match='2 pictures or more; 1 came'):
+    with pytest.raises(ValueError, match='2 images or more, got 1'):
         one.train()(torch.rand(1, 3, 64, 64), torch.tensor([[[3, 3, 20, 20.]]]), torch.tensor([[1]]))
 
 @pytest.mark.parametrize('S,B,C,size', [(7, 2, 20, 448), (7, 2, 20, 224), (5, 3, 1, 320), ((4, 3), 1, 80, (256, 192))])
@@ -318,15 +318,15 @@ def test_sizes_that_do_not_fit_the_grid_are_refused_and_those_that_do_are_named(
         except ValueError: return False
     assert [n for n in range(32, 640, 16) if takes(7, n)] == [224, 448]
     assert [S for S in range(1, 30) if takes(S, 448)] == [7, 14]
-    words = r'7 x 7 cells .* size=\(448, 448\) or size=\(224, 224\).*\(512, 512\) came: .* S=\(8, 8\) or S=\(16, 16\)'
+    words = r'7 x 7 cells .* size=\(448, 448\) or size=\(224, 224\).* got \(512, 512\); .* S=\(8, 8\) or S=\(16, 16\)'
     with pytest.raises(ValueError, match=words): meta(3, size=512)
-    with pytest.raises(ValueError, match=r'\(448, 450\) came, which are not both multiples of 32'):
+    with pytest.raises(ValueError, match=r'got \(448, 450\), which are not both multiples of 32'):
         meta(3, size=(448, 450))
     with pytest.raises(ValueError, match='S: expected a number of cells, 1 or more.* got 0'): meta(3, S=0)
 
-def test_pictures_of_another_size_and_proposals_are_refused():
+def test_images_of_another_size_and_proposals_are_refused():
     net = small(S=(3, 2), size=(96, 64)).eval()
-    with pytest.raises(ValueError, match=r'takes pictures of 64 x 96 pixels, 96 x 64 came: .* size=\(96, 64\)'):
+    with pytest.raises(ValueError, match=r'takes images of 64 x 96 pixels, got 96 x 64; .* size=\(96, 64\)'):
         net(torch.rand(1, 3, 96, 64))
     with pytest.raises(ValueError, match='finds its own proposals'):
         net(torch.rand(1, 3, 64, 96), proposals=torch.zeros(1, 2, 4))
@@ -344,7 +344,7 @@ def test_any_encoder_carries_the_head_at_its_stride_or_twice_that(encoder, S, si
     assert sum(isinstance(m, nn.Conv2d) for m in net.head) == 4
 
 def test_an_encoder_of_one_size_says_which():
-    with pytest.raises(ValueError, match=r'takes pictures of 224 x 224 pixels only; size=\(448, 448\) came'):
+    with pytest.raises(ValueError, match=r'takes images of 224 x 224 pixels only, got size=\(448, 448\)'):
         meta(3, encoder='vit_tiny_patch16_224', S=14)
 
 def test_the_papers_body_has_no_weights_to_download_but_takes_a_file(tmp_path):
@@ -376,7 +376,7 @@ def test_an_encoders_weights_come_from_a_file_and_other_channels_have_the_mean_o
 # --- learning
 
 @pytest.mark.train
-def test_a_small_net_learns_eight_drawn_pictures_by_heart_but_not_from_the_boxes_of_others(tmp_path):
+def test_a_small_net_learns_eight_drawn_images_by_heart_but_not_from_the_boxes_of_others(tmp_path):
     anns  = draw_shapes(tmp_path, 8, 64, seed=21, most=3)
     vocab = vocab_of(anns)
     x = torch.stack([pil_to_tensor(Image.open(a.path)) for a in anns])/255
@@ -397,7 +397,7 @@ def test_a_learner_trains_it_on_any_encoder_and_annotates(shapes):
     anns = [Annotation(a.path, a.size, a.labels, a.bboxes) for a in shapes]
     dls  = detection_dls(anns, bs=4, num_workers=0, device='cpu', item_tfms=JointTransform(
         (96, 64), FitView('pad'), valid='pad', flip=0.))
-    with pytest.raises(ValueError, match=r'7 x 7 cells .* \(96, 64\) came: for this size pass S=\(3, 2\)'):
+    with pytest.raises(ValueError, match=r'7 x 7 cells .* got \(96, 64\); for this size pass S=\(3, 2\)'):
         detection_learner(dls, 'yolo_v1', encoder='test_resnet', pretrained=False)
     learn = detection_learner(dls, 'yolo_v1', encoder='test_resnet', pretrained=False,
                               arch_kwargs=dict(S=(3, 2), width=.1, min_score=0.))

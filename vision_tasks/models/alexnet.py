@@ -1,4 +1,4 @@
-"AlexNet (Krizhevsky et al., 2012), as torchvision has it"
+"AlexNet (Krizhevsky et al., 2012), as in torchvision"
 from __future__ import annotations
 from pathlib import Path
 import torch.nn.functional as F
@@ -10,16 +10,14 @@ from .layers import conv_relu, scaled
 
 __all__ = []
 
-# --- nets for them
-
 class AlexNet(nn.Module):
-    "(n, n_in, crop, crop) -> (n, d), the features fc7; torchvision's `alexnet`, by its names"
+    "(n, n_in, crop, crop) -> (n, d), the features fc7; parameters have the names of torchvision's `alexnet`"
     mean,std = (.485, .456, .406),(.229, .224, .225)
-    least = 63                          # pixels of a crop, for which a cell is left after three pools
+    least = 63                          # pixels of the smallest crop: three poolings leave one cell
     def __init__(self,
-        n_in:int=3,
-        width:float=1.,   # 1 = 64 to 384 channels, 4096 in fc6 and fc7
-        ps:float=.5,      # dropout in front of these two
+        n_in:int=3,       # channels of the images
+        width:float=1.,   # factor of the channels; 1 = 64 to 384, 4096 in fc6 and fc7
+        ps:float=.5,      # dropout before fc6 and fc7
     ):
         super().__init__()
         self.n_in,self.width,self.d = n_in,width,scaled(4096, width)
@@ -39,21 +37,24 @@ class AlexNet(nn.Module):
     def forward(self, x:Tensor) -> Tensor:
         return self.classifier(F.adaptive_avg_pool2d(self.features(x), 6).flatten(1))
 
-    def load(self, pretrained:bool|str|Path):
-        "ImageNet's weights, or those of a file of torchvision's alexnet; False: leave everything as it is"
+    def load(self,
+        pretrained:bool|str|Path,   # True: torchvision's ImageNet weights; path of a state dict of torchvision's
+                                    # alexnet; False: none
+    ):
+        "Load weights. Raises `ValueError` for another `width` than 1 and for a file of another net"
         if pretrained is False: return
         if self.width != 1:
-            raise ValueError(f"the weights are AlexNet's, of width=1; width={self.width} came: pass pretrained=False")
+            raise ValueError(f"the weights are AlexNet's, with width=1, got width={self.width}; pass pretrained=False")
         try: sd = (get_model_weights('alexnet').DEFAULT.get_state_dict(progress=True, check_hash=True)
                    if pretrained is True else read_weights(Path(pretrained)))
         except FileNotFoundError: raise
         except OSError as e:
-            raise OSError(f"the weights of alexnet did not come ({e}); without a network, give `pretrained` the path "
-                          "of a local state dict of torchvision's alexnet") from e
+            raise OSError(f"the weights of alexnet could not be downloaded ({e}); without a network, set `pretrained` "
+                          "to the path of a local state dict of torchvision's alexnet") from e
         own,first = self.state_dict(),'features.0.weight'
         if first in sd and sd[first].shape[1:2] == (3,) != (self.n_in,):
             sd = {**sd, first: adapt_input_conv(self.n_in, sd[first])}
         bad = [k for k,v in own.items() if k not in sd or sd[k].shape != v.shape]
         if bad: raise ValueError(f"{pretrained} does not hold the weights of torchvision's alexnet: {bad[0]} is "
-                                 "missing or of another shape; give the file of that net's state dict")
+                                 "missing or of another shape; pass a state dict of that net")
         self.load_state_dict({k: sd[k] for k in own})

@@ -1,4 +1,4 @@
-"Encoders: the bodies of torchvision's and timm's classifiers, as feature maps at increasing strides or as the last map"
+"Encoders: torchvision's and timm's classifiers without their heads, with feature maps at several strides or the last"
 from __future__ import annotations
 import math, re
 from collections import OrderedDict
@@ -17,50 +17,52 @@ from .kinds import CHANNELS, MODULE, PRETRAINED, STATS, pair
 
 __all__ = ['Encoder', 'create_encoder', 'list_encoders']
 
-# Where a torchvision classifier's body ends, what it holds beside the body, and which containers are several steps.
-# shufflenet ends before its 1x1 conv5: files of encoder weights do so too
+# Where the body of a torchvision classifier ends, its modules beside the body, and containers of several steps.
+# shufflenet ends before its 1x1 conv5, as do files of encoder weights
 _ENDS  = ('avgpool', 'classifier', 'conv5')
 _AUX   = ('aux1', 'aux2', 'AuxLogits')
 _STEPS = ('features', 'layers', 'trunk_output')
-# torchvision's classifiers that are no sequence of modules, and what timm calls them
+# torchvision's classifiers that are no sequence of modules, and their names in timm
 _AT_TIMM = {'vit_b_16': 'vit_base_patch16_224', 'vit_b_32': 'vit_base_patch32_224', 'vit_l_16': 'vit_large_patch16_224',
             'vit_l_32': 'vit_large_patch32_224', 'vit_h_14': 'vit_huge_patch14_224', 'maxvit_t': 'maxvit_tiny_tf_224'}
-# Probes run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows and patches
-# divide it
+# (h, w) of probes, which run on meta tensors, where size costs nothing. A multiple of 256 and of 14, so that windows
+# and patches divide it
 _PROBE = (1792, 1792)
 
 INPUT_SIZE = pair(COUNT, "(height, width) in pixels")
 
 class Encoder(nn.Module):
-    "The body of a classifier: (b, n_in, h, w) -> list of (b, c, h/stride, w/stride), or only the last of them"
+    "The body of a classifier: (b, n_in, h, w) -> list of (b, c, h/stride, w/stride), or only the last map"
     @checked(body=MODULE, name=TEXT, n_in=CHANNELS, pyramid=FLAG, mean=STATS, std=STATS, input_size=INPUT_SIZE)
     def __init__(self,
-        body:nn.Module,
-        name:str,                        # what `create_encoder` calls it
-        n_in:int,                        # channels of the input
-        pyramid:bool,                    # `forward` gives the last map at each stride; False: the last map, no list
-        mean:tuple[float,float,float],   # what the weights want: (x - mean)/std, x in [0, 1]
-        std:tuple[float,float,float],
-        input_size:tuple[int,int]=None,  # (h, w) pixels, the only size that it takes; None: any
+        body:nn.Module,                  # layers without the classifier
+        name:str,                        # as for `create_encoder`
+        n_in:int,                        # channels of the images
+        pyramid:bool,                    # True: `forward` returns the last map at each stride; False: only the last
+        mean:tuple[float,float,float],   # statistics for which the weights are made: (x - mean)/std, x in [0, 1]
+        std:tuple[float,float,float],    # standard deviation of each channel
+        input_size:tuple[int,int]=None,  # (h, w) pixels, the only size that it takes; None (default): any
     ):
         super().__init__()
         self.body,self.name,self.n_in,self.pyramid,self.input_size = body,name,n_in,pyramid,input_size
         self.mean,self.std = tuple(mean),tuple(std)
-        self.taps = None # which of `_maps` are given; None: all
+        self.taps = None # indices of `_maps` that are returned; None: all
         self._measure()
 
     def _maps(self, x) -> Iterator[Tensor]:
-        "All the maps that there are, (b, c, h, w) each"
+        "All maps of the body, (b, c, h, w) each"
         raise NotImplementedError
 
-    def forward(self, x:Tensor) -> list[Tensor]|Tensor:
+    def forward(self,
+        x:Tensor,                # (b, n_in, h, w)
+    ) -> list[Tensor]|Tensor:    # (b, c, h/stride, w/stride), for each of `channels` and `strides`
+        "The feature maps, or the last one"
         maps = [o for i,o in enumerate(self._maps(x)) if self.taps is None or i in self.taps]
         return maps if self.pyramid or self.taps is None else maps[0]
 
     def _probe(self):
-        """The maps of a batch on meta tensors, and the names of the parameters that none of them depends on.
-        Only shapes are worked out, in eval mode: no weight and no BatchNorm statistic is touched, no random number
-        drawn"""
+        """The maps of a batch on meta tensors, and the names of the parameters that none of them depends on. Only
+        shapes are computed, in eval mode: no weight, BatchNorm statistic or random state changes"""
         size = self.input_size or _PROBE
         ps = {k: p.detach().to('meta').requires_grad_() for k,p in self.named_parameters()}
         bs = {k: b.to('meta') for k,b in self.named_buffers()}
@@ -72,7 +74,7 @@ class Encoder(nn.Module):
         return maps,{k for k,g in zip(ps, grads) if g is None}
 
     def _measure(self):
-        "Find `channels` and `strides`, and leave out modules that no map needs (norms, convolutions of the classifier)"
+        "Find `channels` and `strides`, and drop modules that no map needs (norms, convolutions of the classifier)"
         maps,idle = self._probe()
         if idle:
             drop_modules(self, idle)
@@ -84,12 +86,12 @@ class Encoder(nn.Module):
     def extra_repr(self): return f"{self.name!r}, n_in={self.n_in}, channels={self.channels}, strides={self.strides}"
 
 def _stride(size, out) -> int:
-    """Pixels between the cells of a map of length `out`; nets that do not pad lose cells, their strides are powers of
-    two"""
+    """Pixels between the cells of a map of length `out`. Nets without padding lose cells; their strides are rounded to
+    powers of two"""
     return size//out if size % out == 0 else 2**round(math.log2(size/out))
 
 def drop_modules(module, idle, prefix=''):
-    "Put `Identity` for each child of which all parameters are among the names `idle`"
+    "Replace by `Identity` each child whose parameters are all among the names `idle`"
     for name,child in module.named_children():
         names = [f'{prefix}{name}.{k}' for k,_ in child.named_parameters()]
         if names and idle.issuperset(names): setattr(module, name, nn.Identity())
@@ -100,7 +102,7 @@ def _nchw(x) -> Tensor: return x.permute(0, 3, 1, 2)
 ENCODER = instance(Encoder, what="an `Encoder`, as `create_encoder` returns it")
 
 class TorchvisionEncoder(Encoder):
-    "The children of a torchvision classifier in front of its pooling, under their own names, one after the other"
+    "The children of a torchvision classifier before its pooling, by their own names, one after the other"
     def __init__(self, body, name, n_in, pyramid, **kwargs):
         self.steps = [s for k,m in body.named_children()
                       for s in ([f'{k}.{i}' for i,_ in m.named_children()] if k in _STEPS else [k])]
@@ -112,7 +114,7 @@ class TorchvisionEncoder(Encoder):
             yield _nchw(x) if self.name.startswith('swin') and k != 'permute' else x # swin: NHWC up to its last module
 
 class TimmEncoder(Encoder):
-    "A timm model: its `features_only` form, or `forward_features` of the whole"
+    "A timm model: with `features_only`, or `forward_features` of the whole"
     def _maps(self, x):
         if self.pyramid: maps = self.body(x)
         else:            maps = [self.body.forward_features(x)]
@@ -120,31 +122,34 @@ class TimmEncoder(Encoder):
         for o in maps: yield _nchw(o) if nhwc else self._grid(o, x)
 
     def _grid(self, o, x) -> Tensor:
-        "(b, c, h, w) of a map, or of the tokens (b, n, c) of patches with the others (class, registers) in front"
+        "(b, c, h, w) from a map, or from tokens (b, n, c): those of the patches, after the others (class, registers)"
         if isinstance(o, Tensor) and o.ndim == 4: return o
         if isinstance(o, Tensor) and o.ndim == 3:
             stride = self.body.feature_info[-1]['reduction']
             h,w = (n//stride for n in x.shape[-2:])
             if 0 <= o.shape[1]-h*w <= getattr(self.body, 'num_prefix_tokens', 1):
                 return o[:, o.shape[1]-h*w:].transpose(1, 2).unflatten(2, (h, w))
-        came = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
-        raise ValueError(f"timm's {self.name} gives {came} for an image of {tuple(x.shape[-2:])} pixels: neither a map "
-                         "(b, c, h, w) nor a grid of tokens; take pyramid=True, or another encoder")
+        got = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
+        raise ValueError(f"timm's {self.name} returns {got} for an image of {tuple(x.shape[-2:])} pixels: neither a "
+                         "map (b, c, h, w) nor a grid of tokens; use pyramid=True, or another encoder")
 
 def list_encoders() -> list[str]:
-    "The torchvision names that `create_encoder` takes; `timm.list_models()` has timm's"
+    "torchvision's names for `create_encoder`; `timm.list_models()` lists timm's"
     return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
 
 @checked(pretrained=PRETRAINED, n_in=CHANNELS, pyramid=FLAG)
 def create_encoder(
-    arch:str|Callable,              # torchvision builder or its name, else a timm name; 'timm/resnet18' for timm's
-                                    # where both have it
-    pretrained:bool|str|Path=True,  # True: download; path of a local state dict (.pth, .safetensors); False: random
-    n_in:int=3,                     # channels of the input; else the first convolution's pretrained weights are summed
-                                    # (1), or repeated and scaled by 3/n_in, as timm does
-    pyramid:bool=True,              # the last map at each stride; False: only the last map of the whole body
+    arch:str|Callable,              # torchvision builder or its name, or a timm name; 'timm/resnet18' for timm's where
+                                    # both have one
+    pretrained:bool|str|Path=True,  # True: download weights; path of a local state dict (.pth, .safetensors); False:
+                                    # random weights
+    n_in:int=3,                     # channels of the images; for other numbers than 3 the pretrained weights of the
+                                    # first convolution are summed (1), or repeated and scaled by 3/n_in, as in timm
+    pyramid:bool=True,              # True: the last map at each stride; False: only the last map of the body
 ) -> Encoder:                       # with `channels`, `strides`, `mean`, `std`, `name`, `input_size`
-    "The body of a classifier, for a head to stand on. torchvision's keep their names under `body.`"
+    """The body of a classifier, for use under a head. Parameters of torchvision's keep their names under `body.`.
+    Raises `ValueError` for unknown names (with the nearest ones) and files of other nets, `OSError` where weights
+    cannot be downloaded"""
     source,name = _resolve(arch)
     fname = None if isinstance(pretrained, bool) else Path(pretrained)
     sd    = None if fname is None else read_weights(fname)
@@ -155,37 +160,36 @@ def create_encoder(
         pretrained = False
     try: enc,known = make(name, pretrained is True, n_in, pyramid)
     except OSError as e:
-        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
-                      "local state dict") from e
+        raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
+                      "the path of a local state dict") from e
     if sd is not None: _load(enc, sd, fname, known())
     return enc
 
 def _resolve(arch) -> tuple[str,str]:
-    "Whose it is, 'torchvision' or 'timm', and its name there; `ValueError` for what is no encoder"
+    "'torchvision' or 'timm', and the name there. Raises `ValueError` for anything that is no encoder"
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
     if not isinstance(arch, str) and (name not in list_models() or get_model_builder(name) is not arch):
-        raise ValueError(f"{arch!r} is no builder of torchvision.models; an encoder is one of torchvision's "
-                         "classifiers (`list_encoders()`), as builder or by name, or a timm name "
-                         "(`timm.list_models()`)")
+        raise ValueError(f"{arch!r} is not a builder of torchvision.models; expected one of torchvision's classifiers "
+                         "(`list_encoders()`), as builder or by name, or a timm name (`timm.list_models()`)")
     if name in list_encoders(): return 'torchvision',name
     if name in _AT_TIMM:
-        raise ValueError(f"torchvision's {name} does not come apart into maps; take timm's {_AT_TIMM[name]!r}")
+        raise ValueError(f"torchvision's {name} cannot be split into feature maps; use timm's {_AT_TIMM[name]!r}")
     if name in list_models():
-        raise ValueError(f"torchvision's {name} is no plain classifier of images; an encoder is one of "
-                         "`list_encoders()`, or a timm name")
+        raise ValueError(f"torchvision's {name} is not a classifier of images; expected one of `list_encoders()`, or a "
+                         "timm name")
     at_timm = name.removeprefix('timm/')
     if not timm.is_model(at_timm):
         names = timm.list_models() if name != at_timm else sorted({*list_encoders(), *timm.list_models()})
         near  = get_close_matches(at_timm, names, n=5)
         raise ValueError(f"no encoder {name!r}; " + (f"did you mean {' or '.join(map(repr, near))}? " if near else '') +
-                         "`list_encoders()` has torchvision's, `timm.list_models()` timm's")
+                         "`list_encoders()` lists torchvision's, `timm.list_models()` timm's")
     if '.' in at_timm and at_timm not in (tags := timm.list_models(at_timm.partition('.')[0] + '.*', pretrained=True)):
-        raise ValueError(f"timm has no weights {at_timm!r}; those of this architecture are {tags}")
+        raise ValueError(f"timm has no weights {at_timm!r}; this architecture has {tags}")
     return 'timm',at_timm
 
 def _from_torchvision(name, pretrained, n_in, pyramid):
-    "The encoder, and a function for the names in a file of the whole classifier"
-    # their present initialisation, by truncated normals, is said to change, and warned of
+    "The encoder, and a function that returns the names in a file of the whole classifier"
+    # torchvision warns that the default initialization of these two will change
     init  = dict(init_weights=True) if name in ('googlenet', 'inception_v3') and not pretrained else {}
     model = get_model(name, weights='DEFAULT' if pretrained else None, **init)
     known = set(model.state_dict())
@@ -195,13 +199,13 @@ def _from_torchvision(name, pretrained, n_in, pyramid):
         if k in _ENDS: break
         if k not in _AUX: body[k] = m
     if name.startswith('densenet'): body['relu'] = nn.ReLU(inplace=True) # a function in its `forward`
-    # googlenet and inception turn ImageNet's normalisation into this one in their `forward`
+    # googlenet and inception change ImageNet's normalization to this one in their `forward`
     t = get_model_weights(name).DEFAULT.transforms()
     mean,std = ((.5,)*3,(.5,)*3) if name in ('googlenet', 'inception_v3') else (t.mean,t.std)
     return TorchvisionEncoder(nn.Sequential(body), name, n_in, pyramid, mean=mean, std=std), lambda: known
 
 def set_n_in(model, n_in, keep):
-    "Give the first convolution of `model` `n_in` channels; `keep` its weights, adapted, or draw new ones"
+    "Change the first convolution of `model` to `n_in` channels; `keep`: adapt its weights, instead of random ones"
     name,old = next((k,m) for k,m in model.named_modules() if isinstance(m, nn.Conv2d))
     new = nn.Conv2d(n_in, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     if keep:
@@ -211,9 +215,9 @@ def set_n_in(model, n_in, keep):
     setattr(model.get_submodule(parent), child, new)
 
 def _from_timm(name, pretrained, n_in, pyramid):
-    "The encoder, and a function for the names in a file of the whole classifier"
-    # `global_pool` stays as it is: with another one some nets get a norm that the weights lack, and timm leaves it
-    # random
+    "The encoder, and a function that returns the names in a file of the whole classifier"
+    # `global_pool` keeps its default: with another one some nets have a norm that is not among the weights, and which
+    # timm leaves random
     kind = dict(features_only=True) if pyramid else dict(num_classes=0)
     body = timm.create_model(name, pretrained, in_chans=n_in, **kind)
     cfg  = body.default_cfg
@@ -226,21 +230,22 @@ def _from_timm(name, pretrained, n_in, pyramid):
     return enc,known
 
 def read_weights(fname) -> dict[str,Tensor]:
-    "The tensors of a file by name, out of what is wrapped round them"
+    """The tensors of a file by name, also of a checkpoint with them under 'state_dict' or 'model'. Raises
+    `FileNotFoundError`, or `ValueError` for a file without a state dict"""
     if not fname.is_file():
-        raise FileNotFoundError(f"no file {fname}; `pretrained` is True, False or the path of a state dict")
+        raise FileNotFoundError(f"no file {fname}; expected `pretrained` as True, False or the path of a state dict")
     try:
         if fname.suffix == '.safetensors': sd = load_file(fname)
         else: sd = torch.load(fname, map_location='cpu', weights_only=True)
     except OSError: raise
-    except Exception as e: # of any kind: the unpickler reads whatever bytes there are
+    except Exception as e: # of any class: the unpickler reads arbitrary bytes
         why = (str(e) or type(e).__name__).splitlines()[0]
         raise ValueError(f"{fname} cannot be read as a state dict ({why}); "
                          "save one with torch.save(model.state_dict(), path)") from e
     for k in ('state_dict', 'model'):
         if isinstance(sd, dict) and isinstance(sd.get(k), dict): sd = sd[k]
     if not isinstance(sd, dict) or not all(isinstance(o, Tensor) for o in sd.values()):
-        raise ValueError(f"{fname} holds {_kind(sd)}, no state dict; "
+        raise ValueError(f"{fname} holds {_kind(sd)}, not a state dict; "
                          "save one with torch.save(model.state_dict(), path)")
     return sd
 
@@ -250,13 +255,13 @@ def _kind(sd):
     return f"a {type(v).__name__} under {k!r}"
 
 def _plain(name) -> str:
-    """A parameter's name whether or not timm's `features_only` renamed its module: 'stages_0' is 'stages.0',
-    'model.norm' 'norm'"""
+    """A parameter's name without the changes of timm's `features_only`: 'stages_0' becomes 'stages.0', 'model.norm'
+    'norm'"""
     return re.sub(r'^(model|body)\.', '', name).replace('_', '.')
 
 def _unprefixed(sd, names) -> dict[str,Tensor]:
-    """`sd` without what all its names begin with ('module.', 'body.'), as far as more of them are then among plain
-    `names`"""
+    """`sd` without the prefixes of all its names ('module.', 'body.'), as far as this makes more of them match the
+    plain `names`"""
     best,hits = sd,lambda d: sum(_plain(k) in names for k in d)
     while len({k.partition('.')[0] for k in sd}) == 1 and all('.' in k for k in sd):
         sd   = {k.partition('.')[2]: v for k,v in sd.items()}
@@ -264,23 +269,23 @@ def _unprefixed(sd, names) -> dict[str,Tensor]:
     return best
 
 def _load(enc, sd, fname, known):
-    "Fill all of `enc` from the tensors `sd` of `fname`, which may hold the whole classifier: the names `known`"
+    "Load all of `enc` from the tensors `sd` of `fname`, which may hold the whole classifier, with the names `known`"
     own   = enc.body.state_dict()
     want  = {_plain(k): (k, v) for k,v in own.items()}
     assert len(want) == len(own)
     sd    = _unprefixed(sd, want)
-    came  = {_plain(k): (k, v) for k,v in sd.items()}
+    file  = {_plain(k): (k, v) for k,v in sd.items()}
     known = {_plain(k) for k in known}
-    for k in came.keys() & want.keys(): # a convolution of colours, where `enc` has other channels
-        name,t = came[k]
+    for k in file.keys() & want.keys(): # a convolution for RGB, where `enc` has other channels
+        name,t = file[k]
         if t.ndim == 4 and t.shape[1] == 3 != enc.n_in and want[k][1].shape[1:2] == (enc.n_in,):
-            came[k] = name,adapt_input_conv(enc.n_in, t)
-    missing    = [want[k][0] for k in want if k not in came and not k.endswith('num.batches.tracked')]
-    unexpected = [came[k][0] for k in came if k not in want and k not in known]
-    misshapen  = [f"{came[k][0]}: {tuple(came[k][1].shape)} came, {tuple(v.shape)} expected"
-                  for k,(_,v) in want.items() if k in came and came[k][1].shape != v.shape]
+            file[k] = name,adapt_input_conv(enc.n_in, t)
+    missing    = [want[k][0] for k in want if k not in file and not k.endswith('num.batches.tracked')]
+    unexpected = [file[k][0] for k in file if k not in want and k not in known]
+    misshapen  = [f"{file[k][0]}: expected {tuple(v.shape)}, got {tuple(file[k][1].shape)}"
+                  for k,(_,v) in want.items() if k in file and file[k][1].shape != v.shape]
     bad = [f"{len(o)} {what} ({'; '.join(o[:3])}{'; ...' if len(o) > 3 else ''})"
            for what,o in (('missing', missing), ('unexpected', unexpected), ('of another shape', misshapen)) if o]
-    if bad: raise ValueError(f"{fname} does not hold the weights of {enc.name}: {', '.join(bad)}; give the file that "
-                             "belongs to this architecture, or the architecture that the file belongs to")
-    enc.body.load_state_dict({k: came[p][1] for p,(k,_) in want.items() if p in came}, strict=False)
+    if bad: raise ValueError(f"{fname} does not hold the weights of {enc.name}: {', '.join(bad)}; pass a file of this "
+                             "architecture, or choose the architecture of the file")
+    enc.body.load_state_dict({k: file[p][1] for p,(k,_) in want.items() if p in file}, strict=False)

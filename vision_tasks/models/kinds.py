@@ -1,4 +1,4 @@
-"Kinds of the arguments of nets and of their builders: what `arguments.KINDS` is for the whole package"
+"Kinds of the arguments of nets and of their builders, as `arguments.KINDS` for the whole package"
 from __future__ import annotations
 import inspect
 import numpy as np
@@ -10,13 +10,13 @@ __all__ = ['NETS', 'checked_net', 'N_OUT', 'WIDTH', 'CHANNELS', 'PRETRAINED',
            'WITH_ENCODER', 'MODULE', 'STRIDE', 'STATS', 'CONTEXT', 'WHS', 'TENSOR', 'pair']
 
 N_OUT = whole(1, 10**6, what="the number of classes (of keypoints, two numbers a point), a whole number")
-WIDTH = number(0, 100, open=True, what="a factor of the channels,")   # above, a layer alone would fill the memory
+WIDTH = number(0, 100, open=True, what="a factor of the channels,")   # above, a single layer would fill the memory
 CHANNELS = whole(1, 2**24, what="channels, a whole number")
 MODULE = instance(nn.Module, what="a module (`nn.Module`)")
 STRIDE = whole(1, 2**16, what="a stride in pixels, a whole number")
 
 def _pretrained(name, o):
-    "Python's own bool, which `is True` holds of"
+    "A Python bool, for which `is True` holds, or the path as it is"
     if PATH.ok(o): return o
     if FLAG.ok(o): return bool(o)
     raise TypeError
@@ -28,7 +28,7 @@ STATS   = several(number(), "a list of numbers, one for each channel", least=1)
 TENSOR  = Kind("a tensor (..., h, w)", lambda o: isinstance(o, Tensor) and o.ndim >= 2)
 
 def _whs(name, o):
-    "An array of numbers or a tensor"
+    "`o` as an array of numbers or a tensor"
     if isinstance(o, (list, tuple)): o = np.asarray(o)
     if isinstance(o, np.ndarray) and o.dtype.kind not in 'iuf': raise TypeError
     return o
@@ -38,23 +38,26 @@ WHS = Kind("(n, 2) widths and heights in pixels, above 0, of at least one object
                      bool((o < float('inf')).all()), convert=_whs)
 
 def _grid(name, o):
-    "Whole numbers of Python's own, of which `isinstance(o, int)` holds"
+    "Python ints, for which `isinstance(o, int)` holds"
     if not SIZE.ok(o): raise TypeError
     return int(o) if is_whole(o) else tuple(map(int, o))
 
-def pair(kind:Kind, what:str) -> Kind:
+def pair(
+    kind:Kind,   # of each value
+    what:str,    # for messages: expected `what`
+) -> Kind:
     "Two values of `kind`, as a tuple"
     both = several(kind, what, n=2)
     return Kind(what, lambda o: True, convert=lambda name, o: tuple(both(name, o)))
 
 def _anchors(name, o):
-    "Tuples of floats"
+    "`o` as tuples of floats"
     sizes,ratios = o
     side,ratio = several(POSITIVE, "sizes in pixels", least=1),several(POSITIVE, "ratios of height to width", least=1)
     levels = [tuple(map(float, side(f'{name}, sizes of level {i}', s))) for i,s in enumerate(sizes)]
     return tuple(levels),tuple(map(float, ratio(f'{name}, ratios', ratios)))
 
-# what a name means in all nets
+# what a parameter of this name takes in all nets
 NETS = dict(
     n_out=N_OUT, width=WIDTH, pretrained=PRETRAINED, nms=FRACTION, resize=FLAG, bn=FLAG, crop=COUNT, context=whole(0),
     d=CHANNELS, hidden=CHANNELS, c=CHANNELS, n_in=CHANNELS, patch=whole(1, 2**16), window=whole(1, 2**16),
@@ -71,7 +74,9 @@ NETS = dict(
     anchors=Kind("(sizes in pixels by level, ratios of height to width), all above 0, as `fit_anchors` returns them",
                  lambda o: all(s for s in o[0]) and len(o[0]) > 0, convert=_anchors))
 
-def checked_net(**kinds):
-    "`arguments.checked` with the kinds of `NETS`; `kinds` by name, before those"
+def checked_net(
+    **kinds,   # kinds by the name of the parameter, which replace those of `NETS`
+):
+    "`arguments.checked` with the kinds of `NETS`"
     def decorate(f): return checked(**{n: NETS[n] for n in inspect.signature(f).parameters if n in NETS} | kinds)(f)
     return decorate

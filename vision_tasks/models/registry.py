@@ -1,4 +1,4 @@
-"Architectures by task and name: a new one is one file whose builder stands under `@register`, and one import of it"
+"Architectures by task and name: a new one is a file whose builder is decorated by `@register`, and one import line"
 from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -17,10 +17,10 @@ def _check_task(task):
 @checked(name=TEXT)
 def register(
     task:str,       # one of `TASKS`
-    name:str=None,  # None: the builder's own
-    **facts,        # what a test must know of the architecture: smallest or allowed sizes, smallest batch, ...
-) -> Callable:      # decorator that leaves the builder as it is, so that several stand on one builder of several tasks
-    "Make a builder known to `task` under `name`, together with `facts`; a name that is taken raises `ValueError`"
+    name:str=None,  # name of the architecture; None (default): the builder's own
+    **facts,        # what tests need to know of the architecture: smallest or allowed sizes, smallest batch, ...
+) -> Callable:      # decorator that returns the builder unchanged, so that one builder can have several
+    "Register a builder for `task` under `name`, together with `facts`. Raises `ValueError` for a name that is taken"
     _check_task(task)
     def add(builder):
         n = name or getattr(builder, '__name__', None)
@@ -28,15 +28,15 @@ def register(
             raise ValueError(f"{builder!r} has no name of its own; write @register({task!r}, 'its_name')")
         if (task, n) in _archs:
             origin = getattr(_archs[task, n][0], '__module__', 'elsewhere')
-            raise ValueError(f"{task} has an architecture {n!r} already, from {origin}; give this one another `name`")
+            raise ValueError(f"{task} already has an architecture {n!r}, from {origin}; choose another `name`")
         _archs[task, n] = builder,facts
         return builder
     return add
 
 def list_archs(
-    task:str=None,  # one of `TASKS`; None: of all tasks, a name that several share once
+    task:str=None,  # one of `TASKS`; None (default): all tasks, each name once
 ) -> list[str]:
-    "The names that are registered, sorted"
+    "The registered names, sorted"
     if task is not None: _check_task(task)
     return sorted({n for t,n in _archs if task in (None, t)})
 
@@ -54,10 +54,16 @@ def _entry(name, task):
                      (f"; did you mean {' or '.join(map(repr, near))}?" if near else "; none is registered.") +
                      f" `list_archs({task!r})` names all")
 
-def get_arch(name:str, task:str) -> Callable:
-    "The builder that `task` knows under `name`"
+def get_arch(
+    name:str,     # as in `list_archs(task)`
+    task:str,     # one of `TASKS`
+) -> Callable:
+    "The builder of `name` for `task`. Raises `ValueError` for unknown names, with the nearest ones"
     return _entry(name, task)[0]
 
-def arch_facts(name:str, task:str) -> dict:
-    "What was said of the architecture when it was registered, as a copy"
+def arch_facts(
+    name:str,     # as in `list_archs(task)`
+    task:str,     # one of `TASKS`
+) -> dict:        # a copy
+    "The facts with which the architecture was registered. Raises `ValueError` for unknown names"
     return dict(_entry(name, task)[1])

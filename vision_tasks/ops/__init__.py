@@ -1,1 +1,1 @@
-"Tensors or arrays in, tensors or arrays out: only what torchvision.ops lacks"
+"Functions of tensors and arrays that torchvision.ops does not have"

@@ -1,4 +1,4 @@
-"Polygons as masks and masks as polygons, with the rounding of COCO's maskApi"
+"Polygons to masks and masks to polygons, with the rounding of COCO's maskApi"
 from __future__ import annotations
 import numpy as np
 from ..arguments import brief
@@ -7,10 +7,10 @@ from .rle import mask_of_runs
 __all__ = []
 
 def join_polygons(
-    polygons,      # as of `decode_mask`
+    polygons,      # as for `decode_mask`
 ) -> np.ndarray:   # (k, 2) float64 x y in pixels
-    """One polygon in place of several, joined by lines without area; pixels that an even number of them share are not
-    in it. Raises `ValueError` where there is none to begin with"""
+    """One polygon from several, joined by lines without area; pixels in an even number of them are outside. Raises
+    `ValueError` for none"""
     if not len(polygons):
         raise ValueError("polygons: expected one or more, got none; drop the object, or keep its mask []")
     first,*rest = [check_polygon(p, i) for i,p in enumerate(polygons)]
@@ -18,28 +18,28 @@ def join_polygons(
     ways = [o for p in rest for o in (first[:1], p, p[:1])]
     return np.concatenate([first, *ways, *([first[:1]] if rest else [])])
 
-# --- polygons
-
 def check_polygon(p, i):   # -> (m, 2) float64
     "Polygon number `i` as vertices, checked"
     try: a = np.asarray(p, np.float64)
-    except (TypeError, ValueError, OverflowError): a = np.empty(())   # the last: a whole number beyond all floats
+    except (TypeError, ValueError, OverflowError): a = np.empty(())   # OverflowError: an int beyond all floats
     if a.ndim == 1 and len(a)%2 == 0: a = a.reshape(-1, 2)
     if a.ndim != 2 or a.shape[1] != 2 or len(a) < 3:
         raise ValueError(f"mask, polygon {i}: expected three or more points as [x1, y1, x2, y2, ...] or (m, 2), "
                          f"got {brief(p)}; drop the polygon, or write [polygon] where the mask has only one")
-    if (np.abs(a) < 1e6).all(): return a   # wild numbers are faults of the file
+    if (np.abs(a) < 1e6).all(): return a   # larger numbers are errors of the file
     raise ValueError(f"mask, polygon {i}: expected finite pixels below a million, got {brief(p)}; fix the polygon")
 
-FINE = 5   # COCO walks the outline on a grid of fifths of a pixel
+# --- polygons to masks
+
+FINE = 5   # COCO rasterizes the outline on a grid of fifths of a pixel
 
 _SOME = 2**18   # crossings at a time, so that memory is bounded whatever the polygon
 
 def fill_polygon(p, w, h):   # (m, 2) -> (h, w) bool
-    "The pixels inside polygon `p` by the even-odd rule, where COCO's rounding puts its outline"
-    a = (FINE*p + .5).astype(np.int64)   # towards zero, as C casts; for numbers below zero it matters
+    "The pixels inside polygon `p` by the even-odd rule, with COCO's rounding of the outline"
+    a = (FINE*p + .5).astype(np.int64)   # rounds towards zero, as casts in C do, which matters below zero
     b = np.roll(a, -1, 0)
-    # the columns of pixels over whose middle each edge steps, from grid column 5x + 2 to 5x + 3 or back, in the image
+    # the columns of pixels in the image whose middle each edge crosses, from grid column 5x + 2 to 5x + 3 or back
     left,right = np.minimum(a[:,0], b[:,0]),np.maximum(a[:,0], b[:,0])
     first = np.maximum(-((FINE//2 - left)//FINE), 0)
     n     = np.maximum(np.minimum((right - FINE//2 - 1)//FINE, w - 1) + 1 - first, 0)
@@ -48,7 +48,7 @@ def fill_polygon(p, w, h):   # (m, 2) -> (h, w) bool
     turns,kept = [np.empty(0, np.int64)],0
     for i in parts:
         turns.append(_crossings(a[i], b[i], first[i], n[i], h))
-        # two turns at one place change nothing: without them there are never more than pixels
+        # two turns at one place cancel: without them there are never more turns than pixels
         if sum(map(len, turns)) > 2*kept + 9*_SOME: turns = [_odd(np.concatenate(turns))]; kept = len(turns[0])
     turns = np.sort(np.concatenate(turns))
     return mask_of_runs(np.diff(turns, prepend=0, append=w*h), (h, w))
@@ -59,8 +59,8 @@ def _odd(o):   # (k,) -> the values that occur an odd number of times
 
 def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
     """Where the edges from `a` to `b` cross the middles of `n` columns of pixels each, from `first` on, as an index
-    into the pixels column by column: from there on down they change sides. COCO walks an edge in whole steps of its
-    longer side, always from its lower end, and rounds the other side"""
+    into the pixels column by column: from there down the pixels change sides. COCO follows an edge in whole steps of
+    its longer side, always from its lower end, and rounds the other coordinate"""
     d     = b - a
     steep = np.abs(d)@[-1, 1] > 0
     u,v   = np.where(steep, d[:,1], d[:,0]),np.where(steep, d[:,0], d[:,1])   # along the longer side, and across
@@ -76,22 +76,22 @@ def _crossings(a, b, first, n, h):   # (k, 2), (k, 2), (k,), (k,) -> (n.sum(),)
     # a steep edge has one grid column in each grid row: the last row before the step from `c` to `c + 1`, or back
     with np.errstate(divide='ignore', invalid='ignore'): t = np.floor((c + .5 - lx)/slope)
     before = lambda t: (lx + slope*t + .5 >= c + 1) == (slope < 0)
-    # the quotient is rounded, by far less than a step
+    # the quotient has a rounding error, which is far less than a step
     t = np.where(steep, t, 0)
     t = t - 1 + before(t) + (before(t) & before(t + 1))
     y = np.where(steep, ly + t.astype(np.int64), y)
     # `h` is the top of the next column, which starts outside
     return x*h + ((y + FINE//2)//FINE).clip(0, h)
 
-# --- outlines
+# --- masks to polygons
 
-def loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) level edges, start and end x y; where each loop begins
-    "The outlines of the ones in `p`, which are to the right of each edge; loop after loop, upright edges left out"
+def loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) horizontal edges, start and end x y; start of each loop
+    "The outlines of the ones in `p`, which are to the right of each edge; loop after loop, without the vertical edges"
     (y,x1,x2,right),(x,y1,y2,up) = _edges(p),_edges(p.T)
     x1,x2 = np.where(right, [x1, x2], [x2, x1])
     y1,y2 = np.where(up, [y2, y1], [y1, y2])
     n = p.shape[1]
-    # where two pixels touch at a corner, two edges go on from there: the one to the right keeps to its own pixel
+    # where two pixels touch at a corner, two edges start there: the one to the right follows its own pixel
     after = _follow(y2*n + x, up, y*n + x1, right)[_follow(y*n + x2, ~right, y1*n + x, up)].tolist()
     order,starts,seen = [],[],bytearray(len(after))
     for i in range(len(after)):
@@ -102,7 +102,7 @@ def loops(p):   # (h, w) int8, zeros at the border -> (k, 2, 2) level edges, sta
             i = after[i]
     return np.stack([x1, y, x2, y], 1)[order].reshape(-1, 2, 2),np.array(starts)
 
-def _edges(p):   # -> (k,) line, first and last place on it, and whether the ones are behind it, of each level edge
+def _edges(p):   # -> (k,) line, start and end on it, and whether the ones are below it, of each horizontal edge
     d = np.diff(p, axis=0).ravel()
     at = np.flatnonzero(d[1:] != d[:-1]) + 1
     edge = d[at[:-1]] != 0
@@ -110,7 +110,7 @@ def _edges(p):   # -> (k,) line, first and last place on it, and whether the one
     return a//p.shape[1],a%p.shape[1] - 1,b%p.shape[1] - 1,d[a] > 0
 
 def _follow(ends, kind, starts, kinds):
-    "For each end the index of the start at the same place: the one of its kind where there are two"
+    "For each end the index of the start at the same place: of two, the one of its kind"
     order = np.argsort(2*starts + kinds)
     keys,wish = (2*starts + kinds)[order],2*ends + kind
     i = np.searchsorted(keys, wish).clip(max=len(keys) - 1)

@@ -1,5 +1,5 @@
-"""Boxes that may hold an object, found without a net: selective search (Uijlings et al., 2013,
-doi:10.1007/s11263-013-0620-5), and random and grid boxes to compare it with"""
+"""Region proposals without a net: selective search (Uijlings et al., 2013, doi:10.1007/s11263-013-0620-5), and random
+and grid boxes as baselines"""
 from __future__ import annotations
 from heapq import heapify, heappop, heappush
 import numpy as np
@@ -9,9 +9,9 @@ from ..arguments import IOU, checked, number, numbers, several, whole
 
 __all__ = ['selective_search', 'random_proposals', 'grid_proposals', 'proposal_recall']
 
-COLOURS = 25    # §3.2: bins of a channel
-SLOPES  = 20    # of the derivative in one of four directions: the paper's 10 bins in each of eight, two by two
-STEEP   = .4    # derivative of a step of 1 that is smoothed by a Gaussian of 1 pixel, 1/sqrt(2 pi): there is no more
+COLOURS = 25    # §3.2: bins per channel
+SLOPES  = 20    # bins of the derivative in each of four directions: the paper has 10 in each of eight
+STEEP   = .4    # the largest derivative: 1/sqrt(2 pi), of a step of 1 smoothed by a Gaussian of 1 pixel
 
 _N     = whole(1, 10**7, what="a number of boxes")
 _BOXES = several(numbers((None, 4), (0,), (None, 0), what="(k, 4) boxes"), "a list of (k, 4) boxes of each image")
@@ -21,13 +21,15 @@ _BOXES = several(numbers((None, 4), (0,), (None, 0), what="(k, 4) boxes"), "a li
 def selective_search(
     image,             # (h, w, 3) RGB or (h, w) grey uint8 array or PIL image, or (3, h, w) uint8 tensor
     n:int=2000,        # boxes at most
-    width:int=500,     # pixels: a wider picture is scaled down to this, as R-CNN does; None: never
-    scales=(50, 100),  # of the graph segmentation: k, and the fewest pixels of a region; larger ones, fewer regions
-    sigma:float=.8,    # pixels: standard deviation of the smoothing before it
-    seed:int=0,        # of the chance in the order
-) -> np.ndarray:       # (k, 4) float32 x1 y1 x2 y2, pixels, right and bottom edge exclusive; k <= n, none twice
-    """Boxes of regions that grow together, the most promising first: the paper's 'fast' mode, which is HSV and Lab, two
-    `scales`, and two similarities. The same picture gives the same boxes; one of one colour gives its frame alone"""
+    width:int=500,     # pixels: wider images are resized to this width, as in R-CNN; None: never
+    scales=(50, 100),  # of the graph segmentation: k, and the minimum number of pixels of a region; large
+                       # ones give fewer regions
+    sigma:float=.8,    # pixels: standard deviation of the smoothing before the segmentation
+    seed:int=0,        # of the random part of the order
+) -> np.ndarray:       # (k, 4) float32 x1 y1 x2 y2, pixels, right and bottom edges exclusive; k <= n, all distinct
+    """Boxes around regions that are merged step by step, the most promising first: the paper's 'fast' mode, with HSV
+    and Lab, two `scales` and two similarities. The result depends only on the arguments; for an image of one colour it
+    is the box of the image. Raises `ValueError` for other images than uint8, and `ImportError` without scikit-image"""
     im = _rgb(image)
     h,w = im.shape[:2]
     if width is not None and w > width:
@@ -36,28 +38,28 @@ def selective_search(
     for labels,colour,texture in _segmentations(im, scales, sigma):
         sizes,first,near = _sizes(labels),_frames(labels),_neighbours(labels)
         colour,texture = (_histograms(labels, sizes, *o) for o in ((colour, COLOURS), (texture, SLOPES)))
-        # size and fill, which cost nothing, take part in both
+        # both include size and fill
         for hists in (np.concatenate([colour, texture], 1), texture):
             boxes.append(_group(sizes, first, hists, near)[0])
             # the last union has the first place; no first region is better than another
             places.append(np.arange(2*len(first)-1, 0, -1).clip(max=len(first)))
-    # §3.3: chance, or the large regions would all come before the small
+    # §3.3: a random factor, or all large regions would come before the small ones
     order = np.argsort(np.concatenate(places)*np.random.default_rng(seed).random(sum(map(len, places))))
     boxes = _distinct(np.concatenate(boxes)[order])[:n]
-    # the minimum, because a product of floats may step over the edge
+    # the minimum, because rounding may move a box beyond the edge
     return np.minimum(boxes*np.tile([w/im.shape[1], h/im.shape[0]], 2), [w, h, w, h]).astype(np.float32)
 
 def _rgb(image):
-    "(h, w, 3) uint8 array of any picture that `selective_search` takes"
-    # not isinstance, for which the processes that search would have to import torch
+    "(h, w, 3) uint8 array of any image that `selective_search` takes"
+    # not isinstance, for which worker processes would have to import torch
     chw = hasattr(image, 'permute')
     im = np.asarray(image.permute(1, 2, 0).cpu() if chw and image.ndim == 3 else image)
-    came = f"got a picture of type {im.dtype}, shape {im.shape}" + (" (h, w, c)" if chw else "")
+    got = f"got an image of type {im.dtype}, shape {im.shape}" + (" (h, w, c)" if chw else "")
     if im.dtype != np.uint8:
-        raise ValueError(f"{came}; expected uint8 in 0..255: divide 16 bits by 257, multiply floats in 0..1 by 255")
+        raise ValueError(f"{got}; expected uint8 in 0..255: divide 16 bits by 257, multiply floats in 0..1 by 255")
     if im.ndim == 2: im = im[...,None].repeat(3, 2)
     if im.ndim != 3 or im.shape[2] != 3 or not im.size:
-        raise ValueError(f"{came}; expected an array (h, w, 3) or (h, w), or a tensor (3, h, w), of a pixel or more")
+        raise ValueError(f"{got}; expected an array (h, w, 3) or (h, w), or a tensor (3, h, w), of a pixel or more")
     return im
 
 def _segmentations(im, scales, sigma):   # im (h, w, 3) uint8
@@ -66,7 +68,7 @@ def _segmentations(im, scales, sigma):   # im (h, w, 3) uint8
         from skimage.color import rgb2hsv, rgb2lab
         from skimage.segmentation import felzenszwalb
     except ImportError as e:
-        raise ImportError("selective search begins with scikit-image's graph segmentation; "
+        raise ImportError("selective search needs scikit-image's graph segmentation; "
                           "pip install scikit-image, or vision_tasks[rcnn]") from e
     im = im.astype(np.float32)/255
     for chans in (rgb2hsv(im), rgb2lab(im)/np.float32([100, 255, 255]) + np.float32([0, .5, .5])):
@@ -88,7 +90,7 @@ def _sizes(labels): return np.bincount(labels.ravel())
 def _frames(labels):   # (h, w) -> (r, 4)
     return np.array([[x.start, y.start, x.stop, y.stop] for y,x in find_objects(labels + 1)])
 
-def _neighbours(labels):   # (h, w) -> two arrays (e,), each pair once, the smaller number first
+def _neighbours(labels):   # (h, w) -> two arrays (e,), each pair once, the smaller index first
     r = labels.max() + 1
     a = np.concatenate([labels[:-1].ravel(), labels[:,:-1].ravel()])
     b = np.concatenate([labels[1:].ravel(), labels[:,1:].ravel()])
@@ -105,8 +107,8 @@ def _group(
     frames,   # (r, 4) x1 y1 x2 y2
     hists,    # (r, d)
     near,     # pairs of neighbours, two arrays (e,)
-):            # (2r-1, 4) frames of all regions, the unions after the first; [(a, b)] what each union is made of
-    "§3.1: join the two neighbours that are most alike, until one region is left"
+):            # (2r-1, 4) frames of all regions, then of the unions; [(a, b)] the two regions of each union
+    "§3.1: merge the two most similar neighbours, until one region is left"
     r,area,sizes = len(sizes),sizes.sum(),sizes.tolist()
     h,f = np.empty((2*r-1, hists.shape[1]), np.float32),np.empty((2*r-1, 4), np.float32)
     h[:r],f[:r] = hists,frames*[1, 1, -1, -1]   # so that one minimum is the frame of two
@@ -142,9 +144,9 @@ def _distinct(boxes): return boxes[np.sort(np.unique(boxes, axis=0, return_index
 def random_proposals(
     size:tuple[int,int], # (w, h) in pixels
     n:int=2000,          # boxes at most
-    seed:int=0,
-) -> np.ndarray:         # (k, 4) float32 as of `selective_search`; k < n where some fell together
-    "Boxes whose middle, square root of area and logarithm of w/h (1/4 to 4) are uniform, cut at the picture's edge"
+    seed:int=0,          # of the random numbers
+) -> np.ndarray:         # (k, 4) float32 as of `selective_search`; k < n if some are equal
+    "Boxes with uniform centre, square root of area and logarithm of w/h (1/4 to 4), clipped to the image"
     rng = np.random.default_rng(seed)
     middle,side,aspect = rng.random((n, 2))*size,rng.random((n, 1))*np.prod(size)**.5,4**rng.uniform(-.5, .5, (n, 1))
     return _whole(middle, side*np.concatenate([aspect, 1/aspect], 1), size)
@@ -154,10 +156,10 @@ def random_proposals(
 def grid_proposals(
     size:tuple[int,int],  # (w, h) in pixels
     n:int=2000,           # boxes at most
-    aspects=(.5, 1, 2),   # w/h
-    levels:int=5,         # of size: the square root of the area is that of the picture, half of it, ...
+    aspects=(.5, 1, 2),   # w/h of the boxes
+    levels:int=5,         # sizes: the square root of the area is that of the image, half of it, ...
 ) -> np.ndarray:          # (k, 4) float32 as of `selective_search`, the large ones first
-    "Windows at equal distances, as near to each other, as a part of their side, as `n` allows"
+    "Boxes on a regular grid, as dense relative to their size as `n` allows"
     size = np.asarray(size)
     shape = np.array([[a**.5, a**-.5] for a in aspects])
     wh = np.concatenate([np.prod(size)**.5/2**i*shape for i in range(levels)]).clip(1, size)
@@ -172,24 +174,26 @@ def grid_proposals(
     return _whole(np.concatenate(corners) + wh/2, wh, size)[:n]
 
 def _whole(middle, wh, size):   # both (n, 2)
-    "Distinct boxes of whole pixels around and inside `size`, never empty"
+    "Distinct boxes, rounded outwards to whole pixels, clipped to `size`, and never empty"
     lo,hi = (np.floor(middle - wh/2 + 1e-6),np.ceil(middle + wh/2 - 1e-6))
     lo = lo.clip(0, np.asarray(size) - 1)
     return _distinct(np.concatenate([lo, np.maximum(hi.clip(max=size), lo + 1)], 1).astype(np.float32))
 
-# --- how good they are
+# --- evaluation
 
 @checked(proposals=_BOXES, bboxes=_BOXES, n=_N, iou=several(IOU, "a list of IoUs, above 0 and at most 1", least=1))
 def proposal_recall(
-    proposals,          # for each picture (k, 4) pixels, the most promising first
-    bboxes,             # for each picture (m, 4) pixels: the truth
-    iou=(.5, .7, .9),   # in (0, 1]: found where the best overlap is at least this
-    n:int=None,         # only the first `n` proposals of each picture; None: all
-) -> dict:              # recall50, recall70, recall90, mean_best_overlap, in [0, 1]; nan without a box
-    "Share of the boxes of all pictures that a proposal overlaps well, and the mean of the best overlap (IoU)"
+    proposals,          # per image (k, 4) pixels, the most promising first
+    bboxes,             # per image (m, 4) pixels, the ground truth
+    iou=(.5, .7, .9),   # in (0, 1]: a box is found if its best IoU is at least this
+    n:int=None,         # use only the first `n` proposals of each image; None (default): all
+) -> dict:              # recall50, recall70, recall90, mean_best_overlap, in [0, 1]; nan without any box
+    """Recall over the boxes of all images, and their mean best overlap (IoU). Raises `ValueError` for lists of
+    different lengths"""
     proposals,bboxes = list(proposals),list(bboxes)
     if len(proposals) != len(bboxes):
-        raise ValueError(f"got proposals of {len(proposals)} pictures, boxes of {len(bboxes)}; expected as many")
+        raise ValueError(f"expected proposals and boxes of the same images, got proposals of {len(proposals)} images, "
+                         f"boxes of {len(bboxes)}")
     best = np.concatenate([np.empty(0), *(_best(_four(p, i)[:n], _four(b, i))
                                           for i,(p,b) in enumerate(zip(proposals, bboxes)))])
     mean = lambda o: float(o.mean()) if len(o) else float('nan')
@@ -199,10 +203,10 @@ def _four(o, i):
     o = np.asarray(o, np.float64)
     if o.size == 0: return o.reshape(0, 4)
     if o.ndim == 2 and o.shape[1] == 4: return o
-    raise ValueError(f"picture {i}: expected boxes (k, 4), got shape {o.shape}")
+    raise ValueError(f"image {i}: expected boxes (k, 4), got shape {o.shape}")
 
 def _best(p, b):   # (k, 4), (m, 4) -> (m,)
-    "The highest IoU of each of `b` with any of `p`; 0 where there is none"
+    "The highest IoU of each of `b` with any of `p`; 0 without any `p`"
     p,b = p[None],b[:,None]
     area  = lambda o: (o[...,2:] - o[...,:2]).clip(min=0).prod(-1)
     inter = area(np.concatenate([np.maximum(p[...,:2], b[...,:2]), np.minimum(p[...,2:], b[...,2:])], -1))

@@ -21,16 +21,17 @@ def check_image_size(size):   # -> w, h
 def rle_counts(
     rle:dict,        # size [h, w]; counts: str or bytes as COCO compresses them, or a list of whole numbers
 ) -> np.ndarray:     # (k,) int64, sum h*w
-    "The lengths of the runs of `rle`, column by column, zeros and ones in turn, zeros first (a length that may be 0)"
+    """The lengths of the runs of `rle`, column by column, of zeros and ones in turn, starting with zeros (maybe 0 of
+    them). Raises `ValueError` for runs that are not valid"""
     (h,w),counts = check_rle_size(rle),rle['counts']
     if isinstance(counts, (str, bytes, bytearray)): n = _decompress(counts)
     else:
         try: n = np.asarray(counts)
-        except (TypeError, ValueError, OverflowError): n = np.empty(())   # lists of several lengths, and the like
+        except (TypeError, ValueError, OverflowError): n = np.empty(())   # ragged lists and similar
     if n.ndim != 1 or n.dtype.kind not in 'iu' or (n < 0).any():
         raise ValueError("RLE: expected counts that are whole numbers, 0 or more, or COCO's string of them, "
                          f"got {brief(counts)}; fix the runs")
-    # a sum in 64 bits can wrap round to h*w, and then any run would pass
+    # a sum in 64 bits can overflow to h*w, and then any run would pass
     total = int(n.sum()) if int(n.max(initial=0))*len(n) < 2**63 else sum(n.tolist())
     if total != h*w:
         raise ValueError(f"RLE: expected counts whose sum is h*w = {h*w} for size [h, w] = {[h, w]}, got "
@@ -47,7 +48,7 @@ def what_mask(o): return f"an array of shape {o.shape}, type {o.dtype}" if isins
 
 # --- run lengths
 
-def turns_of(flat):         # (k,) bool -> where runs begin, of ones and of zeros in turn
+def turns_of(flat):         # (k,) bool -> starts of the runs, of ones and zeros in turn
     turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return np.append(0, turns) if flat[:1].any() else turns
 
@@ -69,8 +70,8 @@ def check_rle_size(rle, expected=None):
     raise ValueError(f"RLE: expected size [h, w] = {list(expected)} as the image's, got {[h, w]}; is it [w, h]?")
 
 def rle_columns(rle:dict, size:tuple[int,int]) -> tuple[int,np.ndarray]:
-    """The first column that holds some of the mask, and all from there to the last one that does, (k, h) bool: what is
-    around an object is not decoded. `size`: (w, h) of the image; no column for an empty mask"""
+    """The first column with pixels of the mask, and all columns from there to the last, (k, h) bool: the surroundings
+    of an object are not decoded. `size`: (w, h) of the image; no column for an empty mask"""
     (h,_),counts = check_rle_size(rle, check_image_size(size)[::-1]),rle_counts.unchecked(rle)
     if len(counts) < 2: return 0,np.zeros((0, h), bool)
     last  = len(counts) - len(counts)%2          # without the zeros at the end
@@ -87,18 +88,18 @@ def mask_of_runs(counts, size):   # (k,), column by column, zeros first; (h, w) 
     flat = np.repeat(np.arange(len(counts))%2 == 1, counts)
     return np.ascontiguousarray(flat.reshape(size[::-1]).T)
 
-# COCO's string: from the fourth on, each number is the difference to the last but one; then five bits a character,
-# lowest first, with 32 for "more follow", counted from '0'; the highest bit of a number's last character is its sign
+# COCO's string: from the fourth on, each number is the difference to the second-last; then five bits per character,
+# lowest first, with 32 for "more follow", offset by '0'; the highest bit of a number's last character is its sign
 _BITS,_MORE,_ZERO,_LONGEST = 5,32,48,7   # seven characters hold every whole number of 32 bits
 
-def _compress(runs):  # list of (k,) -> list of str, all at once, for most masks are short
+def _compress(runs):  # list of (k,) -> list of str, all at once, because most masks are short
     if not runs: return []
     n = np.array([len(o) for o in runs])
     ends,x = n.cumsum(),np.concatenate(runs)
     place = np.arange(len(x)) - np.repeat(ends - n, n)
     x[2:] -= np.where(place[2:] > 2, x[:-2], 0)
     k = np.arange(0, int(np.abs(x).max()).bit_length() + 1, _BITS)   # one more bit, for the sign
-    rest = x[:,None] >> k + _BITS - 1   # the last sign and all above it: only copies of the sign when nothing is left
+    rest = x[:,None] >> k + _BITS - 1   # the last bit and all above it: copies of the sign when nothing is left
     more = (rest != 0) & (rest != -1)
     chars = (x[:,None] >> k & _MORE - 1) + more*_MORE + _ZERO
     keep = np.pad(more, ((0, 0), (1, 0)), constant_values=True)[:,:-1]

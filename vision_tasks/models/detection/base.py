@@ -1,5 +1,5 @@
-"""What every detector is: targets in, losses and detections out, of fixed shapes; what those on proposals share; and
-anchors that fit the objects"""
+"""The base class of all detectors, with losses and detections of fixed shapes; box encoding and proposals, which the
+R-CNN family shares; anchors from the sizes of objects"""
 from __future__ import annotations
 import math
 import torch
@@ -12,35 +12,40 @@ from ..layers import refuse_nan
 __all__ = ['Detector', 'pad_dets', 'nms_dets', 'lies_on', 'on_ignored', 'check_proposals', 'encode_bboxes',
            'decode_bboxes', 'cluster_anchors', 'anchor_iou', 'MIN_SCORE']
 
-# The lowest score of a detection, the same for all nets, so that their APs compare: torchvision's own are .2 (FCOS),
-# .05 (Faster and Mask R-CNN, RetinaNet), .01 (SSD) and .001 (SSDlite)
+# The lowest score of a detection, the same for all nets, so that their APs can be compared. torchvision's defaults are
+# 0.2 (FCOS), 0.05 (Faster and Mask R-CNN, RetinaNet), 0.01 (SSD) and 0.001 (SSDlite)
 MIN_SCORE = .01
 
 class Detector(nn.Module):
-    """Losses by name when training; detections (b, max_dets, 6) in eval, of a net that `has_masks` (detections, masks
-    (b, max_dets, m, m)); both, (losses, detections), in eval with targets. A subclass writes `losses_and_dets`, and has
-    an `encoder`: the pretrained body, if there is one"""
-    mean,std = None,None   # of the `Normalize` that the dls must have; None: x is in [0, 1]
+    """Base class of all detectors. `forward` returns a dict of losses in training mode, detections (b, max_dets, 6) in
+    eval mode, and (losses, detections) in eval mode with targets. A net that `has_masks` returns (detections, masks
+    (b, max_dets, m, m)) instead of detections. A subclass implements `losses_and_dets` and sets `encoder` to the
+    pretrained body, or None"""
+    mean,std = None,None   # statistics of the `Normalize` that the DataLoaders need; None: x is in [0, 1]
     normalizes = False     # whether the net normalizes x itself
-    max_dets = 100         # detections a picture
+    max_dets = 100         # detections per image
     n_out    = None        # classes without background
-    has_masks = False      # whether it finds an object's pixels too: probabilities in [0, 1], spread over its box
-    needs_proposals = False   # whether `proposals` must be given
+    has_masks = False      # whether it predicts masks too: probabilities in [0, 1], spread over the box
+    needs_proposals = False   # whether `proposals` must be passed
 
     def forward(self,
         x:Tensor,               # (b, n_in, h, w) float
-        bboxes:Tensor=None,     # (b, n, 4) x1 y1 x2 y2, pixels of x; what is less than 1 pixel wide or high inside the
-                                # picture does not count
-        labels:Tensor=None,     # (b, n) integers: 1..n_out; 0: padding; -1: an object to be ignored (crowd, difficult)
+        bboxes:Tensor=None,     # (b, n, 4) x1 y1 x2 y2, pixels of x; boxes that are less than 1 pixel wide or high
+                                # inside the image are excluded
+        labels:Tensor=None,     # (b, n) integers: 1..n_out; 0: padding; -1: an ignored object (crowd, difficult)
         masks:Tensor=None,      # (b, n, h, w) bool or uint8, for nets that learn masks
-        proposals:Tensor=None,  # (b, k, 4) boxes without labels, for nets that do not find their own; what has no area
-                                # inside the picture, as padding has, does not count
-    ) -> dict[str,Tensor]|Tensor|tuple: # a detection is x1 y1 x2 y2 score label; label 0: none
+        proposals:Tensor=None,  # (b, k, 4) pixels of x: boxes without labels, for nets that do not find their own;
+                                # boxes without area inside the image, such as padding, are excluded
+    ) -> dict[str,Tensor]|Tensor|tuple: # losses, detections, or both; a detection is x1 y1 x2 y2 score label, and
+                                # label 0 is padding
+        """Losses, detections or both. Raises `ValueError` for inputs of other shapes or types, for labels beyond
+        `n_out`, for training without targets, and in eval mode for a net that predicts nan"""
         x,bboxes,labels,masks,proposals = (None if o is None else o.as_subclass(Tensor)
                                            for o in (x, bboxes, labels, masks, proposals))
         if x.ndim != 4 or not x.is_floating_point():
-            raise ValueError(f"x is a batch of pictures, (b, c, h, w) floats; {tuple(x.shape)} of {x.dtype} came"
-                             + ("" if x.is_floating_point() else ": divide by 255, as `IntToFloatTensor` does"))
+            todo = '' if x.is_floating_point() else '; divide by 255, as `IntToFloatTensor` does'
+            raise ValueError("x: expected a batch of images, (b, c, h, w) floats, got "
+                             f"{tuple(x.shape)} of {x.dtype}{todo}")
         if self.training and bboxes is None:
             raise ValueError("bboxes and labels are needed for a loss in training mode; call `eval()` for detections")
         targs = None if bboxes is None else self.make_targets(x, bboxes, labels, masks)
@@ -48,26 +53,36 @@ class Detector(nn.Module):
         if not self.training: refuse_nan(dets)
         return parts if self.training else dets if targs is None else (parts, dets)
 
-    def losses_and_dets(self, x, targs, proposals):
-        """(losses by name, detections) from one pass; either may be None where `forward` does not give
-        it. In eval no statistic and no state of a random generator changes, the losses can be repeated, and nan raises
-        (`refuse_nan`) before a threshold drops it: a model that diverged would seem to find nothing"""
+    def losses_and_dets(self,
+        x:Tensor,               # (b, n_in, h, w) float
+        targs:list[dict]|None,  # per image, as `make_targets` returns them
+        proposals:Tensor|None,  # (b, k, 4) pixels of x
+    ) -> tuple:                 # losses by name, detections; None for what `forward` does not return
+        """Losses and detections from one forward pass. In eval mode it changes no statistic and no random state, so
+        that the losses can be repeated, and nan raises (`refuse_nan`) before a threshold drops it: a diverged model
+        would seem to detect nothing"""
         raise NotImplementedError
 
-    def make_targets(self, x, bboxes, labels, masks=None) -> list[dict[str,Tensor]]:
-        "`boxes`, `labels`, `masks` of each picture without the padding, clipped; ignored objects are still among them"
+    def make_targets(self,
+        x:Tensor,           # (b, n_in, h, w)
+        bboxes:Tensor,      # (b, n, 4), as for `forward`
+        labels:Tensor,      # (b, n), as for `forward`
+        masks:Tensor=None,  # (b, n, h, w), as for `forward`; None (default): no masks
+    ) -> list[dict[str,Tensor]]: # per image `boxes` (n, 4), `labels` (n,) and, if passed, `masks` (n, h, w)
+        """Targets of each image: boxes clipped to it, without the padding, but with the ignored objects. Raises
+        `ValueError` for shapes that do not fit each other and for labels outside of -1..n_out"""
         b,n = bboxes.shape[:2]
         shapes = dict(bboxes=((b, n, 4), bboxes), labels=((b, n), labels))
         if masks is not None: shapes['masks'] = (b, n, *x.shape[-2:]),masks
         for k,(want,o) in shapes.items():
             if o is None or tuple(o.shape) != want or b != len(x):
-                raise ValueError(f"{k} of {len(x)} pictures with up to {n} objects of "
-                                 f"{x.shape[-2]} x {x.shape[-1]} pixels is {(len(x), *want[1:])}; "
-                                 f"{'None' if o is None else tuple(o.shape)} came")
+                raise ValueError(f"{k}: expected the shape {(len(x), *want[1:])} for {len(x)} images of "
+                                 f"{x.shape[-2]} x {x.shape[-1]} pixels with up to {n} objects, got "
+                                 f"{'None' if o is None else tuple(o.shape)}")
         bad = labels[(labels < -1) | (labels > self.n_out)].tolist()
         if bad:
-            raise ValueError(f"labels are 1..{self.n_out}, 0 for padding and -1 for objects to be ignored; {bad[0]} "
-                             "came: was the net made for another vocab?")
+            raise ValueError(f"labels: expected 1..{self.n_out}, 0 for padding and -1 for ignored objects, got {bad[0]}"
+                             "; was the net made for another vocab?")
         bboxes = clip_boxes_to_image(bboxes.to(x), x.shape[-2:])
         labels = labels.to(x.device, torch.long)
         keep   = (labels != 0) & ((bboxes[...,2:] - bboxes[...,:2]).amin(-1) >= 1)
@@ -75,12 +90,14 @@ class Detector(nn.Module):
         if masks is not None: parts['masks'] = masks.to(x.device, torch.uint8)
         return [{name: o[i][k] for name,o in parts.items()} for i,k in enumerate(keep)]
 
+# --- detections as tensors
+
 def pad_dets(
-    found:list[dict],      # a picture: `boxes` (n, 4), `scores` (n,), `labels` (n,), 0 = none; the best first
-    size:tuple[int,int],   # (h, w) pixels, to which boxes are clipped
-    max_dets:int,
-) -> Tensor:               # (b, max_dets, 6) float32: x1 y1 x2 y2 score label, zeros behind the last
-    "Detections as one tensor, whose shape does not depend on how many there are"
+    found:list[dict],      # per image: `boxes` (n, 4), `scores` (n,), `labels` (n,), 0 = none; the best first
+    size:tuple[int,int],   # (h, w) pixels of the images, to which boxes are clipped
+    max_dets:int,          # detections per image; further ones are dropped
+) -> Tensor:               # (b, max_dets, 6) float32: x1 y1 x2 y2 score label, padded with zeros
+    "Detections as one tensor, whose shape does not depend on their number"
     out = torch.zeros(len(found), max_dets, 6, device=found[0]['boxes'].device)
     for i,d in enumerate(found):
         rows = torch.cat([clip_boxes_to_image(d['boxes'], size), d['scores'][:,None], d['labels'][:,None]], 1)
@@ -88,10 +105,27 @@ def pad_dets(
         out[i, :len(rows)] = rows
     return out
 
+def nms_dets(
+    bboxes:Tensor,         # (n, c, 4) pixels: the box of each region for each class
+    scores:Tensor,         # (n, c) in [0, 1]
+    size:tuple[int,int],   # (h, w) pixels of the image, to which boxes are clipped; boxes without area are dropped
+    min_score:float=MIN_SCORE,   # detections with this score or less are dropped
+    nms:float=.3,          # a box is dropped if its IoU with a better one of its class is above this
+    max_dets:int=100,      # detections to keep at most
+) -> dict[str,Tensor]:     # `boxes` (k, 4), `scores` (k,), `labels` (k,) from 1 on, the best first, for `pad_dets`
+    "Non-maximum suppression, class by class"
+    bboxes = clip_boxes_to_image(bboxes, size)
+    keep   = (scores > min_score) & (bboxes[...,2:] > bboxes[...,:2]).all(-1)
+    bboxes,scores,labels = bboxes[keep],scores[keep],keep.nonzero()[:,1]
+    best = batched_nms(bboxes, scores, labels, nms)[:max_dets]
+    return dict(boxes=bboxes[best], scores=scores[best], labels=labels[best]+1)
+
+# --- ignored objects
+
 def lies_on(
-    bboxes:Tensor,   # (n, 4)
-    on:Tensor,       # (m, 4)
-    share:float=.5,  # in (0, 1]
+    bboxes:Tensor,   # (n, 4) pixels
+    on:Tensor,       # (m, 4) pixels
+    share:float=.5,  # of the area of each of `bboxes`, in (0, 1]
 ) -> Tensor:         # (n,) bool
     "Whether at least `share` of a box's own area is inside one of the boxes `on`; False for a box without area"
     inter = (torch.minimum(bboxes[:,None,2:], on[:,2:]) - torch.maximum(bboxes[:,None,:2], on[:,:2])).clamp(min=0)
@@ -107,55 +141,41 @@ def on_ignored(
     inside one ignored object, and it matches no other object. The same rule in every detector"""
     return ~matched & lies_on(bboxes, ignored).view(-1, *[1]*(matched.ndim-1))
 
-def nms_dets(
-    bboxes:Tensor,         # (n, c, 4) pixels: the box of each region, were it an object of that class
-    scores:Tensor,         # (n, c)
-    size:tuple[int,int],   # (h, w) pixels, to which boxes are clipped; those without an area are left out
-    min_score:float=MIN_SCORE,   # detections that score this or less are dropped
-    nms:float=.3,          # a box goes whose IoU with a better one of its class is above
-    max_dets:int=100,
-) -> dict[str,Tensor]:     # `boxes`, `scores`, `labels` from 1 on, the best first: what `pad_dets` takes
-    "Non-maximum suppression, class by class"
-    bboxes = clip_boxes_to_image(bboxes, size)
-    keep   = (scores > min_score) & (bboxes[...,2:] > bboxes[...,:2]).all(-1)
-    bboxes,scores,labels = bboxes[keep],scores[keep],keep.nonzero()[:,1]
-    best = batched_nms(bboxes, scores, labels, nms)[:max_dets]
-    return dict(boxes=bboxes[best], scores=scores[best], labels=labels[best]+1)
-
-# --- proposals
+# --- proposals and box regression
 
 def check_proposals(
     x:Tensor,          # (b, c, h, w)
-    proposals:Tensor,  # (b, k, 4) pixels of x
-) -> list[Tensor]:     # (n, 4) float32 of each picture
-    "Proposals clipped to the picture, without those that have no area in it; `ValueError` where there are none at all"
+    proposals:Tensor,  # (b, k, 4) pixels of x, or None, which raises
+) -> list[Tensor]:     # per image (n, 4) float32
+    """Proposals clipped to the image, without those that have no area in it. Raises `ValueError` where none are passed
+    or their shape does not fit"""
     if proposals is None:
         raise ValueError("this net does not find its own proposals: make the DataLoaders with "
                          "`detection_dls(..., proposals='selective_search')`, or pass (b, k, 4) boxes as `proposals`")
     if proposals.ndim != 3 or len(proposals) != len(x) or proposals.shape[-1] != 4:
-        raise ValueError(f"proposals of {len(x)} pictures is {(len(x), 'k', 4)} boxes, padded with zeros; "
-                         f"{tuple(proposals.shape)} came")
+        raise ValueError(f"proposals: expected {(len(x), 'k', 4)} boxes for {len(x)} images, padded with zeros, got "
+                         f"{tuple(proposals.shape)}")
     proposals = clip_boxes_to_image(proposals.to(x.device, torch.float32), x.shape[-2:])
     return [p[(p[:,2:] > p[:,:2]).all(1)] for p in proposals]
 
-MAX_LOG = math.log(1000/16)   # as Detectron and torchvision: a box is at most 62.5 times as wide and high as its region
+MAX_LOG = math.log(1000/16)   # as in Detectron and torchvision: a box is at most 62.5 times the size of its region
 
 def _centre_size(bboxes) -> tuple[Tensor,Tensor]:
     return (bboxes[...,:2] + bboxes[...,2:])/2,bboxes[...,2:] - bboxes[...,:2]
 
 def encode_bboxes(
-    bboxes:Tensor,    # (..., 4) the true boxes
-    regions:Tensor,   # (..., 4) where each is looked for; both have an area
-) -> Tensor:          # (..., 4): centre's dx/w, dy/h; log of the width's and the height's ratio
-    "What must be done to `regions` to get `bboxes` (R-CNN, arXiv:1311.2524, appendix C)"
+    bboxes:Tensor,    # (..., 4) pixels, ground truth
+    regions:Tensor,   # (..., 4) pixels, the region for each box; both have an area
+) -> Tensor:          # (..., 4): dx/w and dy/h of the centre; log of the ratios of width and height
+    "Regression targets: the deltas from `regions` to `bboxes` (R-CNN, arXiv:1311.2524, appendix C)"
     (c,wh),(rc,rwh) = _centre_size(bboxes),_centre_size(regions)
     return torch.cat([(c - rc)/rwh, (wh/rwh).log()], -1)
 
 def decode_bboxes(
-    deltas:Tensor,    # (..., 4) as `encode_bboxes` gives them; logarithms count as `MAX_LOG` at most: exp stays finite
-    regions:Tensor,   # (..., 4)
-) -> Tensor:          # (..., 4) boxes
-    "The boxes that `deltas` make of `regions`"
+    deltas:Tensor,    # (..., 4) as `encode_bboxes` returns them; logarithms are clipped to `MAX_LOG`, so exp is finite
+    regions:Tensor,   # (..., 4) pixels
+) -> Tensor:          # (..., 4) pixels, not clipped to the image
+    "Apply `deltas` to `regions`; the inverse of `encode_bboxes`"
     rc,rwh = _centre_size(regions)
     c,wh = rc + deltas[...,:2]*rwh,rwh*deltas[...,2:].clamp(max=MAX_LOG).exp()
     return torch.cat([c - wh/2, c + wh/2], -1)
@@ -163,7 +183,7 @@ def decode_bboxes(
 # --- anchors
 
 def _means(x, k) -> Tensor:
-    "The k means of numbers, sorted; they begin at quantiles, so that nothing is left to chance"
+    "k-means of numbers, sorted; it starts from quantiles, so that the result does not depend on chance"
     x = x.double()
     means = x.quantile((torch.arange(k).double() + .5)/k)
     for _ in range(100):
@@ -177,11 +197,11 @@ def _means(x, k) -> Tensor:
 @checked(whs=WHS, levels=whole(1, 1000), sizes=whole(1, 1000), ratios=whole(1, 1000))
 def cluster_anchors(
     whs:Tensor,     # (n, 2) widths and heights of objects, pixels of the net's input
-    levels:int=5,   # maps of the net; each gets `sizes` sizes, small ones the first
-    sizes:int=1,    # 1 as in Faster R-CNN, 3 as in RetinaNet
-    ratios:int=3,   # aspect ratios, of all levels
-) -> tuple[tuple,tuple]:   # sizes by level (square root of the area, pixels), height/width: what `anchors=` takes
-    "Anchors by k-means of the objects' sizes and aspect ratios, of their logarithms: errors count as factors"
+    levels:int=5,   # feature maps of the net, from fine to coarse; each gets `sizes` sizes, the small ones first
+    sizes:int=1,    # sizes per level: 1 as in Faster R-CNN, 3 as in RetinaNet
+    ratios:int=3,   # aspect ratios, the same on all levels
+) -> tuple[tuple,tuple]:   # sizes by level (square root of the area, pixels) and ratios height/width, for `anchors=`
+    "Anchors by k-means of the logarithms of the objects' sizes and aspect ratios, so that errors count as factors"
     w,h = torch.as_tensor(whs).double().log().T
     all_sizes = _means((w + h)/2, levels*sizes).exp().tolist()
     return (tuple(tuple(all_sizes[i*sizes:(i+1)*sizes]) for i in range(levels)),
@@ -190,9 +210,9 @@ def cluster_anchors(
 @checked(whs=WHS, anchors=NETS['anchors'])
 def anchor_iou(
     whs:Tensor,            # (n, 2) widths and heights of objects, pixels
-    anchors:tuple,         # sizes by level, aspect ratios, as `fit_anchors` gives them
+    anchors:tuple,         # sizes by level, aspect ratios, as `fit_anchors` returns them
 ) -> Tensor:               # (n,) in [0, 1]
-    "How well the best anchor covers each object, the two centred on each other: the higher, the better the anchors fit"
+    "IoU of each object with its best anchor, both at the same centre: the higher, the better the anchors fit"
     s = torch.tensor([o for level in anchors[0] for o in level])[:,None]
     r = torch.tensor(anchors[1]).sqrt()
     corner = lambda w,h: torch.stack([-w, -h, w, h], -1)/2

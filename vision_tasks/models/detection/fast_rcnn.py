@@ -1,12 +1,13 @@
-"""Fast R-CNN: an encoder sees the picture once, and of each proposed region a piece of its map, pooled to 7x7, tells
-class and box (Girshick, 2015, arXiv:1504.08083). The proposals come from outside. As in the released code:
-- The true boxes are among the regions to learn from, so that a picture without proposals teaches too.
-- The four numbers of a box are learnt in units of .1, .1, .2, .2, their usual spread (the paper: mean 0, variance 1
+"""Fast R-CNN: an encoder runs once per image, and the part of its map inside each proposed region, pooled to 7x7, is
+classified and its box refined (Girshick, 2015, arXiv:1504.08083). The proposals come from outside. As in the released
+code:
+- The ground truth boxes are among the regions to learn from, so that images without proposals are used too.
+- Box deltas are learned in units of 0.1, 0.1, 0.2, 0.2, their usual standard deviations (the paper: mean 0, variance 1
   over the training set; the code of Faster R-CNN: these).
 What differs:
-- Background is what overlaps with an object by an IoU in [.1, .5). Where there is too little of that, as in a picture
-  without objects, regions that overlap less fill its share; there these count as background too.
-- A region that lies by half of its area on an ignored object, and matches no true one, is no background.
+- Background regions are those whose highest IoU with an object is in [0.1, 0.5). Where these are too few, as in images
+  without objects, regions with a lower IoU fill up their share.
+- A region on an ignored object is excluded (`on_ignored`).
 - All layers learn once the learner is unfrozen (the paper: from conv3_1 on)."""
 from __future__ import annotations
 import math
@@ -26,10 +27,10 @@ from .torchvision_parts import seeded
 
 __all__ = ['FastRCNN', 'fast_rcnn']
 
-# --- what Faster R-CNN on a single map has too
+# --- shared with `faster_rcnn_vgg16`
 
 class VGG16Map(VGG16):
-    "(b, n_in, h, w) -> (b, out_channels, h/16, w/16): conv5_3, without the pool behind it"
+    "(b, n_in, h, w) -> (b, out_channels, h/16, w/16): conv5_3 of VGG16, without the last pooling"
     stride = 16
     @property
     def out_channels(self): return self.channels[-1]
@@ -39,7 +40,7 @@ class VGG16Map(VGG16):
         return x
 
 class EncoderMap(nn.Module):
-    "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): one map of an encoder, without the layers behind it"
+    "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): one map of an encoder, without its later layers"
     def __init__(self, body, stride):
         super().__init__()
         i = min(range(len(body.strides)), key=lambda i: abs(math.log2(body.strides[i]/stride)))
@@ -50,21 +51,21 @@ class EncoderMap(nn.Module):
     def forward(self, x:Tensor) -> Tensor: return self.body(x)[0]
 
 class RoICells(nn.Module):
-    "The 7x7 cells of each region: (b, c, h, w) and b times (n, 4) pixels of the picture -> (all n, c, 7, 7)"
+    "The 7x7 cells of each region: (b, c, h, w) and b times (n, 4) pixels of the image -> (all n, c, 7, 7)"
     def __init__(self,
-        pool:str,     # 'pool': the maximum over whole pixels of the map (Fast R-CNN); 'align': the mean of 2x2 points
-                      # between them, without rounding (Mask R-CNN, arXiv:1703.06870)
-        stride:int,   # of the map
+        pool:str,     # 'pool': maximum over whole pixels of the map (Fast R-CNN); 'align': mean of 2x2 interpolated
+                      # points, without rounding (Mask R-CNN, arXiv:1703.06870)
+        stride:int,   # of the map, in pixels
     ):
         super().__init__()
         self.pool = RoIPool(7, 1/stride) if pool == 'pool' else RoIAlign(7, 1/stride, 2, aligned=True)
 
-    def forward(self, maps, regions, sizes=None) -> Tensor:   # torchvision's `RoIHeads` gives {'0': the map} and sizes
+    def forward(self, maps, regions, sizes=None) -> Tensor:   # torchvision's `RoIHeads` passes {'0': map} and sizes
         x = maps if isinstance(maps, Tensor) else maps['0']
         return self.pool(x.float(), list(regions))
 
 def map_and_head(encoder, pretrained, n_in, width, stride, ps) -> tuple[nn.Module,nn.Sequential,dict]:
-    "A single map, the two layers that look at its cells (fc6, fc7), and mean and standard deviation of the input"
+    "Encoder with a single map, the two layers on its cells (fc6, fc7), and mean and standard deviation of the input"
     if pretrained == 'encoder': pretrained = True
     hidden = scaled(4096 if encoder is None else 1024, width)
     def fc(c):
@@ -78,18 +79,18 @@ def map_and_head(encoder, pretrained, n_in, width, stride, ps) -> tuple[nn.Modul
         if pretrained: freeze_norms(enc)
         body = EncoderMap(enc, stride)
         return body,fc(body.out_channels),stats
-    if stride != 16: raise ValueError(f"the map of VGG16 has a stride of 16; {stride} came: leave it out, or name an "
-                                      "`encoder`")
+    if stride != 16: raise ValueError(f"stride: expected 16, that of VGG16's map, got {stride}; leave it out, or "
+                                      "choose an `encoder`")
     body = VGG16Map(n_in, width)
     init_he(body)
     body.top = head = fc(body.out_channels)
     body.load(pretrained, fc=True)
-    body.top = nn.Sequential()               # of the head now, which is no part of the encoder
+    body.top = nn.Sequential()               # it belongs to the head, not to the encoder
     to_n_in = lambda o: list(o) if n_in == 3 else [sum(o)/3]*n_in
     return body,head,dict(image_mean=to_n_in(body.mean), image_std=to_n_in(body.std))
 
 def predictor(hidden, n_out) -> FastRCNNPredictor:
-    "torchvision's two layers for classes and boxes, initialised as in §3.1"
+    "torchvision's two layers for classes and boxes, initialized as in §3.1"
     res = FastRCNNPredictor(hidden, n_out+1)
     for m,std in ((res.cls_score, .01), (res.bbox_pred, .001)):
         nn.init.normal_(m.weight, std=std)
@@ -99,21 +100,21 @@ def predictor(hidden, n_out) -> FastRCNNPredictor:
 # --- the net
 
 class FastRCNN(Detector):
-    "A map, a head on its cells, and torchvision's layers for classes and boxes; they need `proposals`"
+    "A map, a head on its cells, and torchvision's layers for classes and boxes; needs `proposals`"
     needs_proposals = True
     @checked_net(encoder=MODULE)
     def __init__(self,
-        encoder:nn.Module,     # (b, c, h, w) -> one map; with `stride`
+        encoder:nn.Module,     # (b, c, h, w) -> one map; has the attribute `stride`
         head:nn.Module,        # (n, c, 7, 7) cells -> (n, hidden)
-        hidden:int,
+        hidden:int,            # features of the head
         n_out:int,             # classes without background
-        pool:str='pool',       # or 'align', as `RoICells` takes it
-        min_score:float=MIN_SCORE, # detections that score less are dropped
-        max_dets:int=100,      # a picture
-        nms:float=.3,          # IoU above which the worse of two boxes of a class goes
-        n_regions:int=64,      # of a picture to learn from
-        foreground:float=.25,  # at most that share of them are objects: regions with an IoU of .5 or more
-        bg_iou:tuple=(.1, .5), # IoU with the nearest object from .. to below .. of the others, see above
+        pool:str='pool',       # pooling of the cells: 'pool' or 'align', see `RoICells`
+        min_score:float=MIN_SCORE, # detections with a lower score are dropped
+        max_dets:int=100,      # detections per image
+        nms:float=.3,          # a detection is dropped if its IoU with a better one of its class is above this
+        n_regions:int=64,      # regions per image to learn from
+        foreground:float=.25,  # share of them that are objects, at most: regions with an IoU of 0.5 or more
+        bg_iou:tuple=(.1, .5), # (low, high): background has its highest IoU in [low, high); see the module's docstring
     ):
         super().__init__()
         self.encoder,self.head,self.cells = encoder,head,RoICells(pool, encoder.stride)
@@ -130,57 +131,75 @@ class FastRCNN(Detector):
         if targs is None: return None,dets
         with seeded(x.device): return self.loss_parts(maps, proposals, targs),dets
 
-    def classify(self, maps, regions) -> tuple[Tensor,Tensor]:
-        "(n, n_out+1) logits and (n, n_out+1, 4) numbers of boxes, class 0 being background, of all regions"
+    def classify(self,
+        maps:Tensor,            # (b, c, h, w) of the encoder
+        regions:list[Tensor],   # per image (k, 4) pixels
+    ) -> tuple[Tensor,Tensor]:  # of all n regions: (n, n_out+1) logits, class 0 is background; (n, n_out+1, 4) deltas
+        "Class logits and box deltas of regions"
         logits,deltas = self.box_predictor(self.head(self.cells(maps, regions)))
         return logits.float(),deltas.float().unflatten(1, (self.n_out+1, 4))
 
-    def detect(self, m, regions, size) -> dict[str,Tensor]:
-        "Of one picture, so that 2000 regions of each need no memory at once"
+    def detect(self,
+        m:Tensor,               # (c, h, w) map of one image
+        regions:Tensor,         # (k, 4) pixels
+        size:tuple[int,int],    # (h, w) pixels of the image
+    ) -> dict[str,Tensor]:      # as `nms_dets` returns them
+        "Detections of one image; image by image, because 2000 regions each take much memory"
         logits,deltas = self.classify(m[None], [regions])
         refuse_nan((logits, deltas))
         bboxes = decode_bboxes(deltas[:,1:]*self.units, regions[:,None])
         return nms_dets(bboxes, logits.softmax(1)[:,1:], size, self.min_score, self.nms, self.max_dets)
 
-    def loss_parts(self, maps, proposals, targs) -> dict[str,Tensor]:
-        regions,labels,truth = zip(*[self.sample_regions(p, t) for p,t in zip(proposals, targs)])
+    def loss_parts(self,
+        maps:Tensor,              # (b, c, h, w) of the encoder
+        proposals:list[Tensor],   # per image (k, 4) pixels
+        targs:list[dict],         # per image, as `make_targets` returns them
+    ) -> dict[str,Tensor]:
+        "Losses by name; 0 where no region is left to learn from"
+        regions,labels,bboxes = zip(*[self.sample_regions(p, t) for p,t in zip(proposals, targs)])
         logits,deltas = self.classify(maps, regions)
-        regions,labels,truth = (torch.cat(o) for o in (regions, labels, truth))
+        regions,labels,bboxes = (torch.cat(o) for o in (regions, labels, bboxes))
         fg,n = labels > 0,max(len(labels), 1)
-        want = encode_bboxes(truth[fg], regions[fg])/self.units
+        want = encode_bboxes(bboxes[fg], regions[fg])/self.units
         # both are means over all regions, as in eq. 1
         return dict(loss_classifier=F.cross_entropy(logits, labels, reduction='sum')/n,
                     loss_box_reg=F.smooth_l1_loss(deltas[fg, labels[fg]], want, reduction='sum')/n)
 
-    def sample_regions(self, proposals, targ) -> tuple[Tensor,Tensor,Tensor]:
-        "Regions (n, 4) of a picture to learn from, their labels (n,), 0 = background, and the true box (n, 4) of each"
+    def sample_regions(self,
+        proposals:Tensor,                # (k, 4) pixels of one image
+        targ:dict[str,Tensor],           # of the image, as `make_targets` returns it
+    ) -> tuple[Tensor,Tensor,Tensor]:    # (n, 4) regions; (n,) labels, 0 = background; (n, 4) ground truth of each
+        "A random sample of regions to learn from"
         on = targ['labels'] > 0
         regions = torch.cat([proposals, targ['boxes'][on]])
-        truth,labels = F.pad(targ['boxes'][on], (0, 0, 0, 1)),F.pad(targ['labels'][on], (0, 1))  # one without area last
-        iou,nearest  = box_iou(regions, truth).max(1)
+        # a box without area comes last, so that there is one in each image
+        bboxes,labels = F.pad(targ['boxes'][on], (0, 0, 0, 1)),F.pad(targ['labels'][on], (0, 1))
+        iou,nearest   = box_iou(regions, bboxes).max(1)
         fg = iou >= .5
         bg = ~fg & (iou < self.bg_iou[1]) & ~on_ignored(regions, fg, targ['boxes'][~on])
         n_fg = min(round(self.n_regions*self.foreground), int(fg.sum()))
         n_bg = min(self.n_regions - n_fg, int(bg.sum()))
-        lot  = torch.rand(len(regions), device=regions.device)
-        easy = iou < self.bg_iou[0]                                        # come after all others
-        at   = torch.cat([lot.masked_fill(~fg, 9).argsort()[:n_fg], (lot + easy).masked_fill(~bg, 9).argsort()[:n_bg]])
-        return regions[at],labels[nearest[at]]*fg[at],truth[nearest[at]]
+        rank = torch.rand(len(regions), device=regions.device)
+        easy = iou < self.bg_iou[0]                                        # these come after all others
+        at   = torch.cat([rank.masked_fill(~fg, 9).argsort()[:n_fg],
+                          (rank + easy).masked_fill(~bg, 9).argsort()[:n_bg]])
+        return regions[at],labels[nearest[at]]*fg[at],bboxes[nearest[at]]
 
 @register('detection', kw=dict(encoder='test_resnet', width=.06), n_params=134_690_729)
 @checked_net()
 def fast_rcnn(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,      # 1 = 64 to 512 channels in VGG16, 4096 in fc6 and fc7; with another `encoder` 1024 in these
-    pretrained=False,    # True: torchvision's VGG16, its classifier's layers as fc6 and fc7, or the weights of
+    n_out:int,           # classes without background
+    n_in:int=3,          # channels of the images
+    width:float=1.,      # factor of the channels; 1 = 64 to 512 in VGG16, 4096 in fc6 and fc7 (1024 with an `encoder`)
+    pretrained=False,    # True: torchvision's VGG16 with its classifier's layers as fc6 and fc7, or the weights of
                          # `encoder`, whose BatchNorm is then fixed; or the path of a local state dict of either
-    encoder=None,        # None = VGG16, or what `create_encoder` takes
-    stride:int=16,       # of the map of `encoder`; 32: its last; 8 for small pictures
+    encoder=None,        # as for `create_encoder`; None (default): VGG16
+    stride:int=16,       # of the map of `encoder`; 32 for its last map, 8 for small images
     ps:float=.5,         # dropout after fc6 and fc7
-    **kwargs,            # of `FastRCNN`: `pool`, `min_score`, `max_dets`, `nms`, ...
+    **kwargs,            # arguments of `FastRCNN`: `pool`, `min_score`, `max_dets`, `nms`, ...
 ) -> FastRCNN:
-    "The Fast R-CNN of the paper (model L), on VGG16 or any encoder; it has as many parameters as the released net"
+    """The Fast R-CNN of the paper (model L), on VGG16 or any encoder; it has as many parameters as the released net.
+    Raises `ValueError` for another stride than 16 without `encoder`"""
     body,head,stats = map_and_head(encoder, pretrained, n_in, width, stride, ps)
     net = FastRCNN(body, head, head[-3].out_features, n_out, **kwargs)
     net.mean,net.std = stats['image_mean'],stats['image_std']

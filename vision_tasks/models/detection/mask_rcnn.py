@@ -16,9 +16,14 @@ from ..registry import register
 __all__ = ['MultiScaleRoIPool', 'mask_rcnn']
 
 class MultiScaleRoIPool(MultiScaleRoIAlign):
-    """RoIPool (Girshick, 2015, arXiv:1504.08083) on the level of the pyramid that `MultiScaleRoIAlign` takes: box and
-    bins are rounded to cells of the map, and each bin is its maximum. `sampling_ratio` has no meaning here"""
-    def forward(self, x:dict[str,Tensor], boxes:list[Tensor], image_shapes:list[tuple[int,int]]) -> Tensor:
+    """RoIPool (Girshick, 2015, arXiv:1504.08083) on the level of the pyramid that `MultiScaleRoIAlign` would choose:
+    box and bins are rounded to cells of the map, and each bin is their maximum. `sampling_ratio` is unused"""
+    def forward(self,
+        x:dict[str,Tensor],                  # maps (b, c, h, w) by name
+        boxes:list[Tensor],                  # per image (n, 4) pixels
+        image_shapes:list[tuple[int,int]],   # per image (h, w) pixels
+    ) -> Tensor:                             # (all n, c, *output_size)
+        "Pooled maps of all boxes"
         maps = [x[k] for k in self.featmap_names]
         if self.scales is None:
             self.scales,self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
@@ -34,21 +39,24 @@ _POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
 @register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773)
 @checked_net()
 def mask_rcnn(
-    n_out:int,
-    n_in:int=3,
-    pretrained=False,           # True, or the path of a local state dict: of the encoder, whose BatchNorm is then fixed
-    encoder='resnet50',         # what `create_encoder` takes
-    size:int|tuple=512,         # of the pictures in pixels, shorter side or (w, h), for `default_anchors`
-    anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None: `default_anchors`
-    width:float=1.,             # 1 = 256 channels in the pyramid (in steps of 32) and the mask head, 1024 in the other
-    strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid; one level more follows
-    pool:str='align',           # how both heads see a box: 'align' (RoIAlign), or 'pool' (RoIPool), which rounds it
-    min_score:float=None,       # detections that score less are dropped; None: `MIN_SCORE`, .01
-    max_dets:int=100,           # a picture
-    resize:bool=False,          # to 800 pixels, or what `min_size` and `max_size` say
-    **kwargs,                   # of torchvision's `MaskRCNN`
+    n_out:int,                  # classes without background
+    n_in:int=3,                 # channels of the images
+    pretrained=False,           # weights of the encoder, whose BatchNorm is then fixed: True (ImageNet), or the path of
+                                # a local state dict
+    encoder='resnet50',         # as for `create_encoder`
+    size:int|tuple=512,         # size of the images in pixels, the shorter side or (w, h), for `default_anchors`
+    anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None (default): `default_anchors`
+    width:float=1.,             # factor of the channels; 1 = 256 in the pyramid (in steps of 32) and the mask head,
+                                # 1024 in the box head
+    strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid, which adds one more level
+    pool:str='align',           # pooling of boxes in both heads: 'align' (RoIAlign), or 'pool' (RoIPool), which rounds
+    min_score:float=None,       # detections with a lower score are dropped; None (default): `MIN_SCORE`, 0.01
+    max_dets:int=100,           # detections per image
+    resize:bool=False,          # True: the net resizes images to 800 pixels, or to `min_size` and `max_size`
+    **kwargs,                   # arguments of torchvision's `MaskRCNN`
 ) -> TorchvisionDetector:
-    "Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' maskrcnn_resnet50_fpn, but for the anchors"
+    """Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' the same as maskrcnn_resnet50_fpn, except for
+    the anchors"""
     body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
     check_kwargs(kwargs, MaskRCNN)

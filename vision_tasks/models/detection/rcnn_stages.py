@@ -1,4 +1,4 @@
-"R-CNN's stages after the network: linear SVMs and ridge regression, fitted in batches"
+"R-CNN's stages after the network: the hardest windows, linear SVMs, ridge regression"
 from __future__ import annotations
 import torch
 from torch import Tensor
@@ -6,10 +6,8 @@ from sklearn.svm import LinearSVC
 
 __all__ = ['ridge_regression']
 
-# --- what the later stages fit
-
 class HardestRows:
-    "The rows with the highest keys among all that were added, `n` at most (while they come in, twice as many)"
+    "The `n` rows with the highest keys of all that were added; up to twice as many are in memory"
     def __init__(self, n): self.n,self.parts = n,[]
 
     def add(self, keys, *rows):
@@ -27,20 +25,20 @@ class HardestRows:
         return self.parts[0][1:]
 
 def linear_svm(pos:Tensor, neg:Tensor, C:float) -> tuple[Tensor,Tensor]: # (n, d), (m, d) -> (d,), ()
-    "Weights and bias of the SVM that the released code fits by liblinear"
+    "Weights and bias of the SVM, fitted by liblinear as in the released code"
     svm = LinearSVC(C=C, loss='hinge', intercept_scaling=10, class_weight={1: 2}, max_iter=10_000, random_state=0)
     svm.fit(torch.cat([pos, neg]).numpy(), [1]*len(pos) + [0]*len(neg))
     return torch.from_numpy(svm.coef_[0]).float(),torch.tensor(svm.intercept_[0], dtype=torch.float)
 
 def ridge_regression(
-    x:Tensor,          # (n, d)
-    y:Tensor,          # (n, k)
-    ridge:float=1000., # counts the squares of the weights, but not the intercept's; above 0
-) -> tuple[Tensor,Tensor]: # (k, d) weights and (k,) intercept, float32
-    "Least squares with a penalty, in closed form"
+    x:Tensor,          # (n, d) features
+    y:Tensor,          # (n, k) targets
+    ridge:float=1000., # penalty on the squares of the weights, above 0; the intercept has none
+) -> tuple[Tensor,Tensor]: # (k, d) weights and (k,) intercepts, float32
+    "Ridge regression in closed form"
     x,y = x.double(),y.double()
     mx,my = x.mean(0),y.mean(0)
     x = x - mx
-    # (x'x + ridge)^-1 x' = x' (xx' + ridge)^-1; rows are fewer than the features of most nets, or about as many
+    # (x'x + ridge)^-1 x' = x' (xx' + ridge)^-1; most nets have more features than there are rows, or about as many
     w = torch.linalg.solve(x@x.T + ridge*torch.eye(len(x), dtype=x.dtype), y - my).T@x
     return w.float(),(my - w@mx).float()

@@ -16,12 +16,12 @@ from ..registry import register
 __all__ = ['ssdlite']
 
 class SSDLiteBackbone(nn.Module):
-    "Maps of an encoder from stride `first` on, and further ones, each half as large, down to 1 x 1 at `size` pixels"
+    "Maps of an encoder from stride `first` on, and extra ones, each half as large, down to 1 x 1 for `size` pixels"
     def __init__(self, body, first, size, width, norm_layer):
         super().__init__()
         self.body,self.taps = body,[i for i,s in enumerate(body.strides) if first <= s <= 32]
         if not self.taps:
-            raise ValueError(f"SSDlite stands on maps at strides {first} to 32; {body.name} gives {body.strides}: take "
+            raise ValueError(f"SSDlite needs maps at strides {first} to 32, but {body.name} has {body.strides}; choose "
                              "another encoder")
         n   = math.ceil(math.log2(max(math.ceil(size/body.strides[self.taps[-1]]), 1)))
         chs = [body.channels[self.taps[-1]], *(scaled(c, width) for c in [512, 256, 256, 128, *[128]*n][:n])]
@@ -39,22 +39,22 @@ class SSDLiteBackbone(nn.Module):
           n_params=3_930_420)
 @checked_net()
 def ssdlite(
-    n_out:int,
-    n_in:int=3,
-    pretrained=False,               # True, or the path of a local state dict: of the encoder
-    encoder='mobilenet_v3_large',   # what `create_encoder` takes
-    size:int|tuple=320,             # of the pictures in pixels, (w, h) or both: the maps go down to 1 x 1 at this size,
-                                    # and begin at stride 16, or as much before that as it takes for five of them
-    anchors:tuple=None,             # sizes by level in pixels, one each, and ratios, each with its inverse; None: from
-                                    # .2 to .95 of the picture
-    width:float=1.,                 # 1 = 512, 256, 256, 128 channels in the further maps
-    min_score:float=None,           # detections that score less are dropped; None: `MIN_SCORE`, .01
-    max_dets:int=100,               # a picture
-    resize:bool=False,              # whether the net resizes pictures to `size`
-    **kwargs,                       # of torchvision's `SSD`
+    n_out:int,                      # classes without background
+    n_in:int=3,                     # channels of the images
+    pretrained=False,               # weights of the encoder: True (ImageNet), or the path of a local state dict
+    encoder='mobilenet_v3_large',   # as for `create_encoder`
+    size:int|tuple=320,             # size of the images in pixels, one number or (w, h): the maps go down to 1 x 1 at
+                                    # this size, and start at stride 16, or earlier if there would be fewer than five
+    anchors:tuple=None,             # sizes by level in pixels, one each, and ratios, each with its inverse; None
+                                    # (default): from 0.2 to 0.95 of the image
+    width:float=1.,                 # factor of the channels; 1 = 512, 256, 256, 128 in the extra maps
+    min_score:float=None,           # detections with a lower score are dropped; None (default): `MIN_SCORE`, 0.01
+    max_dets:int=100,               # detections per image
+    resize:bool=False,              # True: the net resizes images to `size`
+    **kwargs,                       # arguments of torchvision's `SSD`
 ) -> TorchvisionDetector:
-    "SSDlite on any encoder; default boxes are relative to the picture"
-    norm  = partial(nn.BatchNorm2d, eps=.001, momentum=.03)                        # as torchvision has it
+    "SSDlite on any encoder; default boxes are relative to the image"
+    norm  = partial(nn.BatchNorm2d, eps=.001, momentum=.03)                        # as in torchvision
     w,h   = (size, size) if isinstance(size, int) else size
     first = next((s for s in (16, 8) if math.log2(math.ceil(max(w, h)/s)) > 3), 4)
     enc,stats = detector_encoder(encoder, pretrained, n_in)
@@ -70,7 +70,7 @@ def _default_boxes(anchors, n, size) -> DefaultBoxGenerator:
     if anchors is None: return DefaultBoxGenerator([[2, 3]]*n, .2, .95)
     sizes,ratios = anchors
     if len(sizes) != n or any(len(s) != 1 for s in sizes):
-        raise ValueError(f"anchors is (sizes by level, ratios) with one size on each of {n} levels; "
-                         f"{[len(s) for s in sizes]} came: see `fit_anchors`")
-    wide = sorted({round(max(r, 1/r), 2) for r in ratios if max(r, 1/r) > 1.1})    # squares are there anyway
+        raise ValueError(f"anchors: expected (sizes by level, ratios) with one size on each of {n} levels, got "
+                         f"{[len(s) for s in sizes]}; see `fit_anchors`")
+    wide = sorted({round(max(r, 1/r), 2) for r in ratios if max(r, 1/r) > 1.1})    # SSD adds squares itself
     return DefaultBoxGenerator([wide]*n, scales=[*(s/size for s, in sizes), 1.])

@@ -1,19 +1,11 @@
 """torchvision's detectors: Faster R-CNN (Ren et al., 2015, arXiv:1506.01497), SSD (Liu et al., 2015, arXiv:1512.02325),
 RetinaNet (Lin et al., 2017, arXiv:1708.02002), FCOS (Tian et al., 2019, arXiv:1904.01355), SSDlite (Sandler et al.,
-2018, arXiv:1801.04381), Mask R-CNN (He et al., 2017, arXiv:1703.06870), by name and on any encoder. They compute what
-torchvision computes, but for this:
-- Pictures come at the size that the DataLoaders give them and are not resized again, unless `resize=True`.
-- An anchor or proposal that lies by half of its area on an ignored object, and matches no true one, is no background.
-- A picture without objects teaches SSD background too: torchvision's loss of it is exactly 0.
-- A batch without anything to learn from has a loss of 0, not nan.
-- Detections from a score of `MIN_SCORE` on are kept, whichever the net.
-- Masks stay as the net gives them, 28 x 28 probabilities to a box; `paste_rle` makes pixels of them.
-- The mask head learns from targets that lie where the object is (`mask_targets`); torchvision's are half a pixel off.
-  Its COCO weights were trained with those, so their masks come out half a pixel of the network's input too far left and
-  up until they are fine-tuned (pasted by torchvision, they would fit worse still: `mask_alignment.py`).
-- All parameters can learn; which do is up to the learner (`freeze`, `unfreeze`), not to `trainable_backbone_layers`.
-  BatchNorm is as torchvision has it: fixed in pretrained encoders, but for _v2 and SSDlite.
-- Under autocast features, logits and all about boxes are float32: coordinates above 256 are not integers in bfloat16"""
+2018, arXiv:1801.04381), Mask R-CNN (He et al., 2017, arXiv:1703.06870), by torchvision's names. They compute what
+torchvision computes, except for what `torchvision_parts` changes, and:
+- Images keep the size that the DataLoaders give them and are not resized again, unless `resize=True`.
+- Detections are kept from a score of `MIN_SCORE` on, in all nets.
+- All parameters can learn; the learner's `freeze` and `unfreeze` decide which do, not
+  `trainable_backbone_layers`. BatchNorm as in torchvision: fixed in pretrained encoders, but not in _v2 and SSDlite"""
 from __future__ import annotations
 import re
 from collections.abc import Callable
@@ -38,26 +30,28 @@ from ..registry import register
 __all__ = ['TorchvisionDetector', 'torchvision_detector']
 
 class TorchvisionDetector(Detector):
-    "A net of `torchvision.models.detection` for a batch of pictures of any one size"
+    """A net of `torchvision.models.detection` as a `Detector`. Raises `ValueError` for nets of other classes, and for a
+    net with a transform of its own"""
     @checked_net()
     def __init__(self,
-        net:GeneralizedRCNN|RetinaNet|FCOS|SSD,   # what it lacks is mended in place; a part that is not torchvision's
-                                 # own stays as it is, and takes what lies on ignored objects for background
+        net:GeneralizedRCNN|RetinaNet|FCOS|SSD,   # its parts become those of `torchvision_parts`, in place; a part of
+                                 # another class than torchvision's stays as it is, and learns ignored objects as
+                                 # background
         n_out:int,               # classes without background; the net has one more
-        min_score:float=None,    # detections that score less are dropped; None: as the net has it
-        max_dets:int=100,        # a picture
-        resize:bool=False,       # whether the net resizes pictures as torchvision's (to `min_size` and `max_size`, SSD
-                                 # to its own size); boxes are mapped back
+        min_score:float=None,    # detections with a lower score are dropped; None (default): use the net's own
+        max_dets:int=100,        # detections per image
+        resize:bool=False,       # True: the net resizes images as in torchvision (to `min_size` and `max_size`, SSD
+                                 # to its own size), and maps boxes back
     ):
         super().__init__()
         if not isinstance(net, (GeneralizedRCNN, RetinaNet, FCOS, SSD)):
-            raise ValueError("net is a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, not a "
-                             f"{type(net).__name__}; for nets of another kind write a `Detector`")
-        self.net,self.n_out,self.max_dets = net,n_out,max_dets           # torchvision's names, so that its files fit
+            raise ValueError("net: expected a Faster or Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, got a "
+                             f"{type(net).__name__}; for other nets write a subclass of `Detector`")
+        self.net,self.n_out,self.max_dets = net,n_out,max_dets           # torchvision's names, for its files
         for m in net.modules(): m.__class__ = OURS.get(type(m), type(m))
         if not isinstance(net.transform, DetectorTransform):
-            raise ValueError("the net's transform is torchvision's GeneralizedRCNNTransform; a "
-                             f"{type(net.transform).__name__} came: let the DataLoaders do what it does")
+            raise ValueError("net.transform: expected torchvision's GeneralizedRCNNTransform, got a "
+                             f"{type(net.transform).__name__}; move what it does to the DataLoaders")
         net.requires_grad_(True)
         net.transform.resizes = resize
         last = net.roi_heads if self.two_stage else net
@@ -85,7 +79,7 @@ class TorchvisionDetector(Detector):
         body = self.net.backbone
         if hasattr(body, 'body'): return body.body                                      # under a pyramid
         if not isinstance(self.net, SSD): return body
-        # VGG16's last stage is the beginning of the first extra block; the MobileNet's is in `features`
+        # VGG16's last stage is at the beginning of the first extra block; MobileNet's is in `features`
         vgg = isinstance(body.features[0], nn.Conv2d)
         return nn.ModuleList([body.features, *(body.extra[0][:-1] if vgg else [])])
 
@@ -93,8 +87,8 @@ class TorchvisionDetector(Detector):
         if proposals is not None:
             raise ValueError(f"{type(self.net).__name__} finds its own proposals; do not pass any")
         if self.has_masks and targs and 'masks' not in targs[0]:
-            raise ValueError("this net learns masks, and bboxes came without: pass masks (b, n, h, w), or take a net "
-                             "of `list_archs('detection')`")
+            raise ValueError("masks: expected (b, n, h, w) beside the bboxes, since this net learns masks, got none; "
+                             "pass masks, or use a net of `list_archs('detection')`")
         self._check_size(x)
         net,x = self.net,list(x)
         if self.training: return self._train(x, targs),None
@@ -109,52 +103,54 @@ class TorchvisionDetector(Detector):
         try: return self.net(x, targs)
         except ValueError as e:
             if 'more than 1 value per channel' not in str(e): raise
-            raise ValueError("this net normalises maps of 1 x 1 over the batch, so that it trains on batches of 2 "
-                             f"pictures or more; {len(x)} came: raise bs, or drop the last batch") from e
+            raise ValueError("this net normalizes maps of 1 x 1 over the batch, so it trains on batches of 2 "
+                             f"images or more, got {len(x)}; raise bs, or drop the last batch") from e
 
     def _pad(self, found, x):
         dets = pad_dets(found, x[0].shape[-2:], self.max_dets)
         return (dets, _pad_masks(found, self.max_dets)) if self.has_masks else dets
 
     def _check_size(self, x):
-        "SSD300's default boxes have fixed steps, which make sense for one size only"
+        "Raise `ValueError` for images of another size than SSD300's, whose default boxes have fixed steps"
         t,boxes = self.net.transform,getattr(self.net, 'anchor_generator', None)
         if t.resizes or getattr(boxes, 'steps', None) is None or x.shape[-2:] == t.fixed_size[::-1]: return
         w,h = t.fixed_size
-        raise ValueError(f"this SSD takes pictures of {h} x {w} pixels, {x.shape[-2]} x {x.shape[-1]} came: make the "
-                         f"DataLoaders with size={w}, or let the net resize them (`resize=True`)")
+        raise ValueError(f"this SSD takes images of {h} x {w} pixels, got {x.shape[-2]} x {x.shape[-1]}; make the "
+                         f"DataLoaders with size={w}, or let the net resize the images (`resize=True`)")
 
-def _pad_masks(found, max_dets) -> Tensor:   # (b, max_dets, m, m), zeros behind the last
-    "The masks of what `pad_dets` gives, in its order"
+def _pad_masks(found, max_dets) -> Tensor:   # (b, max_dets, m, m), padded with zeros
+    "The masks of the detections of `pad_dets`, in their order"
     masks = [d['masks'][d['labels'] > 0, 0][:max_dets] for d in found]
     return torch.stack([F.pad(m, (0, 0, 0, 0, 0, max_dets-len(m))) for m in masks])
 
 # --- by name
 
 def _known(arch) -> str:
-    "The name of torchvision's builder `arch`; `ValueError` for what is none"
+    "The name of torchvision's builder `arch`. Raises `ValueError` for anything else"
     names = [n for n in list_models(module=torchvision.models.detection) if 'keypoint' not in n]
     name  = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
     if 'keypointrcnn' in str(name):
-        raise ValueError("keypointrcnn_resnet50_fpn learns the key points of people besides boxes, which this task has "
-                         "not: take fasterrcnn_resnet50_fpn for the boxes, or the task 'keypoint' for the points")
+        raise ValueError("keypointrcnn_resnet50_fpn learns the keypoints of people besides boxes, which this task does "
+                         "not have: use fasterrcnn_resnet50_fpn for boxes, or the task 'keypoint' for points")
     if name not in names or not isinstance(arch, str) and get_model_builder(name) is not arch:
-        raise ValueError(f"{arch!r} is no builder of torchvision.models.detection; those are {', '.join(names)}")
+        raise ValueError(f"{arch!r} is not a builder of torchvision.models.detection; expected one of "
+                         f"{', '.join(names)}")
     return name
 
 _CLASSES = dict(fasterrcnn=FasterRCNN, maskrcnn=MaskRCNN, retinanet=RetinaNet, fcos=FCOS, ssd300=SSD, ssdlite320=SSD)
 
 def check_kwargs(kwargs, *takers):
-    "Raise for what torchvision would take without a word, and do nothing with"
+    "Raise `TypeError` for arguments that torchvision would accept and ignore"
     unknown = [k for k in kwargs if not any(k in signature(o).parameters for o in takers)]
     if unknown: raise TypeError(f"unexpected keyword argument {unknown[0]!r}, which torchvision's "
                                 f"{takers[0].__name__} does not have")
 
 def min_score_of(min_score, kwargs):
-    "`min_score`, `MIN_SCORE` for None; None where torchvision's own argument for it is among `kwargs`"
+    """`min_score`, or `MIN_SCORE` for None; None where `kwargs` hold torchvision's own argument for it. Raises
+    `ValueError` for both"""
     own = [k for k in ('score_thresh', 'box_score_thresh') if k in kwargs]
     if min_score is None: return None if own else MIN_SCORE
-    if own: raise ValueError(f"min_score={min_score} and {own[0]}={kwargs[own[0]]} are the same; pass one of them")
+    if own: raise ValueError(f"min_score={min_score} and {own[0]}={kwargs[own[0]]} mean the same; pass one of them")
     return min_score
 
 def _body(name) -> str: return re.search('resnet50|mobilenet_v3_large|vgg16', name)[0]
@@ -163,22 +159,23 @@ def _body(name) -> str: return re.search('resnet50|mobilenet_v3_large|vgg16', na
 def torchvision_detector(
     arch:str|Callable,        # builder of `torchvision.models.detection`, or its name
     n_out:int,                # classes without background
-    n_in:int=3,               # channels of the pictures
-    pretrained=False,         # True: torchvision's COCO weights, but for the layers that tell classes, which are new;
-                              # 'encoder': ImageNet's, of the encoder; or the path of a local state dict, of the encoder
-                              # (for ssd300_vgg16 torchvision's IMAGENET1K_FEATURES) or of the whole detector
-    min_score:float=None,     # detections that score less are dropped; None: `MIN_SCORE`, .01
-    max_dets:int=100,         # a picture
-    resize:bool=False,        # whether the net resizes as torchvision's (shorter side to 800 pixels, mostly)
+    n_in:int=3,               # channels of the images
+    pretrained=False,         # True: torchvision's COCO weights, except for new classification layers; 'encoder':
+                              # ImageNet weights of the encoder; or the path of a local state dict of the encoder (for
+                              # ssd300_vgg16 torchvision's IMAGENET1K_FEATURES) or of the whole detector
+    min_score:float=None,     # detections with a lower score are dropped; None (default): `MIN_SCORE`, 0.01
+    max_dets:int=100,         # detections per image
+    resize:bool=False,        # True: the net resizes images as in torchvision (mostly the shorter side to 800 pixels)
     anchors:tuple=None,       # sizes by level in pixels, ratios, as many as the net has (`fit_anchors`,
-                              # `default_anchors`); None: torchvision's, which are for pictures of about 800 pixels
-    **kwargs,                 # of torchvision's builder
+                              # `default_anchors`); None (default): torchvision's, for images of about 800 pixels
+    **kwargs,                 # arguments of torchvision's builder
 ) -> TorchvisionDetector:
-    "torchvision's detector for `n_out` classes"
+    """torchvision's detector for `n_out` classes. Raises `ValueError` for names and weights that do not fit, `OSError`
+    where weights cannot be downloaded"""
     name = _known(arch)
     if 'trainable_backbone_layers' in kwargs:
-        raise ValueError("trainable_backbone_layers is not taken: all layers can learn here, and the learner's "
-                         "`freeze` and `unfreeze` say which do")
+        raise ValueError("trainable_backbone_layers is not supported: all layers can learn here, and the learner's "
+                         "`freeze` and `unfreeze` decide which do; leave it out")
     check_kwargs(kwargs, _CLASSES[name.partition('_')[0]], get_model_builder(name))
     build = partial(get_model, name, weights=None, num_classes=n_out+1, **kwargs)
     kind  = ('IMAGENET1K_FEATURES' if 'vgg16' in name else 'IMAGENET1K_V1') if pretrained == 'encoder' else None
@@ -187,13 +184,13 @@ def torchvision_detector(
         net = build(weights_backbone=kind)
         sd  = coco.get_state_dict(progress=True, check_hash=True) if pretrained is True else None
     except OSError as e:
-        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
-                      f"local state dict of {name} or of {_body(name)}") from e
+        raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
+                      f"the path of a local state dict of {name} or of {_body(name)}") from e
     if n_in != 3:
         set_n_in(net.backbone, n_in, kind is not None)
         t = net.transform
         t.image_mean,t.image_std = ([sum(o)/len(o)]*n_in for o in (t.image_mean, t.image_std))
-    new = None      # all but the encoder
+    new = None      # names of the new layers; None: all but the encoder
     if pretrained not in (False, True, 'encoder'): sd = read_weights(Path(pretrained))
     if sd is not None:
         if not name.startswith('ssd') and not name.endswith('_v2'): freeze_norms(net.backbone.body)
@@ -206,8 +203,8 @@ def torchvision_detector(
     return res
 
 def _load(net, sd, name, n_in, source):
-    """Fill `net` from the state dict `sd` of a detector, but for the layers that predict classes if the classes differ;
-    return the names of those layers"""
+    """Load the state dict `sd` of a detector, except for the classification layers if the classes differ; return the
+    names of those layers"""
     sd   = {re.sub(r'^(module\.)?(net\.)?', '', k): v for k,v in sd.items()}
     own  = net.state_dict()
     stem = next(k for k,v in own.items() if v.ndim == 4)
@@ -219,24 +216,24 @@ def _load(net, sd, name, n_in, source):
         sd = {k: v for k,v in sd.items() if k not in classes}
     else: classes = set()
     try: missing,unexpected = net.load_state_dict(sd, strict=False)
-    except RuntimeError as e: why = str(e).splitlines()[-1].strip().rstrip('.')    # sizes that differ
+    except RuntimeError as e: why = str(e).splitlines()[-1].strip().rstrip('.')    # a size mismatch
     else:
         missing = sorted({*missing} - classes)
         why = "; ".join(f"{len(o)} {what} ({o[0]})" for what,o in
                         (('missing', missing), ('unexpected', unexpected)) if o)
-    if why: raise ValueError(f"{source} does not hold the weights of {name}: {why}; give the file that belongs to it")
+    if why: raise ValueError(f"{source} does not hold the weights of {name}: {why}; pass the file of this net")
     if name in ('fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn', 'retinanet_resnet50_fpn'):
         for m in net.modules():
             if isinstance(m, torchvision.ops.FrozenBatchNorm2d): m.eps = 0.   # as when these weights were made
     return classes
 
 def _load_encoder(net, name, n_in, source):
-    "Fill the encoder of `net` from the file `source` of a classifier"
+    "Load the encoder of `net` from the file `source` of a classifier"
     if name.startswith('ssdlite320'):
-        raise ValueError(f"{name} has a smaller last stage than the {_body(name)} in {source}; take `ssdlite` with "
-                         f"encoder={_body(name)!r}, which takes that file")
+        raise ValueError(f"{name} has a smaller last stage than the {_body(name)} in {source}; use `ssdlite` with "
+                         f"encoder={_body(name)!r}, which can load that file")
     sd = create_encoder(_body(name), source, n_in).body.state_dict()
-    if name.startswith('ssd300'):                      # VGG16's layers, in their order, under other names
+    if name.startswith('ssd300'):                      # VGG16's layers in their order, by other names
         own = [*net.backbone.features.state_dict().values(), *net.backbone.extra[0][:-1].state_dict().values()]
         for a,b in zip(own, sd.values(), strict=True): a.copy_(b)
     else: net.backbone.body.load_state_dict({k.removeprefix('features.'): v for k,v in sd.items()})
@@ -245,7 +242,7 @@ def _set_anchors(net, anchors):
     part = net.rpn if isinstance(net, GeneralizedRCNN) else net
     old  = part.anchor_generator
     if isinstance(net, (SSD, FCOS)):
-        what = "the default boxes of SSD are relative to the picture" if isinstance(net, SSD) else "FCOS has no anchors"
+        what = "the default boxes of SSD are relative to the image" if isinstance(net, SSD) else "FCOS has no anchors"
         raise ValueError(f"{what}; leave `anchors` out")
     part.anchor_generator = anchor_generator(anchors, len(old.sizes), old.num_anchors_per_location()[0])
 

@@ -1,4 +1,12 @@
-"Parts of torchvision's detectors with ignored objects, background images and autocast"
+"""Subclasses of the parts of torchvision's detectors, which compute what torchvision computes, but for this:
+- An anchor or proposal on an ignored object is neither object nor background (`on_ignored`).
+- An image without objects trains the background of SSD too; torchvision's loss for it is exactly 0.
+- A batch without anything to learn from has a loss of 0, not nan.
+- Masks stay as the net predicts them, 28 x 28 probabilities per box; `paste_rle` rasterizes them.
+- The mask head learns from targets at the object's true place (`mask_targets`); torchvision's are half a pixel off. The
+  COCO weights were trained with those, so their masks lie half a pixel of the network's input too far left and up until
+  they are fine-tuned (pasted by torchvision they would be off by more, see the benchmark `mask_alignment.py`).
+- Under autocast, feature maps, logits and boxes are float32: bfloat16 cannot represent all coordinates above 256"""
 from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 import torch
@@ -16,17 +24,17 @@ from ..layers import refuse_nan, zero_loss
 
 __all__ = []
 
-# --- torchvision's parts, with what they lack. The net's own parts become these, with their weights and settings
+# --- subclasses: the parts of a net become these by `__class__`, and keep their weights and settings
 
 class DetectorTransform(GeneralizedRCNNTransform):
-    "Normalises and pads; sets ignored objects apart, as `ignored`"
+    "Normalizes and pads; moves the boxes of ignored objects to the key `ignored` of the targets"
     resizes = False
 
     def resize(self, image, target=None):
         if not self.resizes: return image,target   # `_skip_resize` is for training
         masks = target and target.get('masks')
         image,target = super().resize(image, target)
-        # torchvision's 'nearest' takes the pixel at the corner of each new one, half a pixel off
+        # torchvision's 'nearest' samples the corner of each new pixel, which is half a pixel off
         if masks is not None:
             target['masks'] = F.interpolate(masks[:,None], image.shape[-2:], mode='nearest-exact')[:,0]
         return image,target
@@ -37,7 +45,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
             {**{k: v[t['labels'] > 0] for k,v in t.items()}, 'ignored': t['boxes'][t['labels'] < 0]} for t in targets]
 
     def postprocess(self, result, image_shapes, original_image_sizes):
-        masks = [r.pop('masks', None) for r in result]        # that super would paste
+        masks = [r.pop('masks', None) for r in result]        # which super would paste
         result = super().postprocess(result, image_shapes, original_image_sizes)
         return [r if m is None else {**r, 'masks': m} for r,m in zip(result, masks)]
 
@@ -54,11 +62,11 @@ class _RPN(RegionProposalNetwork):
 def mask_targets(
     masks:Tensor,   # (n, h, w) 0 and 1
     boxes:Tensor,   # (k, 4) pixels
-    idxs:Tensor,    # (k,) which mask belongs to each box
-    size:int,       # of the target
+    idxs:Tensor,    # (k,) index of the mask of each box
+    size:int,       # height and width of the targets
 ) -> Tensor:        # (k, size, size) in [0, 1]
-    """What the mask head shall predict: each mask inside its box. torchvision's `project_masks_on_boxes` leaves out
-    `aligned`, so its targets show the object half a pixel too far left and up"""
+    """Targets of the mask head: each mask, cropped to its box. torchvision's `project_masks_on_boxes` does not pass
+    `aligned`, so in its targets the object is half a pixel too far left and up"""
     rois = torch.cat([idxs[:,None].to(boxes), boxes], 1)
     return roi_align(masks[:,None].to(boxes), rois, size, aligned=True)[:,0]
 
@@ -79,7 +87,7 @@ class _RoIHeads(RoIHeads):
 
     @contextmanager
     def _boxes_alone(self):
-        "A while in which `forward` leaves the masks to us"
+        "Context in which `forward` of torchvision skips the masks"
         pool,self.mask_roi_pool = self.mask_roi_pool,None
         try: yield
         finally: self.mask_roi_pool = pool
@@ -92,7 +100,7 @@ class _RoIHeads(RoIHeads):
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
 
     def _mask_loss(self, features, image_shapes, targets):
-        "As `maskrcnn_loss`, on targets that lie where the boxes are"
+        "`maskrcnn_loss` of torchvision, with `mask_targets`"
         (boxes,idxs,labels,_),self.samples = self.samples,None
         on = [l > 0 for l in labels]
         boxes,idxs,labels = ([o[k] for o,k in zip(os, on)] for os in (boxes, idxs, labels))
@@ -108,14 +116,16 @@ class _RoIHeads(RoIHeads):
         return on_ignored(proposals, matched, target['ignored'])
 
 class _Silences:
-    "Gives anchors on ignored objects logits that are sure of background: no loss, no gradient, no hard negative"
+    """Replaces the logits of anchors on ignored objects by a certain background, so that they add no loss and no
+    gradient, and are no hard negatives"""
     def silenced(self, targets, outputs, anchors, matches):
         if not any(len(t['ignored']) for t in targets): return outputs
         idle = torch.stack([on_ignored(a, m >= 0, t['ignored']) for m,a,t in zip(matches, anchors, targets)])
         logits = outputs['cls_logits']
-        return {**outputs, 'cls_logits': torch.where(idle[...,None], self.sure(logits.shape[-1]).to(logits), logits)}
+        certain = self.background_logits(logits.shape[-1]).to(logits)
+        return {**outputs, 'cls_logits': torch.where(idle[...,None], certain, logits)}
 
-    def sure(self, n): return torch.full((n,), -100.)          # by class, for a sigmoid; the loss of -inf would be nan
+    def background_logits(self, n): return torch.full((n,), -100.)   # for a sigmoid; the loss of -inf would be nan
 
     def compute_loss(self, targets, outputs, anchors, matches):
         return super().compute_loss(targets, self.silenced(targets, outputs, anchors, matches), anchors, matches)
@@ -124,13 +134,13 @@ class _RetinaNetHead(_Silences, RetinaNetHead): pass
 class _FCOSHead(_Silences, FCOSHead): pass
 
 class _SSD(_Silences, SSD):
-    def sure(self, n): return F.pad(super().sure(n-1), (1, 0)) # for a softmax, with background in front
+    def background_logits(self, n): return F.pad(super().background_logits(n-1), (1, 0))   # softmax: background first
 
     def compute_loss(self, targets, outputs, anchors, matches):
         parts = super().compute_loss(targets, outputs, anchors, matches)
         bare  = [i for i,m in enumerate(matches) if not (m >= 0).any()]
         if not bare: return parts
-        # a picture without objects has as many hard negatives as one with a single match, and counts as that one
+        # an image without objects gets as many hard negatives, and the same weight, as an image with a single match
         logits = self.silenced(targets, outputs, anchors, matches)['cls_logits'][bare]
         loss   = -logits.log_softmax(-1)[...,0]
         hard   = loss.topk(min(max(round(self.neg_to_pos_ratio), 1), loss.shape[1]), 1).values
@@ -140,8 +150,10 @@ class _SSD(_Silences, SSD):
 OURS = {GeneralizedRCNNTransform: DetectorTransform, RegionProposalNetwork: _RPN, RoIHeads: _RoIHeads, SSD: _SSD,
         RetinaNetHead: _RetinaNetHead, FCOSHead: _FCOSHead}
 
+# --- hooks
+
 def float32_hook(module, args, out):
-    "Forward hook: what leaves `module` under autocast is float32"
+    "Forward hook: converts the outputs of `module` under autocast to float32"
     if isinstance(out, Tensor):
         short = out.dtype in (torch.float16, torch.bfloat16)
         return out.float() if short and torch.is_autocast_enabled(out.device.type) else out
@@ -149,20 +161,20 @@ def float32_hook(module, args, out):
     return type(out)(float32_hook(module, args, o) for o in out)
 
 def not_nan_hook(module, args, out):
-    "Forward hook: nan raises in eval, before a threshold on scores drops it"
+    "Forward hook: raises `ValueError` for nan in eval mode, before a threshold on scores drops it"
     if not module.training: refuse_nan(out)
 
 # --- one pass for losses and detections
 
 class _Once(nn.Module):
-    "`module`, which runs at the first call and gives the same answer at all later ones"
+    "Wrapper that runs `module` at the first call and returns the same output at all later calls"
     def __init__(self, module):
         super().__init__()
-        self.module,self.answer = module,None
+        self.module,self.output = module,None
 
     def forward(self, *args):
-        if self.answer is None: self.answer = self.module(*args)
-        return self.answer
+        if self.output is None: self.output = self.module(*args)
+        return self.output
 
     def __getattr__(self, k):
         try: return super().__getattr__(k)
@@ -170,7 +182,7 @@ class _Once(nn.Module):
 
 @contextmanager
 def run_once(*places):
-    "Let the children at `places`, (parent, name), run once"
+    "Context in which the children at `places`, pairs (parent, name), run once"
     kept = [(p, k, p._modules[k]) for p,k in places]
     try:
         for p,k,m in kept: p._modules[k] = _Once(m)
@@ -180,7 +192,7 @@ def run_once(*places):
 
 @contextmanager
 def in_training(*modules):
-    "Let `modules`, but not what they contain, believe that they train: BatchNorm and dropout stay in eval"
+    "Context in which `modules` are in training mode, but not their children: BatchNorm and dropout stay in eval mode"
     try:
         for m in modules: m.training = True
         yield
@@ -189,14 +201,14 @@ def in_training(*modules):
 
 @contextmanager
 def seeded(device):
-    "Random numbers of the CPU and of `device` that are the same each time; their generators are left as they were"
+    "Context with a fixed seed on the CPU and on `device`, which restores their random states at the end"
     mod = getattr(torch, device.type, None)                 # torch.cuda, torch.mps, torch.xpu, ...
-    own = hasattr(mod, 'get_rng_state')                     # a generator of its own, which the CPU's module lacks
+    own = hasattr(mod, 'get_rng_state')                     # whether it has its own generator; torch.cpu has none
     idx = device.index or 0
     with ExitStack() as after:
         after.enter_context(torch.random.fork_rng([idx] if own else [], device_type=device.type if own else 'cpu'))
         torch.default_generator.manual_seed(0)
         if own:
-            if hasattr(mod, 'device'): after.enter_context(mod.device(idx))   # whose generator `manual_seed` sets
+            if hasattr(mod, 'device'): after.enter_context(mod.device(idx))   # `manual_seed` is for this one
             mod.manual_seed(0)
         yield

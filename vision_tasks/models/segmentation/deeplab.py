@@ -1,5 +1,5 @@
-"""DeepLab v1 with a large field of view: VGG16 whose last pools keep the size, with holes ("a-trous") in the
-convolutions after them (Chen et al., 2014, arXiv:1412.7062). Its CRF is `ops.crf.dense_crf`, for `annotate`"""
+"""DeepLab v1 with a large field of view: VGG16 whose last poolings have stride 1, with dilated ("a-trous") convolutions
+after them (Chen et al., 2014, arXiv:1412.7062). Its CRF is `ops.crf.dense_crf`, for `annotate(postprocess=...)`"""
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,10 +11,15 @@ from ..vgg import VGG16
 __all__ = ['DeepLab', 'deeplab_v1']
 
 class DeepLab(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width; their own map has ceil(h/8) x ceil(w/8) cells"
-    strides = 2,2,2,1,1      # of the pools
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits, upsampled from ceil(h/8) x ceil(w/8) cells; any height and width"
+    strides = 2,2,2,1,1      # of the poolings
     @checked_net()
-    def __init__(self, n_out, n_in=3, width=1., ps=.5):
+    def __init__(self,
+        n_out,      # classes, background included
+        n_in=3,     # channels of the images
+        width=1.,   # factor of the channels
+        ps=.5,      # dropout after fc6 and fc7
+    ):
         super().__init__()
         c = scaled(1024, width)
         self.encoder = VGG16(n_in, width, dilation=2)
@@ -32,13 +37,13 @@ class DeepLab(nn.Module):
 @register('segmentation', kw=dict(width=.1), n_params=20_505_429)
 @checked_net()
 def deeplab_v1(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,      # 1 = 64 to 512 channels in VGG16, 1024 in fc6 and fc7
-    pretrained=False,    # True: torchvision's VGG16, without its classifier; or the path of its weights
+    n_out:int,           # classes, background included
+    n_in:int=3,          # channels of the images
+    width:float=1.,      # factor of the channels; 1 = 64 to 512 in VGG16, 1024 in fc6 and fc7
+    pretrained=False,    # True: torchvision's VGG16 without its classifier; or the path of its state dict
     ps:float=.5,         # dropout after fc6 and fc7
 ) -> DeepLab:
-    "DeepLab-LargeFOV"
+    "DeepLab-LargeFOV of the paper"
     net = DeepLab(n_out, n_in, width, ps)
     net.encoder.load(pretrained)
     return net

@@ -1,5 +1,5 @@
-"""DilatedNet: VGG16 without its last two pools, dilated instead, and a context module that looks further and further at
-one resolution (Yu & Koltun, 2015, arXiv:1511.07122). Padding keeps the size, where the paper mirrors the picture's
+"""DilatedNet: VGG16 with dilation instead of its last two poolings, and a context module with a growing receptive field
+at one resolution (Yu & Koltun, 2015, arXiv:1511.07122). Zero padding keeps the size; the paper mirrors the image at its
 border"""
 from __future__ import annotations
 import torch.nn.functional as F
@@ -13,9 +13,15 @@ from .fcn import start_from
 __all__ = ['DilatedNet', 'dilatednet']
 
 class DilatedNet(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits; any height and width"
     @checked_net(context=CONTEXT)
-    def __init__(self, n_out, n_in=3, width=1., context=None, ps=.5):
+    def __init__(self,
+        n_out,      # classes, background included
+        n_in=3,     # channels of the images
+        width=1.,   # factor of the channels
+        context=None,   # kind of `ContextModule`, 'basic' or 'large'; None (default): none
+        ps=.5,      # dropout after fc6 and fc7
+    ):
         super().__init__()
         c = scaled(4096, width)
         self.encoder = VGG16(n_in, width, dilation=2)
@@ -24,7 +30,7 @@ class DilatedNet(nn.Module):
             *conv_relu(c, c, 1), nn.Dropout(ps))
         self.score = nn.Conv2d(c, n_out, 1)
         init_he(self)
-        self.context = None if context is None else ContextModule(n_out, context)   # begins as identity
+        self.context = None if context is None else ContextModule(n_out, context)   # initialized as the identity
         self.up = BilinearUp(8, padding=4)
 
     def forward(self, x:Tensor) -> Tensor:
@@ -40,16 +46,17 @@ class DilatedNet(nn.Module):
 @register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581)
 @checked_net(context=CONTEXT)
 def dilatednet(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,      # 1 = 64 to 512 channels in VGG16, 4096 in fc6 and fc7
-    pretrained=False,    # True: torchvision's VGG16, its classifier's layers as fc6 and fc7; or the path of its weights
-    context:str=None,    # None: the front end alone; 'basic' or 'large': with a `ContextModule`
-    start=None,          # a trained front end or its learner, on which the context is put; `pretrained` is not looked
-                         # at then
+    n_out:int,           # classes, background included
+    n_in:int=3,          # channels of the images
+    width:float=1.,      # factor of the channels; 1 = 64 to 512 in VGG16, 4096 in fc6 and fc7
+    pretrained=False,    # True: torchvision's VGG16 with its classifier's layers as fc6 and fc7; or the path of its
+                         # state dict
+    context:str=None,    # kind of `ContextModule`, 'basic' or 'large'; None (default): the front end alone
+    start=None,          # a trained front end, or its learner, to which the context is added; `pretrained` is then
+                         # ignored. None (default): none
     ps:float=.5,         # dropout after fc6 and fc7
 ) -> DilatedNet:
-    "The DilatedNet of the paper"
+    "The DilatedNet of the paper. Raises `ValueError` where `start` does not fit"
     net = DilatedNet(n_out, n_in, width, context, ps)
     if start is None: net.encoder.load(pretrained, fc=True)
     else:             start_from(net, start, 'context.')

@@ -1,5 +1,5 @@
-"""A U-Net on any encoder, with fastai's decoder (`DynamicUnet`: PixelShuffle with ICNR). fastai's class itself wants a
-`nn.Sequential` and the size of the pictures, and hooks what it needs; here the encoder gives its maps, of any size"""
+"""A U-Net on any encoder, with fastai's decoder (`DynamicUnet`: PixelShuffle with ICNR). fastai's own class needs an
+`nn.Sequential` and the size of the images, and hooks the maps; here the encoder returns its maps, for any size"""
 from __future__ import annotations
 import math
 import torch
@@ -16,7 +16,7 @@ from ..registry import register
 __all__ = ['EncoderUnet', 'dynamic_unet']
 
 class UpBlock(UnetBlock):
-    "fastai's block, which is given the encoder's map instead of hooking it"
+    "fastai's block, with the encoder's map as an argument instead of a hook"
     def forward(self, x, skip):
         x = to_size(self.shuf(x), skip)
         return self.conv2(self.conv1(self.relu(torch.cat([x, self.bn(skip)], 1))))
@@ -26,22 +26,22 @@ def to_size(x, like):
     return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode='nearest')
 
 class EncoderUnet(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits; any height and width that `encoder` takes"
     @checked_net(encoder=ENCODER, blur=FLAG, blur_final=FLAG, self_attention=FLAG, last_cross=FLAG, bottle=FLAG,
                  act_cls=Kind("an activation, such as `nn.ReLU`", callable), init=FUNCTION,
                  norm_type=instance(NormType, what="a `NormType` of fastai"))
     def __init__(self,
-        encoder:Encoder,
-        n_out:int,
-        blur:bool=False,             # average over 2x2 pixels after each PixelShuffle, against checkerboards
-        blur_final:bool=True,        # with `blur`, after the last block's too
-        self_attention:bool=False,   # in the last block but two
-        last_cross:bool=True,        # the picture itself joins at the end
-        bottle:bool=False,           # half the channels in the block after that
-        act_cls=defaults.activation,
-        init=nn.init.kaiming_normal_,
-        norm_type=None,              # a `NormType`; None: convolutions with a bias and no norm
-        **kwargs,                    # of all `ConvLayer`s
+        encoder:Encoder,             # with feature maps (`pyramid=True`)
+        n_out:int,                   # classes, background included
+        blur:bool=False,             # True: average over 2x2 pixels after each PixelShuffle, against checkerboards
+        blur_final:bool=True,        # with `blur`, also in the last block
+        self_attention:bool=False,   # True: self-attention in the third-last block
+        last_cross:bool=True,        # True: concatenate the image before the last block
+        bottle:bool=False,           # True: half the channels inside the last block
+        act_cls=defaults.activation, # activation layer
+        init=nn.init.kaiming_normal_, # initialization of the weights
+        norm_type=None,              # a `NormType`; None (default): convolutions with a bias and no norm
+        **kwargs,                    # arguments of all `ConvLayer`s
     ):
         super().__init__()
         both = dict(act_cls=act_cls, norm_type=norm_type)
@@ -54,7 +54,7 @@ class EncoderUnet(nn.Module):
             self.blocks.append(UpBlock(c, skip, None, final_div=left > 0, blur=blur and (left > 0 or blur_final),
                                        self_attention=self_attention and left == 2, init=init, **conv))
             c = (c//2 + skip)//(1 if left else 2)
-        # fastai shuffles once here and resizes what is missing
+        # fastai has one shuffle here, and resizes the rest
         self.shuf  = nn.Sequential(*[PixelShuffle_ICNR(c, **both) for _ in range(round(math.log2(encoder.strides[0])))])
         self.cross = None
         if last_cross:
@@ -75,11 +75,11 @@ class EncoderUnet(nn.Module):
 @register('segmentation', 'dynamic_unet', kw=dict(encoder='test_resnet'), n_params=41_223_068)
 @checked_net()
 def dynamic_unet(
-    n_out:int,
-    n_in:int=3,
-    pretrained=False,       # True, or the path of a local state dict: of the encoder
-    encoder='resnet34',     # what `create_encoder` takes
-    **kwargs,               # of `EncoderUnet`, as fastai's `DynamicUnet` takes them
+    n_out:int,              # classes, background included
+    n_in:int=3,             # channels of the images
+    pretrained=False,       # weights of the encoder: True (ImageNet), or the path of a local state dict
+    encoder='resnet34',     # as for `create_encoder`
+    **kwargs,               # arguments of `EncoderUnet`, those of fastai's `DynamicUnet`
 ) -> EncoderUnet:
     "fastai's `DynamicUnet` on any encoder"
     return EncoderUnet(create_encoder(encoder, pretrained, n_in), n_out, **kwargs)

@@ -1,5 +1,5 @@
-"""FC-DenseNet: dense blocks on a path down and a path up (Jegou et al., 2016, arXiv:1611.09326). BatchNorm keeps
-running statistics for evaluation, where the paper takes the batch's: an answer must not depend on its neighbours"""
+"""FC-DenseNet: dense blocks on a path down and a path up (Jegou et al., 2016, arXiv:1611.09326). In evaluation mode
+BatchNorm uses running statistics, not the batch's as in the paper: a prediction must not depend on the other images"""
 from __future__ import annotations
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def norm_conv(n_in, n_out, ks, ps):
                          nn.Dropout(ps))
 
 class DenseBlock(nn.Sequential):
-    "(b, c, h, w) -> (b, c + n*k, h, w): each of `n` layers sees all that is there, and puts `k` maps behind it"
+    "(b, c, h, w) -> (b, c + n*k, h, w): each of `n` layers takes all maps so far, and appends `k`"
     def __init__(self, c, n, k, ps): super().__init__(*[norm_conv(c + i*k, k, 3, ps) for i in range(n)])
     def forward(self, x):
         for layer in self: x = torch.cat([x, layer(x)], 1)
@@ -27,15 +27,16 @@ LAYERS = Kind("an odd number of counts of layers, 3 at least: of the blocks down
               lambda o: len(o) >= 3 and len(o) % 2 == 1, convert=_many)
 
 class FCDenseNet(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width from 32 on"
+    """(b, n_in, h, w) -> (b, n_out, h, w) logits, for any height and width from 2**(blocks down) on, usually 32. Raises
+    `ValueError` for smaller images"""
     @checked_net(layers=LAYERS, k=CHANNELS, first=CHANNELS)
     def __init__(self,
-        n_out,
-        n_in=3,
-        layers=(4,)*11,    # of the blocks down, the one in the middle, those up; as many up as down
-        k=12,              # the growth rate: maps of a layer
+        n_out,             # classes, background included
+        n_in=3,            # channels of the images
+        layers=(4,)*11,    # layers of the blocks down, the middle one, and as many up
+        k=12,              # growth rate: maps per layer
         first=48,          # maps of the first convolution
-        ps=.2,             # dropout after each convolution but the first, the last and the transposed ones
+        ps=.2,             # dropout after each convolution except the first, the last and the transposed ones
     ):
         super().__init__()
         n,c,skips = len(layers)//2,first,[]
@@ -67,45 +68,57 @@ class FCDenseNet(nn.Module):
         x = self.middle(x)
         for grow,block in zip(self.grow, self.up):
             skip = skips.pop()
-            x = grow(x[:, -grow.in_channels:])       # §3.2: only what the block before has added goes up
+            x = grow(x[:, -grow.in_channels:])       # §3.2: only the maps of the block before are upsampled
             x = block(torch.cat([x[..., :skip.shape[2], :skip.shape[3]], skip], 1))
         return self.score(x)
 
     def _check(self, x):
         (h,w),n = x.shape[-2:],len(self.shrink)
         if min(h, w) < 2**n:
-            raise ValueError(f"FC-DenseNet halves pictures {n} times and takes heights and widths of {2**n} or more; "
-                             f"{h} x {w} came: resize or pad to {max(h, 2**n)} x {max(w, 2**n)} at least")
+            raise ValueError(f"FC-DenseNet halves images {n} times and takes heights and widths of {2**n} or more, got "
+                             f"{h} x {w}; resize or pad to {max(h, 2**n)} x {max(w, 2**n)} at least")
         check_norm(self, x, (h//2**n, w//2**n))
 
 def _build(layers, k, n_out, n_in, width, pretrained, ps):
-    if pretrained: raise ValueError("there are no pretrained weights of FC-DenseNet: pass pretrained=False, or take "
+    if pretrained: raise ValueError("there are no pretrained weights of FC-DenseNet: pass pretrained=False, or use "
                                     "'dynamic_unet', whose encoder has some")
     return FCDenseNet(n_out, n_in, layers, scaled(k, width), scaled(48, width), ps)
 
-_facts = dict(weights=False, min_bs=2, refuses={(31, 40): 'of 32 or more; 31 x 40 came.* to 32 x 40 at',
-                                                (200, 8): 'of 32 or more; 200 x 8 came.* to 200 x 32 at'})
+_facts = dict(weights=False, min_bs=2, refuses={(31, 40): 'of 32 or more, got 31 x 40; .* to 32 x 40 at',
+                                                (200, 8): 'of 32 or more, got 200 x 8; .* to 200 x 32 at'})
 
 @register('segmentation', kw=dict(width=.25), n_params=1_378_725, **_facts)
 @checked_net()
 def fc_densenet56(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,          # 1 = 48 maps from the first convolution, 12 from each layer of a block
-    pretrained=False,        # there are no weights
-    ps:float=.2,             # dropout after the layers of blocks and in front of the poolings
+    n_out:int,               # classes, background included
+    n_in:int=3,              # channels of the images
+    width:float=1.,          # factor of the channels; 1 = 48 maps of the first convolution, 12 of each layer
+    pretrained=False,        # there are no weights: True raises
+    ps:float=.2,             # dropout after the layers of blocks and before the poolings
 ) -> FCDenseNet:
     "Blocks of 4 layers; 56 convolutions in all"
     return _build((4,)*11, 12, n_out, n_in, width, pretrained, ps)
 
 @register('segmentation', like='fc_densenet56', n_params=3_466_133, **_facts)
 @checked_net()
-def fc_densenet67(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.2) -> FCDenseNet:
-    "Blocks of 5 layers, which give 16 maps each; 67 convolutions in all"
+def fc_densenet67(
+    n_out:int,               # classes, background included
+    n_in:int=3,              # channels of the images
+    width:float=1.,          # factor of the channels; 1 = 48 maps of the first convolution, 16 of each layer
+    pretrained=False,        # there are no weights: True raises
+    ps:float=.2,             # dropout after the layers of blocks and before the poolings
+) -> FCDenseNet:
+    "Blocks of 5 layers with 16 maps each; 67 convolutions in all"
     return _build((5,)*11, 16, n_out, n_in, width, pretrained, ps)
 
 @register('segmentation', like='fc_densenet56', n_params=9_324_661, **_facts)
 @checked_net()
-def fc_densenet103(n_out:int, n_in:int=3, width:float=1., pretrained=False, ps:float=.2) -> FCDenseNet:
-    "Blocks of 4 layers at the picture's size to 15 in the middle, which give 16 maps each; 103 convolutions in all"
+def fc_densenet103(
+    n_out:int,               # classes, background included
+    n_in:int=3,              # channels of the images
+    width:float=1.,          # factor of the channels; 1 = 48 maps of the first convolution, 16 of each layer
+    pretrained=False,        # there are no weights: True raises
+    ps:float=.2,             # dropout after the layers of blocks and before the poolings
+) -> FCDenseNet:
+    "Blocks of 4 layers at full resolution to 15 in the middle, with 16 maps each; 103 convolutions in all"
     return _build((4, 5, 7, 10, 12, 15, 12, 10, 7, 5, 4), 16, n_out, n_in, width, pretrained, ps)

@@ -12,13 +12,15 @@ from ..registry import register
 __all__ = ['LRASPP', 'lraspp', 'dilate']
 
 @checked_net(encoder=ENCODER)
-def dilate(encoder:Encoder, stride:int) -> Encoder:
-    """Let `encoder` shrink pictures by no more than `stride`: later convolutions go by single pixels and are dilated
-    instead, with the weights that they have (Yu et al., 2017, arXiv:1705.09914). In place; `ValueError` where something
-    else than convolutions of odd size makes the maps smaller"""
+def dilate(
+    encoder:Encoder,  # changed in place
+    stride:int,       # largest stride of its maps
+) -> Encoder:         # the same
+    """Limit the stride of `encoder`: later convolutions get a stride of 1 and are dilated, with the same weights (Yu et
+    al., 2017, arXiv:1705.09914). Raises `ValueError` where other layers than convolutions of odd size downsample"""
     if encoder.strides[-1] <= stride: return encoder
     last,wide = encoder.strides[-1],{}
-    def note(m, x): wide[m] = x[0].shape[-1]             # the width of the map that comes to a module
+    def note(m, x): wide[m] = x[0].shape[-1]             # width of the input of a module
     hooks = [m.register_forward_pre_hook(note) for m in encoder.modules() if m is encoder or isinstance(m, nn.Conv2d)]
     encoder._probe()
     for h in hooks: h.remove()
@@ -32,20 +34,24 @@ def dilate(encoder:Encoder, stride:int) -> Encoder:
         if not isinstance(m.padding, str): m.padding = tuple(o*by for o in m.padding)
     encoder.taps = None
     try: encoder._measure()
-    except RuntimeError: pass                            # maps of one step that no longer fit each other
+    except RuntimeError: pass                            # maps that are added no longer have the same size
     else:
         if encoder.strides[-1] <= stride: return encoder
-    raise ValueError(f"{encoder.name} cannot be dilated to stride {stride}, for its maps are not made smaller by "
-                     f"convolutions of odd size alone; take stride={last}, or another encoder")
+    raise ValueError(f"{encoder.name} cannot be dilated to stride {stride}, because other layers than convolutions of "
+                     f"odd size downsample its maps; use stride={last}, or another encoder")
 
 class LRASPP(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width that `encoder` takes"
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits; any height and width that `encoder` takes"
     @checked_net(encoder=ENCODER, width=CHANNELS)
-    def __init__(self, encoder, n_out, width=128):
+    def __init__(self,
+        encoder,     # with a map at stride 8 and a later one
+        n_out,       # classes, background included
+        width=128,   # channels of the head
+    ):
         super().__init__()
         if 8 not in encoder.strides[:-1]:
-            raise ValueError(f"LR-ASPP stands on a map at stride 8 and a later one; {encoder.name} gives strides "
-                             f"{encoder.strides}: take another encoder")
+            raise ValueError(f"LR-ASPP needs a map at stride 8 and a later one, but {encoder.name} has strides "
+                             f"{encoder.strides}; choose another encoder")
         self.encoder,self.low = encoder,encoder.strides.index(8)
         self.head = LRASPPHead(encoder.channels[self.low], encoder.channels[-1], n_out, width)
 
@@ -56,12 +62,13 @@ class LRASPP(nn.Module):
 @register('segmentation', 'lraspp', kw=dict(encoder='test_efficientnet'), n_params=3_221_538)
 @checked_net()
 def lraspp(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,                # 1 = 128 channels in the head
-    pretrained=False,              # True, or the path of a local state dict: of the encoder
-    encoder='mobilenet_v3_large',  # what `create_encoder` takes, with a map at stride 8
-    stride:int=16,                 # of the last map: an encoder that goes further is dilated; 32 = as it is
+    n_out:int,                     # classes, background included
+    n_in:int=3,                    # channels of the images
+    width:float=1.,                # factor of the channels; 1 = 128 in the head
+    pretrained=False,              # weights of the encoder: True (ImageNet), or the path of a local state dict
+    encoder='mobilenet_v3_large',  # as for `create_encoder`, with a map at stride 8
+    stride:int=16,                 # of the last map: an encoder with a larger one is dilated; 32: no dilation
 ) -> LRASPP:
-    "Lite R-ASPP on any encoder; 'lraspp_mobilenet_v3_large' is torchvision's, with its weights"
+    """Lite R-ASPP on any encoder; 'lraspp_mobilenet_v3_large' is torchvision's, with its weights. Raises `ValueError`
+    for encoders without a map at stride 8, or that cannot be dilated"""
     return LRASPP(dilate(create_encoder(encoder, pretrained, n_in), stride), n_out, scaled(128, width))

@@ -1,5 +1,4 @@
-"""SegNet: the places of the encoder's maxima tell the decoder where to put what it gets (Badrinarayanan et al., 2015,
-arXiv:1511.00561)"""
+"SegNet: the encoder's pooling indices guide the decoder's upsampling (Badrinarayanan et al., 2015, arXiv:1511.00561)"
 from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from ..vgg import VGG16
 __all__ = ['SegNet', 'segnet']
 
 def encode(encoder:VGG16, x:Tensor) -> tuple[Tensor,list]:
-    "The map behind the fifth pool; and of each pool (indices of the maxima, size before it), the last pool first"
+    "The map after the fifth pooling, and for each pooling, the last first, (indices of the maxima, input size)"
     switches = []
     for stage in encoder.stages:
         x = stage(x)
@@ -21,25 +20,29 @@ def encode(encoder:VGG16, x:Tensor) -> tuple[Tensor,list]:
     return x,switches
 
 def mirrored(encoder:VGG16, conv=nn.Conv2d) -> nn.ModuleList:
-    "Stages that mirror those of `encoder`: as many convolutions, the last of each to the channels of the next stage"
+    "Stages that mirror those of `encoder`: as many convolutions, the last of each with the channels of the next stage"
     chs = encoder.channels
     return nn.ModuleList(nn.Sequential(*[l for j in range(n) for l in conv_relu(c, c if j < n-1 else to, bn=True,
                                                                                  conv=conv, padding=1)])
                          for c,to,n in zip(chs[::-1], [*chs[-2::-1], chs[0]], encoder.depths[::-1]))
 
 def decode(stages:nn.ModuleList, x:Tensor, switches) -> Tensor:
-    "Unpool each map to where its maxima came from, and let a stage fill the gaps"
+    "Unpool each map to the positions of the maxima, then apply a stage, which fills the gaps"
     for stage,(idxs,size) in zip(stages, switches): x = stage(F.max_unpool2d(x, idxs, 2, output_size=size))
     return x
 
 class SegNet(nn.Module):
-    "(b, n_in, h, w) -> (b, n_out, h, w) logits, of any height and width"
+    "(b, n_in, h, w) -> (b, n_out, h, w) logits; any height and width"
     @checked_net()
-    def __init__(self, n_out, n_in=3, width=1.):
+    def __init__(self,
+        n_out,      # classes, background included
+        n_in=3,     # channels of the images
+        width=1.,   # factor of the channels
+    ):
         super().__init__()
         self.encoder = VGG16(n_in, width, bn=True)
         self.decoder = mirrored(self.encoder)
-        self.decoder[-1] = self.decoder[-1][:-3]           # in place of the last convolution, the scores
+        self.decoder[-1] = self.decoder[-1][:-3]           # `score` replaces the last convolution
         self.score = nn.Conv2d(self.encoder.channels[0], n_out, 3, padding=1)
         init_he(self)
 
@@ -50,12 +53,12 @@ class SegNet(nn.Module):
 @register('segmentation', kw=dict(width=.1), n_params=29_455_125)
 @checked_net()
 def segnet(
-    n_out:int,
-    n_in:int=3,
-    width:float=1.,      # 1 = 64 to 512 channels
-    pretrained=False,    # True: torchvision's vgg16_bn; or the path of its weights
+    n_out:int,           # classes, background included
+    n_in:int=3,          # channels of the images
+    width:float=1.,      # factor of the channels; 1 = 64 to 512
+    pretrained=False,    # True: torchvision's vgg16_bn; or the path of its state dict
 ) -> SegNet:
-    "The SegNet of the paper; train it with `class_weights(..., 'median_frequency')`, as there"
+    "The SegNet of the paper, which trains it with `class_weights(..., 'median_frequency')`"
     net = SegNet(n_out, n_in, width)
     net.encoder.load(pretrained)
     return net

@@ -1,5 +1,5 @@
-"""torchvision's segmentation nets: FCN (Long et al., 2015, arXiv:1411.4038) on a dilated ResNet, DeepLab v3 (Chen et
-al., 2017, arXiv:1706.05587), Lite R-ASPP (Howard et al., 2019, arXiv:1905.02244)"""
+"""torchvision's segmentation nets by name: FCN (Long et al., 2015, arXiv:1411.4038) on a dilated ResNet, DeepLab v3
+(Chen et al., 2017, arXiv:1706.05587), Lite R-ASPP (Howard et al., 2019, arXiv:1905.02244)"""
 from __future__ import annotations
 from functools import partial
 import torch.nn.functional as F
@@ -17,13 +17,17 @@ __all__ = ['TorchvisionSegmenter', 'torchvision_segmenter']
 _NETS = list_models(module=torchvision.models.segmentation)
 
 class TorchvisionSegmenter(nn.Module):
-    """(b, n_in, h, w) -> (b, n_out, h, w) logits of torchvision's `net`, of any height and width. When training, where
-    `net` has an auxiliary head, a tuple of these and of its logits of the same shape, for the loss"""
+    """(b, n_in, h, w) -> (b, n_out, h, w) logits; any height and width. In training mode, if `net` has an auxiliary
+    head, a tuple of these and the auxiliary logits of the same shape, for the loss"""
     @checked_net(net=instance(FCN, DeepLabV3, LRASPP, what="a segmentation net of torchvision"), mean=STATS,
                  std=STATS)
-    def __init__(self, net, mean, std):
+    def __init__(self,
+        net,    # FCN, DeepLabV3 or LRASPP of torchvision
+        mean,   # of the channels, with which images are normalized
+        std,    # of the channels
+    ):
         super().__init__()
-        self.net = net                                    # torchvision's names, so that its files fit
+        self.net = net                                    # torchvision's names, for its files
         self.encoder.mean,self.encoder.std = tuple(mean),tuple(std)
 
     @property
@@ -31,8 +35,8 @@ class TorchvisionSegmenter(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor|tuple[Tensor,Tensor]:
         if self.training and len(x) == 1 and isinstance(self.net, DeepLabV3):
-            raise ValueError("DeepLab v3 normalises a pooled map of 1 x 1 over the batch, so that it trains on batches "
-                             "of 2 pictures or more; 1 came: raise bs, or drop the last batch")
+            raise ValueError("DeepLab v3 normalizes a pooled map of 1 x 1 over the batch, so it trains on batches of 2 "
+                             "images or more, got 1; raise bs, or drop the last batch")
         maps,aux = self.net.backbone(x),getattr(self.net, 'aux_classifier', None)
         full = partial(F.interpolate, size=x.shape[-2:], mode='bilinear')
         out  = full(self.net.classifier(maps['out'] if 'out' in maps else maps))
@@ -41,19 +45,19 @@ class TorchvisionSegmenter(nn.Module):
 @checked_net(name=choice(*_NETS), pretrained=WITH_ENCODER)
 def torchvision_segmenter(
     name:str,              # of a builder in `torchvision.models.segmentation`
-    n_out:int,
-    n_in:int=3,
-    pretrained=False,      # True: torchvision's weights (COCO with the labels of VOC), but for the last layers;
-                           # 'encoder': of the encoder (ImageNet); or the path of a local state dict of the encoder
-    aux_loss:bool=True,    # an auxiliary head for training, where torchvision has one for the net
+    n_out:int,             # classes, background included
+    n_in:int=3,            # channels of the images
+    pretrained=False,      # True: torchvision's weights (COCO with VOC's labels), except for the last layers;
+                           # 'encoder': ImageNet weights of the encoder; or the path of a state dict of the encoder
+    aux_loss:bool=True,    # True: an auxiliary head for training, if torchvision's net has one
 ) -> TorchvisionSegmenter:
-    "torchvision's net `name` for `n_out` classes"
+    "torchvision's net `name` for `n_out` classes. Raises `OSError` where weights cannot be downloaded"
     own,has_aux = pretrained is True,not name.startswith('lraspp')
     try: net = get_model(name, weights='DEFAULT' if own else None, weights_backbone=None,
                          num_classes=None if own else n_out, **(dict(aux_loss=True) if has_aux else {}))
     except OSError as e:
-        raise OSError(f"the weights of {name} did not come ({e}); without a network, give `pretrained` the path of a "
-                      f"local state dict of {_body(name)}") from e
+        raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
+                      f"the path of a local state dict of {_body(name)}") from e
     if has_aux and not aux_loss: net.aux_classifier = None
     new = _new_last_layers(net, n_out) if own else None
     if n_in != 3: set_n_in(net.backbone, n_in, own)
@@ -66,11 +70,11 @@ def torchvision_segmenter(
     return res
 
 def _body(name) -> str:
-    "The encoder of the net `name`: 'resnet50' of 'fcn_resnet50'"
+    "Name of the encoder of `name`: 'resnet50' for 'fcn_resnet50'"
     return name.partition('_')[2]
 
 def _new_last_layers(net, n_out):
-    "Give each head of `net` new last convolutions, for `n_out` classes; return the names of their parameters"
+    "Replace the last convolutions of each head of `net`, for `n_out` classes; return the names of their parameters"
     new = []
     for name in ('classifier', 'aux_classifier'):
         head = getattr(net, name, None)
