@@ -33,12 +33,16 @@ def brief(
     s = _REPR.repr(o)
     return s if len(s) <= n else f'{s[:n-3]}...'
 
-def nearest(name, names) -> str:
+def nearest(
+    name,  # what was passed
+    names, # the names that exist
+) -> str:
     "'; did you mean ...?' where one of `names` resembles `name`"
     close = get_close_matches(str(name), [str(o) for o in names], 1)
     return f"; did you mean {close[0]!r}?" if close else ''
 
-def came(o):
+def came(o, # any value
+):
     "What a message says that it got; the type where the value alone does not show it"
     if isinstance(o, (str, bytes, int, float, complex, bool, type(None), list, tuple, dict, set)): return brief(o)
     shape = getattr(o, 'shape', None)
@@ -68,17 +72,20 @@ class Kind:
         todo = self.todo(value) if callable(self.todo) else self.todo
         raise error(f"{name}: expected {self.expected}, got {came(value)}" + (f"; {todo}" if todo else ''))
 
-def error(text) -> ValueError:
+def error(text, # the whole message
+) -> ValueError:
     "A `ValueError` that a kind passes on as it is"
     e = ValueError(text)
     e.ours = True
     return e
 
-def is_whole(o) -> bool:
+def is_whole(o, # any value
+) -> bool:
     "Whether `o` is a whole number, numpy's too; a bool is none"
     return isinstance(o, Integral) and not isinstance(o, (bool, np.bool_))
 
-def is_number(o) -> bool:
+def is_number(o, # any value
+) -> bool:
     "Whether `o` is a finite real number, numpy's too; a bool is none"
     return isinstance(o, Real) and not isinstance(o, (bool, np.bool_)) and abs(o) < float('inf')
 
@@ -86,12 +93,21 @@ def _range(lo, hi):
     if lo is None and hi is None: return ''
     return f" of {lo} or more" if hi is None else f" of at most {hi}" if lo is None else f" from {lo} to {hi}"
 
-def whole(lo:int=None, hi:int=2**31 - 1, what:str="a whole number") -> Kind:
+def whole(
+    lo:int=None,               # smallest; None (default): no limit
+    hi:int=2**31 - 1,          # largest; None: no limit
+    what:str="a whole number", # how the message names such a value
+) -> Kind:
     "Whole numbers from `lo` to `hi`, both included; numpy's too, but no bool"
     text = _range(lo, None if hi == 2**31 - 1 else hi)
     return Kind(what + text, lambda o: is_whole(o) and (lo is None or o >= lo) and (hi is None or o <= hi))
 
-def number(lo=None, hi=None, open:bool=False, what:str="a number") -> Kind:
+def number(
+    lo=None,             # smallest; None (default): no limit
+    hi=None,             # largest; None (default): no limit
+    open:bool=False,     # exclude `lo` and `hi` themselves
+    what:str="a number", # how the message names such a value
+) -> Kind:
     "Finite numbers from `lo` to `hi`; `open`: without these two"
     inside = (lambda o: (lo is None or o > lo) and (hi is None or o < hi)) if open else (
               lambda o: (lo is None or o >= lo) and (hi is None or o <= hi))
@@ -101,7 +117,10 @@ def number(lo=None, hi=None, open:bool=False, what:str="a number") -> Kind:
     convert = lambda name, o: float(o) if is_whole(o) and abs(o) >= 2**53 else o
     return Kind(what + text, lambda o: is_number(o) and inside(o), convert=convert)
 
-def choice(*options, what:str=None) -> Kind:
+def choice(
+    *options,      # the values
+    what:str=None, # how the message names them; None (default): it lists them
+) -> Kind:
     "One of some values, compared with their types: 1 is not True"
     def ok(o): return any(o is v or type(o) is type(v) and o == v for v in options)
     names = [brief(v) for v in options]
@@ -109,11 +128,15 @@ def choice(*options, what:str=None) -> Kind:
     return Kind(text, ok, lambda o: nearest(o, [v for v in options if isinstance(v, str)]).removeprefix('; ')
                                     if isinstance(o, str) else '')
 
-def instance(*types, what:str) -> Kind:
+def instance(
+    *types,   # classes
+    what:str, # how the message names such a value
+) -> Kind:
     "Instances of one of `types`"
     return Kind(what, lambda o: isinstance(o, types))
 
-def either(*kinds:Kind) -> Kind:
+def either(*kinds:Kind, # tried in this order
+) -> Kind:
     "What is of one of `kinds`; the first that fits converts"
     def convert(name, o):
         inner = []
@@ -131,7 +154,7 @@ def several(
     kind:Kind,    # of each value
     what:str,     # for the message, such as "a list of numbers"
     n:int=None,   # how many there are; None (default): `least` or more
-    least:int=0,
+    least:int=0,  # fewest values, where `n` is None
     todo='',      # as of `Kind`
 ) -> Kind:
     "A list of values of `kind`; whatever can be iterated becomes one, except texts, sets and tables"
@@ -220,7 +243,8 @@ def check_thresh(
     many = '' if n is None else f", or one for each of the {n} classes"
     raise ValueError(f"thresh: expected a number in [0, 1]{many}, got {came(thresh)}")
 
-def checked(**kinds):
+def checked(**kinds, # name of a parameter -> its `Kind`, or None for one that is not checked
+):
     "Decorator of a function or method whose arguments are checked; `kinds` by name, before those of `KINDS`"
     def decorate(f):
         params = inspect.signature(f).parameters
@@ -244,7 +268,8 @@ def checked(**kinds):
         return wrapper
     return decorate
 
-def checked_methods(cls):
+def checked_methods(cls, # class whose public methods are checked
+):
     "Class decorator: all public methods check the arguments whose names have kinds in `KINDS`"
     for name,f in list(vars(cls).items()):
         if name[0] == '_' or not inspect.isfunction(f) or hasattr(f, 'checked'): continue

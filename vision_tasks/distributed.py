@@ -143,13 +143,15 @@ class Distributed(Callback):
         self.bare = self.wrapped = None
         self.norms,self.counting = {},[]
 
-    def gather(self, o) -> list:
+    def gather(self, o, # tensor, or a nest of tensors, of this process
+    ) -> list:
         "`o` of all processes, by rank, on the CPU"
         res = [None]*self.world
         dist.all_gather_object(res, to_cpu(o), group=self.group)
         return res
 
-    def of_first(self, o):
+    def of_first(self, o, # any object that can be pickled
+    ):
         "`o` of rank 0"
         res = [o]
         dist.broadcast_object_list(res, src=0, group=self.group)
@@ -172,7 +174,8 @@ class Distributed(Callback):
             self.bare.set_submodule(k, m)
         self.learn.model,self.bare,self.wrapped,self.norms = self.bare,None,None,{}
 
-    def same_buffers(self, model=None):
+    def same_buffers(self, model=None, # `nn.Module`; None (default): the learner's
+    ):
         "BatchNorm's statistics, and what else every process has of its own, become those of rank 0"
         for b in (self.bare if model is None else model).buffers(): dist.broadcast(b, 0)
 
@@ -231,7 +234,9 @@ class Distributed(Callback):
             self.counting.append((preds, [k for k in ('inputs', 'preds', 'targets', 'losses') if k in vars(preds)]))
         self.finish()
 
-    def start(self, metrics): self.counting = [(m, counted(m)) for m in metrics]
+    def start(self, metrics, # list of metrics about to count a set
+    ):
+        self.counting = [(m, counted(m)) for m in metrics]
 
     def finish(self):
         "Every process gets what all have counted"

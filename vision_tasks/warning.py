@@ -9,7 +9,7 @@ _NOT_USERS = {__name__.split('.')[0], 'torch', 'fastai', 'fastcore', 'plum', 'co
 
 def warn(
     text,                 # the message
-    category=UserWarning,
+    category=UserWarning, # class of the warning
 ):
     "`warnings.warn` at the innermost line that is neither ours nor fastai's or torch's: the user's"
     frame,level = sys._getframe(1),1

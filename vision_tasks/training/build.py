@@ -109,7 +109,12 @@ def is_named(arch) -> bool:
 
 class EncoderHead(nn.Module):
     "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
-    def __init__(self, encoder, head, n_out, kw):
+    def __init__(self,
+        encoder, # `Encoder` that returns its last map, (b, c, h, w)
+        head,    # (c, n_out, **kw) -> `nn.Module` on that map
+        n_out,
+        kw,      # dict of further arguments of `head`
+    ):
         super().__init__()
         self.encoder = encoder
         self.head = head(encoder.channels[-1], n_out, **kw)

@@ -5,7 +5,14 @@ from fastai.callback.schedule import ParamScheduler, combined_cos
 
 __all__ = ['one_cycle', 'FineTuning']
 
-def one_cycle(opt, lr, moms, div=25., div_final=1e5, pct_start=.25) -> dict:
+def one_cycle(
+    opt,           # optimizer of fastai
+    lr,            # highest learning rate: a number, or a slice of the first to the last parameter group
+    moms,          # momentum at the start, at the highest rate and at the end
+    div=25.,       # highest rate divided by the first
+    div_final=1e5, # highest rate divided by the last
+    pct_start=.25, # share of the training in which the rate rises, in [0, 1]
+) -> dict:
     "fastai's 1cycle policy of `opt`: schedules by name; `lr` is a number, or a slice of the first to the last group"
     opt.set_hyper('lr', lr)
     top = np.array([h['lr'] for h in opt.hypers])

@@ -61,7 +61,7 @@ LEARNER = dict(
 
 def check_ds_idx(
     ds_idx,            # of a set
-    dls:DataLoaders,
+    dls:DataLoaders,   # `DataLoaders` of a learner
 ):
     "Raise `ValueError` where `dls` have no set of that number"
     n = len(dls.loaders)
