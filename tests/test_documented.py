@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from fastcore.docments import docments
 import vision_tasks
-from vision_tasks import documented
-from vision_tasks.documented import document, parameters_of, read_signatures
+from vision_tasks import signatures
+from vision_tasks.documented import document, parameters_of
+from vision_tasks.signatures import read_signatures
 
 HERE = Path(__file__).parent
 SHORT = HERE/'undocumented.json'   # {module: parameters that nothing is said about}; may only shrink
@@ -206,7 +207,7 @@ def test_reading_headers_alone_finds_what_parsing_everything_finds(monkeypatch):
     fast = [read_signatures(s) for s in sources]
     assert fast[0]['f'].params[0].text == 'below an if' and fast[0]['A.h'].params[0].text == 'all of it'
     assert [p.text for p in fast[0]['g'].params] == ['brackets in strings', 'of two lines']
-    monkeypatch.setattr(documented, '_headers', '\n'.join)
+    monkeypatch.setattr(signatures, '_headers', '\n'.join)
     assert fast == [read_signatures(s) for s in sources]
 
 # --- sections of __doc__
