@@ -75,7 +75,7 @@ def calls(folder):
         MultilabelAP=lambda: dict(average='macro', name='x'), MultilabelF1=lambda: dict(average='macro', name='x'),
         MultilabelAccuracy=lambda: dict(name='x'),
         point_errors=lambda: dict(pred=np.ones((1, 2, 2)), targ=np.ones((1, 2, 2))),
-        normaliser_of=lambda: dict(a=Annotation('a.png', (8, 8), points=[[1, 2], [3, 4]]), by=('l', 'r'),
+        normalizer_of=lambda: dict(a=Annotation('a.png', (8, 8), points=[[1, 2], [3, 4]]), by=('l', 'r'),
                                    vocab=['l', 'r']),
         PointError=lambda: dict(by='box'), NME=lambda: dict(by='box'), PCK=lambda: dict(thresh=.05, by='box'),
         localization_confusion=lambda: dict(annotations=anns()[:0], predictions=[], vocab=VOCAB),

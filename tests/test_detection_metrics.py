@@ -212,7 +212,7 @@ def test_the_iou_is_the_devkits_for_boxes_that_include_their_last_pixel():
 def test_a_second_detection_may_take_another_truth_by_cocos_rule_but_not_by_vocs():
     a = Annotation('a.jpg', (W, H), ['ant']*2, [[0, 0, 10, 10], [0, 0, 10, 6]])
     p = Annotation('a.jpg', (W, H), ['ant']*2, [[0, 0, 10, 10], [0, 0, 10, 9]], scores=[.9, .8])
-    assert match_detections([a], [p]).truth.tolist() == [0, 1] and voc_ap([a], [p]) == .5
+    assert match_detections([a], [p]).target.tolist() == [0, 1] and voc_ap([a], [p]) == .5
 
 def test_where_all_that_is_found_is_found_first_coco_and_voc_agree():
     truth,_ = data(3, crowds=False)
@@ -232,14 +232,14 @@ def test_matches_are_those_of_pycocotools(seed, iou, tmp_path):
     at = {.5: 0, .75: 5}[iou]
     n = [len(p.labels) for p in preds]
     first_t = np.cumsum([0, *(len(a.labels) for a in truth)])   # write_coco counts objects from 1, in their order
-    assert len(ours) == sum(n) and (ours.picture == np.repeat(np.arange(len(n)), n)).all()
+    assert len(ours) == sum(n) and (ours.image == np.repeat(np.arange(len(n)), n)).all()
     seen = 0
     for o in e.evalImgs[:len(truth)*len(VOCAB)*4]:
         if o is None or o['aRng'] != [0, 1e10]: continue
         for id,match,ignored in zip(o['dtIds'], o['dtMatches'][at], o['dtIgnore'][at]):
             row = ours.iloc[id-1]
             assert row.ignored == bool(ignored) and row.hit == bool(match and not ignored)
-            assert row.truth == (int(match)-1-first_t[row.picture] if match else -1)
+            assert row.target == (int(match)-1-first_t[row.image] if match else -1)
             seen += 1
     assert seen == len(ours) and ours.hit.any() and ours.ignored.any() and (~ours.hit & ~ours.ignored).any()
 
@@ -247,11 +247,11 @@ def test_each_truth_is_found_once_and_the_iou_is_that_of_the_two_boxes():
     truth,preds = data(8)
     m = match_detections(truth, preds)
     hits = m[m.hit]
-    assert not hits.duplicated(['picture', 'truth']).any() and m.iou[m.truth < 0].isna().all()
+    assert not hits.duplicated(['image', 'target']).any() and m.iou[m.target < 0].isna().all()
     for o in hits.itertuples():
-        a,b = preds[o.picture].bboxes[o.row].astype(float),truth[o.picture].bboxes[o.truth].astype(float)
+        a,b = preds[o.image].bboxes[o.row].astype(float),truth[o.image].bboxes[o.target].astype(float)
         assert o.iou == pytest.approx(iou_of(a, b)) and o.iou >= .5
-        assert truth[o.picture].labels[o.truth] == preds[o.picture].labels[o.row] == o.label
+        assert truth[o.image].labels[o.target] == preds[o.image].labels[o.row] == o.label
 
 # --- one threshold
 

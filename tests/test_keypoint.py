@@ -15,7 +15,7 @@ from vision_tasks.data.transforms import JointTransform
 from vision_tasks.data.crops import crop_instances
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.losses.points import PointLoss
-from vision_tasks.metrics.points import NME, PCK, PointError, normaliser_of
+from vision_tasks.metrics.points import NME, PCK, PointError, normalizer_of
 
 NET = 'shufflenet_v2_x0_5'
 NAN = float('nan')
@@ -311,14 +311,14 @@ def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(c
 
 def test_normalizers_are_what_they_say_and_zero_is_refused(crops):
     a = Annotation('a.png', (30, 40), points=[[0, 0], [6, 8], [NAN, NAN]])
-    assert (normaliser_of(a) == 50 and normaliser_of(a, (0, 1)) == 10 and normaliser_of(a, 7) == 7
-            and normaliser_of(a, 'box') == pytest.approx(48**.5))
-    assert (np.isnan(normaliser_of(a, (0, 2)))
-            and normaliser_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6)
-    with pytest.raises(AnnotationError, match=r"a.png: the normalizer \(0, 0\) is 0 pixels"): normaliser_of(a, (0, 0))
-    with pytest.raises(ValueError, match="by: expected one of 'diagonal', 'box'"): normaliser_of(a, 'width')
-    assert normaliser_of(a, ('x', 'y'), ['x', 'y', 'z']) == 10
-    with pytest.raises(ValueError, match="by names 'v', but the 3 points"): normaliser_of(a, ('x', 'v'), list('xyz'))
+    assert (normalizer_of(a) == 50 and normalizer_of(a, (0, 1)) == 10 and normalizer_of(a, 7) == 7
+            and normalizer_of(a, 'box') == pytest.approx(48**.5))
+    assert (np.isnan(normalizer_of(a, (0, 2)))
+            and normalizer_of(replace(a, points=a.points[None], labels=['x'], bboxes=[[0, 0, 4, 9]]), 'box') == 6)
+    with pytest.raises(AnnotationError, match=r"a.png: the normalizer \(0, 0\) is 0 pixels"): normalizer_of(a, (0, 0))
+    with pytest.raises(ValueError, match="by: expected one of 'diagonal', 'box'"): normalizer_of(a, 'width')
+    assert normalizer_of(a, ('x', 'y'), ['x', 'y', 'z']) == 10
+    with pytest.raises(ValueError, match="by names 'v', but the 3 points"): normalizer_of(a, ('x', 'v'), list('xyz'))
     names = [m.name for m in (NME(), NME('box'), NME(('x', 'y')), NME(30), PCK(.2, (0, 1)))]
     assert names == ['nme', 'nme:box', 'nme:x-y', 'nme:30', 'pck@.2:0-1']
 

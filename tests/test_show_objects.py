@@ -21,7 +21,7 @@ def test_results_match_as_the_metrics_do(seed):
                           [Annotation('a.png', (64, 64), said, dets, scores=scores)], .5, ['a', 'b'])
     targets,preds = ([(torch.from_numpy(b), c) for b,c in zip(*o)] for o in ((boxes, names), (dets, said)))
     correct,missed = _matched(targets, preds, _box_overlaps(preds, targets))
-    assert correct == df.hit.tolist() and {*missed} == {*range(n)} - {*df.truth[df.hit]}
+    assert correct == df.hit.tolist() and {*missed} == {*range(n)} - {*df.target[df.hit]}
 
 def test_a_detection_on_an_ignored_object_is_neither_correct_nor_false():
     targets = [(torch.tensor([0., 0, 40, 40]), 'ignored'), (torch.tensor([50., 50, 60, 60]), 'a')]

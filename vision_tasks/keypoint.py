@@ -20,7 +20,7 @@ from .data.targets import annotation_of, marked_points, mirror_points, point_pai
 from .data.transforms import JointTransform
 from .data.views import CropView
 from .losses.points import PointLoss
-from .metrics.points import BY, NME, PCK, PointError, normaliser_of, point_errors
+from .metrics.points import BY, NME, PCK, PointError, normalizer_of, point_errors
 from .models.layers import GridHead
 from .show.points import KeypointDL
 from .training.build import build_on_encoder, pooled_head
@@ -228,20 +228,20 @@ class KeypointLearner(TaskLearner):
     @checked(thresh=FRACTION, by=BY)
     def evaluate_per_point(self,
         ds_idx:int=1, dl=None,
-        by='diagonal',    # normalizer of NME and PCK, as `normaliser_of` takes it
+        by='diagonal',    # normalizer of NME and PCK, as `normalizer_of` takes it
         thresh:float=.05, # PCK counts errors up to this share of the normalizer
     ) -> pd.DataFrame:
         """For each point: images in which it is marked, mean and median error in pixels of the file, NME, PCK at
         `thresh`"""
         dl = self.whole_dl(ds_idx, dl)
         items = list(dl.items)
-        norms = np.array([normaliser_of(a, by, self.dls.vocab) for a in items])[:,None]
+        norms = np.array([normalizer_of(a, by, self.dls.vocab) for a in items])[:,None]
         pred = np.stack([a.points for a in self.annotate(items, bs=dl.bs)])
         e = point_errors(pred, np.stack([marked_points(a) for a in items])).numpy()
         rel = e/norms
         rows = []
         for j,name in enumerate(self.dls.vocab):
-            d,r = (o[~np.isnan(o)] for o in (e[:,j], rel[:,j]))     # a normaliser may be unknown where the point is not
+            d,r = (o[~np.isnan(o)] for o in (e[:,j], rel[:,j]))     # a normalizer may be unknown where the point is not
             of = lambda f, v: f(v) if len(v) else np.nan
             rows.append((name, len(d), of(np.mean, d), of(np.median, d), of(np.mean, r), of(np.mean, r <= thresh)))
         return pd.DataFrame(rows, columns=['label', 'n', 'error_px', 'median_px', 'nme', PCK(thresh).name])
@@ -253,8 +253,8 @@ class KeypointLearner(TaskLearner):
         raise ValueError("points have no score, so that there is no threshold to tune")
 
 def _normalizer_error(a, by, vocab):
-    "The `AnnotationError` that `normaliser_of` raises; None where it raises none"
-    try: normaliser_of(a, by, vocab)
+    "The `AnnotationError` that `normalizer_of` raises; None where it raises none"
+    try: normalizer_of(a, by, vocab)
     except AnnotationError as e: return e
 
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do

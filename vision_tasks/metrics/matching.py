@@ -122,8 +122,8 @@ def match_detections(
     predictions,  # list[Annotation] of the same images in the same order
     iou:float=.5, # least IoU of a true positive, in (0, 1]
     vocab=None,   # list of class names; None (default): those of `annotations`, sorted
-) -> pd.DataFrame:# a row for each detection, in their order: picture (index of the image), row (index among its
-                  # detections), label, score, hit (true positive), ignored (neither: false positive), truth (index of
+) -> pd.DataFrame:# a row for each detection, in their order: image (its index), row (index among the image's
+                  # detections), label, score, hit (true positive), ignored (neither: false positive), target (index of
                   # the object in its annotation, -1: none), iou (with that object, else nan)
     """Match detections with objects by COCO's rule: by descending score (ties in their order), each takes the unmatched
     object of its class with the highest IoU, if that is at least `iou`. A detection without a match of which at least
@@ -134,5 +134,5 @@ def match_detections(
     some,overlap,row = found >= 0,np.full(len(found), np.nan),np.full(len(found), -1)
     row[some] = truth.row[found[some]]
     overlap[some] = _overlaps(dets.bboxes[some], truth.bboxes[found[some]], truth.ignore[found[some]])
-    return pd.DataFrame(dict(picture=dets.image, row=dets.row, label=np.array(vocab, object)[dets.label],
-                             score=dets.scores, hit=hit, ignored=ignored, truth=row, iou=overlap))
+    return pd.DataFrame(dict(image=dets.image, row=dets.row, label=np.array(vocab, object)[dets.label],
+                             score=dets.scores, hit=hit, ignored=ignored, target=row, iou=overlap))

@@ -9,7 +9,7 @@ from ..arguments import Kind, checked, choice, either, is_whole, number, numbers
 from ..data.errors import AnnotationError
 from ..data.targets import marked_points, point_pairs
 
-__all__ = ['point_errors', 'normaliser_of', 'PointError', 'NME', 'PCK']
+__all__ = ['point_errors', 'normalizer_of', 'PointError', 'NME', 'PCK']
 
 _POINTS = numbers((..., 2), what="points (n, k, 2) as an array, a tensor or a list")
 
@@ -29,7 +29,7 @@ BY = either(choice('diagonal', 'box'), number(0, 1e9, open=True, what="a number 
                  all(isinstance(v, str) or is_whole(v) for v in o)))
 
 @checked(by=BY)
-def normaliser_of(
+def normalizer_of(
     a,              # Annotation with points
     by='diagonal',  # 'diagonal' of the image; 'box': square root of the area of its box, or of the upright box around
                     # the marked points; two points, by index or name: their distance, as that of the eyes; or a number
@@ -57,7 +57,7 @@ def _nan(f, p): return f(p, axis=0) if not np.isnan(p).all() else np.full(2, np.
 class _InFilePoints(Metric):
     "Errors of points in pixels of the image file, however it was resized or padded to the network's input"
     @checked(by=BY)
-    def __init__(self, by='diagonal', # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name
+    def __init__(self, by='diagonal', # normalizer, as `normalizer_of` takes it: 'diagonal', 'box', two points by name
                                       # or index, or pixels
     ):
         self.by = by
@@ -68,7 +68,7 @@ class _InFilePoints(Metric):
         self.n += len(items)
         pred = learn.in_file(learn.probabilities(learn.pred), [a.size for a in items])
         self.errors.append(point_errors(pred, torch.from_numpy(np.stack([marked_points(a) for a in items]))))
-        norms = [normaliser_of(a, self.by, learn.dls.vocab) for a in items]
+        norms = [normalizer_of(a, self.by, learn.dls.vocab) for a in items]
         self.norms.append(torch.tensor(norms, dtype=torch.float64))
     @property
     def of(self):
@@ -98,7 +98,7 @@ class PCK(_InFilePoints):
     @checked(thresh=number(0, open=True))
     def __init__(self,
         thresh:float=.05, # share of the normalizer, above 0, up to which a point counts as correct
-        by='diagonal',    # normalizer, as `normaliser_of` takes it: 'diagonal', 'box', two points by name or index, or
+        by='diagonal',    # normalizer, as `normalizer_of` takes it: 'diagonal', 'box', two points by name or index, or
                           # pixels
     ):
         super().__init__(by); self.thresh = thresh
