@@ -1,20 +1,18 @@
 "Tables: a csv file or DataFrame with one row an image, or one row a box"
 from __future__ import annotations
-from ast import literal_eval
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import contextmanager
-import csv, io, posixpath, re, warnings
+import posixpath, re
 from functools import partial
-from numbers import Number
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from ...arguments import COLUMN, FLAG, PATH, Kind, brief, checked, choice, either, nearest, several
-from ..annotation import SPLITS, Annotation
+from ..annotation import Annotation
 from ..errors import AnnotationError
-from ..reading import inside_of, read_all, read_text, size_of
+from ..reading import inside_of, read_all, size_of
 from ...warning import warn
+from .cells import LISTLIKE, as_numbers, is_empty, load_csv, names_of, numbers_of, split_of, text_of
 
 __all__ = ['read_df', 'write_df']
 
@@ -62,7 +60,7 @@ def read_df(
     naming = partial(_naming, df if from_csv else None)
     if from_csv:
         if path == Path('.'): path = Path(df).parent
-        df = _csv(df)
+        df = load_csv(df)
     blank = set(np.flatnonzero((df == '').all(axis=1))) if from_csv else ()   # what spreadsheets write below a table
     if label_delim is not None and label_col is None:
         raise ValueError("label_delim separates the labels of label_col, which is None; name the column")
@@ -83,7 +81,7 @@ def read_df(
         cells = lambda cs: None if cs is None else _cells(part(cs))
         if from_csv:
             for c in {_name(df, c) for c in [*(label_col if one_hot else []), *(bbox_cols or []), *(points or [])]}:
-                df[c] = _as_numbers(df[c])
+                df[c] = as_numbers(df[c])
         cols = dict(format=bbox_format, relative=relative, file=col(fn_col), label=None if one_hot else col(label_col),
                     hot=part(label_col) if one_hot else None, bbox=cells(bbox_cols), points=cells(points),
                     split=col(valid_col), group=col(group_col), delim=label_delim, path=path)
@@ -92,7 +90,7 @@ def read_df(
         rows = {}
         for i,f in enumerate(cols['file']):
             # ./a.png and a.png are one file
-            if i not in blank: rows.setdefault(None if _empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
+            if i not in blank: rows.setdefault(None if is_empty(f) else posixpath.normpath(str(f).strip()), []).append(i)
         if not rows: raise AnnotationError("the table has no rows")
         cols['inside'] = inside_of(path, allow_outside or not from_csv)
     def read(o):
@@ -109,40 +107,12 @@ def _naming(file):
         if file is None or str(file) in str(e): raise
         raise AnnotationError(f"{file}: {e}") from e
 
-def _csv(fname):
-    "The csv file as text, cell by cell: '007' and 'None' are names"
-    try:
-        text = read_text(fname)
-        with warnings.catch_warnings():
-            # rows with a cell more than the header, where pandas would make an index of the first, or lose the last
-            warnings.simplefilter('error', pd.errors.ParserWarning)
-            df = pd.read_csv(io.StringIO(text), dtype=object, keep_default_na=False, index_col=False)
-    except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as e:
-        raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; fix that line, or the file"
-                              ) from e
-    # pandas numbers columns of one name, so that the second would be missed
-    head = [o.strip() for o in next(o for o in csv.reader(io.StringIO(text)) if any(map(str.strip, o)))]
-    twice = [o for o,n in Counter(head).items() if o and n > 1]
-    if twice: raise AnnotationError(f"{fname}: {brief(twice[0])} is the name of two columns; rename one")
-    if not text.endswith('\n'): _check_last(fname, text, len(head))
-    df.columns = [o.strip() for o in df.columns]
-    return df.apply(lambda c: c.fillna('').str.strip())   # a row that is too short ends in nan
-
-def _check_last(fname, text, n):
-    "Raise where a csv's last row, which has no line end, has fewer than `n` cells: the file was cut"
-    reader = csv.reader(io.StringIO(text))
-    *_,(line,row) = [(reader.line_num, row) for row in reader]
-    if len(row) < n: raise AnnotationError(f"{fname}, line {line}: {brief(row)} has {len(row)} of {n} cells and no "
-                                           "line end, so the file was cut; write it again, or complete or delete that "
-                                           "row")
-
 def _check_delim(cells, delim):
     "Raise where `delim` occurs in no cell, and another delimiter does"
     texts = [(i, o) for i,o in enumerate(cells) if isinstance(o, str)]
     if any(delim in o.strip() for _,o in texts): return
     for i,o in texts:
-        other = next((d for d in ',;|\t' if d in o.strip() and not _LISTLIKE.fullmatch(o.strip())), None)
+        other = next((d for d in ',;|\t' if d in o.strip() and not LISTLIKE.fullmatch(o.strip())), None)
         if other: raise AnnotationError(f"label_delim {delim!r} occurs in no cell, but row {i} holds {brief(o)}; "
                                         f"expected label_delim={other!r}, or None where a cell is one label")
 
@@ -156,12 +126,6 @@ def _warn_of_names(anns):
         what = f"{len(once)} of {len(counts)} names occur in one image only, {brief(once[0])} for one"
     else: return
     warn(f"{what}; if these are several labels in one cell, say with label_delim= what separates them")
-
-def _as_numbers(col):
-    "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
-    words = {'': None, 'true': '1', 'True': '1', 'TRUE': '1', 'false': '0', 'False': '0', 'FALSE': '0'}
-    try: return pd.to_numeric(col.replace(words))
-    except ValueError: return col
 
 def _cells(df):
     "An array, whose rows are found at once, those of a DataFrame not; of numbers where all cells are"
@@ -183,44 +147,6 @@ def _check_columns(df, wanted):
     twice = [c for c in wanted if c in df.columns and list(df.columns).count(c) > 1]
     if twice: raise AnnotationError(f"{brief(twice[0])} is the name of two columns; rename one")
 
-def _empty(o):
-    "Whether a cell holds nothing: None, '', blanks, or any of pandas' missing values"
-    return o is None or isinstance(o, str) and not o.strip() or pd.api.types.is_scalar(o) and bool(pd.isna(o))
-
-def _text(o, where='', what='a name'):
-    "A cell as a name: 3.0, which 3 becomes beside an empty cell, is '3'"
-    if isinstance(o, str) and o.strip(): return o.strip()
-    if isinstance(o, Number) and not isinstance(o, (bool, np.bool_, complex)) and np.isfinite(float(o)):
-        return str(int(o)) if o == int(o) else str(o)
-    todo = "fix the cell"
-    if isinstance(o, (bool, np.bool_)): todo = "name the columns of 0 and 1 in a list label_col=[...]"
-    raise AnnotationError(f"{where}: got {brief(o)} of type {type(o).__name__}; expected {what}; {todo}")
-
-_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+)"""
-_LIST = re.compile(rf'[\[({{]\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?[\])}}]')   # of texts and whole numbers
-_LISTLIKE = re.compile(r'(?:[\[({].*[,\'"].*[\])}]|\[[\d\s.]*\]|\w+\(.*[\[({].*|\{\s*\}|set\(\))', re.DOTALL)
-
-def _names(cell, where, delim):
-    "The names in a label cell"
-    if _empty(cell): return []
-    what = "a name, a list of names, or nothing"
-    if isinstance(cell, str):
-        text = cell.strip()
-        if _LIST.fullmatch(text) and text[0] + text[-1] in ('[]', '()', '{}') and text != '{}':
-            try: cell = literal_eval(text)
-            except (ValueError, SyntaxError): pass
-        elif not _LISTLIKE.fullmatch(text):
-            return [text] if delim is None else text.split() if delim == ' ' else [o.strip() for o in text.split(delim)]
-        if isinstance(cell, str):
-            raise AnnotationError(f"{where}: {brief(cell)} looks like a list, but cannot be read as one; expected "
-                                  "['a', 'b'], or names with a delimiter between them; fix the cell")
-    if isinstance(cell, (Mapping, bytes, bytearray)) or not hasattr(cell, '__iter__'):
-        return [_text(cell, where, what)]
-    if not isinstance(cell, (list, tuple)) and hasattr(cell, 'tolist'): cell = cell.tolist()   # arrays and Series
-    items = cell if isinstance(cell, (list, tuple)) else [cell] if np.isscalar(cell) else list(cell)
-    names = [_text(o, where, "names in the list") for o in items]
-    return sorted(names) if isinstance(cell, (set, frozenset)) else names
-
 def _read(name, idxs, c):
     "The annotation of the rows `idxs`, which are about one file"
     where = f"row {idxs[0]}, {name}"
@@ -231,14 +157,14 @@ def _read(name, idxs, c):
     file = c['inside'](c['path']/name, f"row {idxs[0]}: ", name)
     try: size = size_of(file)
     except AnnotationError as e: raise AnnotationError(f"row {idxs[0]}: {e}") from None
-    kw = dict(split=_same(where, 'split', idxs, c['split'], _split),
-              group=_same(where, 'group', idxs, c['group'], lambda where,o: _text(o, where)))
+    kw = dict(split=_same(where, 'split', idxs, c['split'], split_of),
+              group=_same(where, 'group', idxs, c['group'], lambda where,o: text_of(o, where)))
     points = c['points']
     if c['bbox'] is None:
         labels = _labels(where, idxs[0], c)
         if points is not None: kw['points'] = _points(where, points[idxs[0]], size, c)
     else:
-        blank = lambda i: c['no_bbox'][i] and (c['label'] is None or _empty(c['label'][i]))
+        blank = lambda i: c['no_bbox'][i] and (c['label'] is None or is_empty(c['label'][i]))
         idxs = [i for i in idxs if not blank(i)]
         labels = [_box_label(i, name, c) for i in idxs]
         kw['bboxes'] = np.array([_bbox(i, name, c['bbox'][i], size, c) for i in idxs], dtype=np.float32).reshape(-1, 4)
@@ -251,52 +177,39 @@ def _read(name, idxs, c):
 def _same(where, what, idxs, values, read):
     "The one value that the rows of a file have, or None"
     if values is None: return None
-    res = {None if _empty(values[i]) else read(where, values[i]) for i in idxs}
+    res = {None if is_empty(values[i]) else read(where, values[i]) for i in idxs}
     if len(res) > 1:
         raise AnnotationError(f"{where}: its rows name several {what}s: {brief(sorted(map(str, res)))}; an image "
                               "has one")
     return res.pop()
-
-def _split(where, o):
-    word = (o if isinstance(o, str) else brief(o)).strip().lower()
-    if word in ('val', *SPLITS): return 'valid' if word == 'val' else word
-    if word in ('true', '1', '1.0'): return 'valid'
-    if word in ('false', '0', '0.0'): return 'train'
-    raise AnnotationError(f"{where}: {brief(o)} is no split; expected true or false (valid or not), or one of {SPLITS}")
 
 def _labels(where, i, c):
     "The labels of a row without a box"
     if c['hot'] is not None:
         row = c['hot'].iloc[i]
         for k,v in row.items():
-            if _empty(v) or not np.isscalar(v) or not (v == 0 or v == 1):
+            if is_empty(v) or not np.isscalar(v) or not (v == 0 or v == 1):
                 raise AnnotationError(f"{where}: column {brief(k)} is {brief(v)}; a one-hot column holds 0 and 1")
         return [str(k) for k,v in row.items() if v == 1]
     if c['label'] is None: return []
-    labels = _names(c['label'][i], where, c['delim'])
+    labels = names_of(c['label'][i], where, c['delim'])
     if '' in labels: raise AnnotationError(f"{where}: an empty label in {brief(c['label'][i])}; fix the cell")
     return labels
 
 def _box_label(i, name, c):
     if c['label'] is None: return 'object'
-    if _empty(c['label'][i]):
+    if is_empty(c['label'][i]):
         raise AnnotationError(f"row {i}, {name}: a box without a label; name it, "
                               "or empty its box columns too for an image without objects")
-    names = _names(c['label'][i], f"row {i}, {name}", None)
+    names = names_of(c['label'][i], f"row {i}, {name}", None)
     if len(names) == 1: return names[0]
     raise AnnotationError(f"row {i}, {name}: {len(names)} labels, {brief(names)}; a box has one")
-
-def _numbers(where, row):
-    try: return row.astype(np.float64)
-    except (TypeError, ValueError):
-        what = ', '.join(o if isinstance(o, str) else brief(o) for o in row.tolist())
-        raise AnnotationError(f"{where}: {what:.400} are not all numbers; fix the row") from None
 
 _TO_XYXY = dict(xyxy=lambda a,b,c,d: (a, b, c, d), xywh=lambda x,y,w,h: (x, y, x+w, y+h),
                 cxcywh=lambda x,y,w,h: (x-w/2, y-h/2, x+w/2, y+h/2))
 
 def _bbox(i, name, row, size, c):   # -> x1 y1 x2 y2 in pixels
-    where,b = f"row {i}, {name}",_numbers(f"row {i}, {name}", row)
+    where,b = f"row {i}, {name}",numbers_of(f"row {i}, {name}", row)
     if np.isnan(b).any():
         raise AnnotationError(f"{where}: the box {brief(row.tolist())} lacks a number; fix it, "
                               "or empty all four and the label for an image without objects")
@@ -308,7 +221,7 @@ def _bbox(i, name, row, size, c):   # -> x1 y1 x2 y2 in pixels
                               "bbox_format='xywh' reads columns x1, y1, width and height, 'cxcywh' those of the centre")
     return np.array(_TO_XYXY[c['format']](*_pixels(where, b, size, c)))
 
-def _points(where, row, size, c): return _pixels(where, _numbers(where, row), size, c).reshape(-1, 2)   # in pixels
+def _points(where, row, size, c): return _pixels(where, numbers_of(where, row), size, c).reshape(-1, 2)   # in pixels
 
 def _pixels(where, v, size, c):   # v: x, y, x, y, ... or x, y, width, height
     "`v` in pixels: as it is, or fractions times the image's size"
@@ -384,7 +297,7 @@ def _check_cell(a, what, o):
     if what == 'group' and (not isinstance(o, str) or o != o.strip() or not o):
         raise AnnotationError(f"{a.path}: group {brief(o)} is no text, empty, or begins or ends blank; rename it")
     if what == 'label' and o.strip():
-        try: same = _names(o, '', None) == [o.strip()]
+        try: same = names_of(o, '', None) == [o.strip()]
         except AnnotationError: same = False
         if not same:
             raise AnnotationError(f"{a.path}: label {brief(o)} would be read back as a list; rename it, or use "
