@@ -17,35 +17,35 @@ __all__ = []
 # --- csv files
 
 def load_csv(fname):
-    "The csv file as text, cell by cell: '007' and 'None' are names"
+    "The cells of a csv file as text: '007' and 'None' are names"
     try:
         text = read_text(fname)
         with warnings.catch_warnings():
-            # rows with a cell more than the header, where pandas would make an index of the first, or lose the last
+            # rows with more cells than the header: pandas would take the first as index, or drop the last
             warnings.simplefilter('error', pd.errors.ParserWarning)
             df = pd.read_csv(io.StringIO(text), dtype=object, keep_default_na=False, index_col=False)
     except FileNotFoundError: raise AnnotationError(f"{fname}: no such csv file") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as e:
         raise AnnotationError(f"{fname} is not a readable csv file: {str(e).strip()}; fix that line, or the file"
                               ) from e
-    # pandas numbers columns of one name, so that the second would be missed
+    # pandas renames the second column of the same name
     head = [o.strip() for o in next(o for o in csv.reader(io.StringIO(text)) if any(map(str.strip, o)))]
     twice = [o for o,n in Counter(head).items() if o and n > 1]
     if twice: raise AnnotationError(f"{fname}: {brief(twice[0])} is the name of two columns; rename one")
     if not text.endswith('\n'): _check_last(fname, text, len(head))
     df.columns = [o.strip() for o in df.columns]
-    return df.apply(lambda c: c.fillna('').str.strip())   # a row that is too short ends in nan
+    return df.apply(lambda c: c.fillna('').str.strip())   # pandas fills rows that are too short with nan
 
 def _check_last(fname, text, n):
-    "Raise where a csv's last row, which has no line end, has fewer than `n` cells: the file was cut"
+    "Raise if the last row has no line end and fewer than `n` cells, since the file was truncated"
     reader = csv.reader(io.StringIO(text))
     *_,(line,row) = [(reader.line_num, row) for row in reader]
     if len(row) < n: raise AnnotationError(f"{fname}, line {line}: {brief(row)} has {len(row)} of {n} cells and no "
-                                           "line end, so the file was cut; write it again, or complete or delete that "
-                                           "row")
+                                           "line end, so the file was truncated; write it again, or complete or "
+                                           "delete that row")
 
 def as_numbers(col):
-    "A csv's text as numbers, an empty cell as nan, true and false as 1 and 0; as it is where that cannot be"
+    "A column of text as numbers, empty cells as nan, true and false as 1 and 0; unchanged if that is not possible"
     words = {'': None, 'true': '1', 'True': '1', 'TRUE': '1', 'false': '0', 'False': '0', 'FALSE': '0'}
     try: return pd.to_numeric(col.replace(words))
     except ValueError: return col
@@ -53,20 +53,20 @@ def as_numbers(col):
 # --- one cell
 
 def is_empty(o):
-    "Whether a cell holds nothing: None, '', blanks, or any of pandas' missing values"
+    "Whether a cell is empty: None, '', blanks, or a missing value of pandas"
     return o is None or isinstance(o, str) and not o.strip() or pd.api.types.is_scalar(o) and bool(pd.isna(o))
 
 def text_of(o, where='', what='a name'):
-    "A cell as a name: 3.0, which 3 becomes beside an empty cell, is '3'"
+    "A cell as a name: 3.0, to which pandas converts 3 in a column with an empty cell, is '3'"
     if isinstance(o, str) and o.strip(): return o.strip()
     if isinstance(o, Number) and not isinstance(o, (bool, np.bool_, complex)) and np.isfinite(float(o)):
         return str(int(o)) if o == int(o) else str(o)
     todo = "fix the cell"
-    if isinstance(o, (bool, np.bool_)): todo = "name the columns of 0 and 1 in a list label_col=[...]"
+    if isinstance(o, (bool, np.bool_)): todo = "pass the columns of 0 and 1 as a list label_col=[...]"
     raise AnnotationError(f"{where}: got {brief(o)} of type {type(o).__name__}; expected {what}; {todo}")
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+)"""
-_LIST = re.compile(rf'[\[({{]\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?[\])}}]')   # of texts and whole numbers
+_LIST = re.compile(rf'[\[({{]\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?[\])}}]')   # of texts and integers
 LISTLIKE = re.compile(r'(?:[\[({].*[,\'"].*[\])}]|\[[\d\s.]*\]|\w+\(.*[\[({].*|\{\s*\}|set\(\))', re.DOTALL)
 
 def names_of(cell, where, delim):
@@ -95,7 +95,8 @@ def split_of(where, o):
     if word in ('val', *SPLITS): return 'valid' if word == 'val' else word
     if word in ('true', '1', '1.0'): return 'valid'
     if word in ('false', '0', '0.0'): return 'train'
-    raise AnnotationError(f"{where}: {brief(o)} is no split; expected true or false (valid or not), or one of {SPLITS}")
+    raise AnnotationError(f"{where}: {brief(o)} is not a split; expected true or false (valid or not), or one of "
+                          f"{SPLITS}")
 
 def numbers_of(where, row):
     try: return row.astype(np.float64)
