@@ -27,12 +27,12 @@ def test_nothing_annotated_and_nothing_there_are_different():
     assert ann().bboxes is None and ann(bboxes=[]).bboxes.shape == (0, 4)
     assert ann(bboxes=[], points=[]).points.shape == (0, 0, 2) and ann(bboxes=np.zeros((0, 4)), masks=[]).masks == []
 
-def test_boxes_without_area_or_outside_the_picture_are_legal():
+def test_boxes_without_area_or_outside_the_image_are_legal():
     assert ann(labels=['x', 'y'], bboxes=[[5, 5, 5, 5], [-3, 0, 40, 10]]).bboxes.shape == (2, 4)
 
 @pytest.mark.parametrize('kw,message', [
     (dict(labels='cat'), r"a.jpg, labels: expected a list of names, got 'cat'; write \['cat'\]"),
-    (dict(labels=['a', 3]), r"a.jpg, labels, row 1: expected a name .* got 3 of type int"),
+    (dict(labels=['a', 3]), r"a.jpg, labels, row 1: expected a class name .* got 3 of type int"),
     (dict(size=(0, 5)), r"size: expected \(w, h\) as two positive whole numbers of pixels, got \(0, 5\)"),
     (dict(size=7), "size: expected"), (dict(size=(1.5, 2)), "size: expected"),
     (dict(bboxes=[[1, 2, 3, 4]]), "labels: expected one label for each of the 1 boxes, got 0 labels"),
@@ -40,7 +40,7 @@ def test_boxes_without_area_or_outside_the_picture_are_legal():
      r"bboxes: expected \(n, 4\) numbers x1 y1 x2 y2 in pixels, got an array of shape \(1, 3\)"),
     (dict(labels=['a'], bboxes=[['p', 2, 3, 4]]), "bboxes: expected"),
     (dict(labels=['a', 'b'], bboxes=[[1, 2, 3, 4], [5, 2, 3, 4]]),
-     r"bboxes, row 1: expected x1 <= x2 and y1 <= y2, got \[5.0, 2.0, 3.0, 4.0\]; mend the box"),
+     r"bboxes, row 1: expected x1 <= x2 and y1 <= y2, got \[5.0, 2.0, 3.0, 4.0\]; fix the box"),
     (dict(labels=['a'], bboxes=[[1, 2, NAN, 4]]), "bboxes, row 0: expected finite numbers"),
     (dict(points=[1, 2]), r"points: expected \(k, 2\)"),
     (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], points=[[1, 2]]), r"points: expected \(n, k, 2\)"),
@@ -53,7 +53,7 @@ def test_boxes_without_area_or_outside_the_picture_are_legal():
     (dict(masks=[[[1, 1, 2, 2, 3, 3]]]), "masks: expected bboxes beside them"),
     (dict(bboxes=[], masks=[1]), "masks: expected one mask for each of the 0 boxes, got 1"),
     (dict(labels=['a'], bboxes=[[1, 2, 3, 4]], masks=[np.zeros((20, 10), bool)]),
-     r"masks, row 0: expected \(h, w\) = \(10, 20\) as the picture's, got"),
+     r"masks, row 0: expected \(h, w\) = \(10, 20\), the size of the image, got"),
     (dict(mask=np.zeros((20, 10), int)), r"mask: expected \(h, w\) = \(10, 20\) class indices"),
     (dict(mask=np.zeros((10, 20))), "class indices that are whole numbers"),
     (dict(ignore=[True]), "ignore: expected bboxes"),

@@ -43,7 +43,7 @@ def test_pixels_are_those_of_pillow_for_every_kind_of_file(files):
         assert torch.equal(FileImage.create(path/name).pixels(), want), name
         assert torch.equal(FileImage.create((path/name).read_bytes()).pixels((40, 30)), want), name
 
-def test_pictures_come_as_paths_bytes_arrays_images_tensors_and_annotations(files):
+def test_images_come_as_paths_bytes_arrays_images_tensors_and_annotations(files):
     path,px = files
     t = torch.from_numpy(px).permute(2, 0, 1)
     file,a = path/'a.png',Annotation(path/'a.png', (40, 30))
@@ -89,10 +89,10 @@ def test_dls_keep_the_grey_range_that_held_when_they_were_made(tmp_path):
         dls(FileImageBlock).train_ds[0][0].load()
     assert grey_range_of(dls(ImageBlock)) is None
 
-def test_what_is_no_picture_is_told(files):
+def test_what_is_no_image_is_told(files):
     path,px = files
     (path/'half.jpg').write_bytes((path/'a.jpg').read_bytes()[:300])
-    (path/'text.jpg').write_text('no picture')
+    (path/'text.jpg').write_text('no image')
     with pytest.raises(OSError, match=r"half.jpg cannot be read as an image .*replace the file"):
         FileImage.create(path/'half.jpg').pixels()
     with pytest.raises(OSError, match="half.jpg cannot be read"): FileImage.create(path/'half.jpg').load()
@@ -113,8 +113,8 @@ def test_label_set_and_path_of():
 
 def test_an_unknown_label_is_named_with_its_file_and_the_nearest_name():
     anns = [Annotation(f'{i}.jpg', (1, 1), [o]) for i,o in (('a', 'circle'), ('b', 'circel'), ('c', ''))]
-    with pytest.raises(AnnotationError, match=r"b.jpg, row 1: label 'circel'.* \(2 pictures have such labels\); "
-                                              r"did you mean 'circle'\?; mend"):
+    with pytest.raises(AnnotationError, match=r"b.jpg, row 1: label 'circel'.* \(2 images have such labels\); "
+                                              r"did you mean 'circle'\?; fix"):
         check_labels(anns, ['circle'])
     with pytest.raises(AnnotationError, match="c.jpg, row 2: an empty label"): check_labels(anns, ['circle', 'circel'])
     check_labels(anns, ['circle', 'circel', ''])

@@ -76,7 +76,7 @@ def test_masks_saved_as_jpeg_are_refused_though_their_noise_falls_on_classes(tmp
     Image.new('RGB', (64, 48)).save(images/'a.png')
     m = np.zeros((48, 64), np.uint8); m[10:30, 10:40] = 15; m[35:] = 9
     Image.fromarray(m).save(masks/'a.jpg', quality=90)
-    with pytest.raises(AnnotationError, match="a.jpg is a JPEG, which blurs"):
+    with pytest.raises(AnnotationError, match="a.jpg is a JPEG, a lossy format"):
         read_masks(images, masks, [f'c{i}' for i in range(21)])
 
 def test_run_lengths_whose_sum_overflows_are_refused_and_the_process_lives():

@@ -30,9 +30,9 @@ def test_each_problem_is_listed_with_its_file(good, tmp_path):
     cases = [(Annotation(half, n), 'unreadable image', 'half.png'),
              (Annotation(tmp_path/'gone.jpg', n), 'unreadable image', 'gone.jpg'),
              (replace(good[2], size=(65, 64), mask=None, path=tmp_path/'x.png'), 'size differs',
-              'says 65x64'),
+              'is 65x64'),
              (Annotation(tmp_path/'turned.jpg', (40, 20)), 'size differs',
-              'the file is 20x40 as shown (40x20 as stored, before its EXIF orientation is applied)'),
+              'that of the file 20x40 as shown (40x20 as stored, before its EXIF orientation is applied)'),
              (Annotation(path, n, ['star'], bboxes=[[1, 1, 65, 2]]), 'box outside', 'box 0'),
              (Annotation(path, n, ['star'], bboxes=[[1, 1, 1, 2]]), 'box without area', 'box 0'),
              (Annotation(path, n, points=[[1, 2], [NAN, NAN], [3, 65]]), 'point outside', 'point 2: [3.0, 65.0]'),
@@ -312,9 +312,9 @@ def test_problems_that_cannot_be_dropped_raise(good):
     with pytest.raises(AnnotationError, match="all 1 boxes lie within 0..1"): drop_problems(rel, check_annotations(rel))
     bad = [good[0], Annotation(good[1].path, (64, 64), [''])]
     df = check_annotations(bad)
-    with pytest.raises(ValueError, match=r"row \(1, 0\) is of .*0001.png, which is not the path of annotations\[1\]"):
+    with pytest.raises(ValueError, match=r"row \(1, 0\) is about .*0001.png, which is not the path of annotations.1."):
         drop_problems(bad[::-1], df)
-    with pytest.raises(ValueError, match="they were found in another list"): drop_problems(bad[:1], df)
+    with pytest.raises(ValueError, match="were found in another list"): drop_problems(bad[:1], df)
     with pytest.raises(ValueError, match="problems: expected rows of check_annotations"):
         drop_problems(bad, df.reset_index(drop=True))
 

@@ -37,15 +37,15 @@ def exif(o):
     return e
 
 class Folder:
-    "Pictures in images/, masks in masks/"
+    "Images in images/, masks in masks/"
     def __init__(self, path):
         self.images,self.masks = path/'images',path/'masks'
         for o in (self.images, self.masks): o.mkdir(parents=True)
-    def picture(self, name, size=(W, H), **kw): Image.new('RGB', size).save(self.images/name, **kw)
+    def image(self, name, size=(W, H), **kw): Image.new('RGB', size).save(self.images/name, **kw)
     def put(self, stem, mask, suffix='.png', size=None, **kw):
-        "A picture, and its mask from an array, a Pillow image, or the bytes of a file"
+        "An image, and its mask from an array, a Pillow image, or the bytes of a file"
         if isinstance(mask, np.ndarray): mask = Image.fromarray(mask)
-        self.picture(f'{stem}.jpg', size or getattr(mask, 'size', (W, H)))
+        self.image(f'{stem}.jpg', size or getattr(mask, 'size', (W, H)))
         file = self.masks/f'{stem}{suffix}'
         if isinstance(mask, bytes): file.write_bytes(mask)
         else: mask.save(file, **kw)
@@ -109,7 +109,7 @@ def test_a_value_outside_the_codes_raises_with_file_values_and_counts(folder):
     m[0,:3],m[1,1] = 7,9
     folder.put('b', m); folder.put('a', np.eye(H, W, dtype=np.uint8))
     with pytest.raises(AnnotationError, match=r"masks/b.png: values without a class: 7 \(3 px\), 9 \(1 px\); "
-                                              r"expected 0-2, 255; fix the mask, or name them in codes, colors or"):
+                                              r"expected 0-2, 255; fix the mask, or add them to codes, colors or"):
         folder.read()
     with pytest.warns(UserWarning, match=r"1 of 2 images are dropped: .*b.png: values without a class: 7 \(3"):
         assert [a.path.stem for a in folder.read(on_error='drop')] == ['a']
@@ -126,7 +126,7 @@ def test_masks_in_lossy_formats_are_refused_whatever_their_name(folder, suffix, 
     m = np.zeros((H, W), np.uint8)   # one value, which no format changes
     file = folder.put('a', m, f'.{suffix}', **kw)
     if called: file = file.rename(file.with_suffix(called))
-    told = f"mask .*masks/a.{(called or suffix).lstrip('.')} is a {name}, which blurs classes and the ids of objects"
+    told = f"mask .*masks/a.{(called or suffix).lstrip('.')} is a {name}, a lossy format that changes classes"
     for read in (folder.read, lambda: folder.read(colors=[0, 100, 200]), lambda: folder.read(colors=RGB),
                  lambda: decode_class_mask(file), lambda: read_instance_masks(folder.images, folder.masks, 'x')):
         with pytest.raises(AnnotationError, match=told): read()
@@ -141,7 +141,7 @@ def test_webp_without_loss_is_a_mask(folder):
 def test_a_mask_of_several_pages_is_refused(folder):
     m = [Image.fromarray(random_mask([0, 1], i)) for i in range(3)]
     folder.put('a', m[0], '.tif', save_all=True, append_images=m[1:])
-    with pytest.raises(AnnotationError, match=r"a.tif holds 3 images \(pages 0 to 2\), and one was"): folder.read()
+    with pytest.raises(AnnotationError, match=r"a.tif holds 3 images \(pages 0 to 2\), expected one"): folder.read()
 
 # --- colours
 
@@ -177,16 +177,16 @@ def test_colours_are_found_in_every_kind_of_file(painted):
 def test_an_unknown_colour_raises_with_the_colour_its_count_and_the_file(painted):
     folder,m = painted
     with pytest.raises(AnnotationError, match=r"masks/a.png: colours without a class: \(224, 224, 192\) \(12 px\); "
-                       r"expected \(0, 0, 0\), \(1, 2, 3\), \(128, 64, 128\); fix the mask, or name them in"):
+                       r"expected \(0, 0, 0\), \(1, 2, 3\), \(128, 64, 128\); fix the mask, or add them to"):
         folder.read(colors=RGB)
 
 def test_colours_without_a_table_and_a_table_without_colours_are_told(painted):
     folder,_ = painted
-    with pytest.raises(AnnotationError, match=r"a.png holds colours \(mode RGB\), not one whole number a pixel; say in "
+    with pytest.raises(AnnotationError, match=r"a.png holds colours \(mode RGB\), not one integer per pixel; .* as "
                                               "colors="): folder.read()
     with pytest.raises(AnnotationError, match=r"holds colours \(mode RGB\)"): folder.read(colors=[0, 1, 2])
     folder.put('a', random_mask([0, 1]).astype(np.uint16))
-    with pytest.raises(AnnotationError, match="a.png is of mode I;16.*in which there are no colours of 8 bits"):
+    with pytest.raises(AnnotationError, match="a.png has mode I;16.*which has no 8-bit colours"):
         folder.read(colors=RGB)
 
 # --- values that are no indices
@@ -195,8 +195,8 @@ def test_0_and_255_are_two_classes_on_request_only(folder):
     m = random_mask([0, 1])
     folder.put('a', m*255); folder.put('b', np.zeros_like(m))
     for codes in (['off', 'on'], ['off'], {0: 'off', 1: 'on'}):
-        with pytest.raises(AnnotationError, match="all 2 masks in .* hold nothing but 'off' and the value 255, which "
-                                                  r"is void unless said otherwise; write colors=\[0, 255\]"):
+        with pytest.raises(AnnotationError, match="all 2 masks in .* hold only 'off' and the value 255, which "
+                                                  r"is void by default; pass colors=\[0, 255\]"):
             folder.read(codes)
     for kw in (dict(colors=[0, 255]), dict(colors={255: 'on', 0: 0})): same(folder.arrays(['off', 'on'], **kw)[0], m)
     same(folder.arrays({0: 'off', 255: 'on'})[0], m)
@@ -239,32 +239,32 @@ def test_holes_in_the_numbering_close_up(folder, tmp_path):
 def test_yaml_of_another_kind_is_told(tmp_path, text, message):
     (tmp_path/'m.yaml').write_text(text)
     with pytest.raises(AnnotationError, match=f"m.yaml:? .*{message}"): read_codes(tmp_path/'m.yaml')
-    with pytest.raises(AnnotationError, match="no.yaml: no such yaml file; codes are a list of names"):
+    with pytest.raises(AnnotationError, match="no.yaml: no such yaml file; codes is a list of names"):
         read_codes(tmp_path/'no.yaml')
 
 # --- sizes and EXIF
 
-def test_a_size_that_differs_from_the_pictures_raises_and_names_both(folder):
+def test_a_size_that_differs_from_the_images_raises_and_names_both(folder):
     folder.put('a', random_mask([0, 1]), size=(W, W))
-    with pytest.raises(AnnotationError, match="mask .*masks/a.png is 8x6, but its picture .*images/a.jpg is 8x8; "):
+    with pytest.raises(AnnotationError, match="mask .*masks/a.png is 8x6, but its image .*images/a.jpg is 8x8; "):
         folder.read()
 
 @pytest.mark.parametrize('suffix', ['jpg', 'tif'])
 def test_a_mask_lies_on_the_image_as_shown(folder, suffix):
     m = random_mask([0, 1, 2])
-    folder.picture(f'a.{suffix}', (W, H), exif=exif(6))
+    folder.image(f'a.{suffix}', (W, H), exif=exif(6))
     Image.fromarray(m.T.copy()).save(folder.masks/'a.png')
     assert folder.read()[0].size == (H, W)
     same(folder.arrays()[0], m.T)
     Image.fromarray(m).save(folder.masks/'a.png')
-    with pytest.raises(AnnotationError, match=rf"a.png is 8x6, but its picture .*a.{suffix} is 6x8 as shown \(8x6 as st"
+    with pytest.raises(AnnotationError, match=rf"a.png is 8x6, but its image .*a.{suffix} is 6x8 as shown \(8x6 as st"
                                               "ored, before its EXIF orientation is applied"): folder.read()
 
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
 @pytest.mark.parametrize('kind', ['grey', 'palette', '16 bit'])
 def test_a_mask_that_exif_turns_is_turned(folder, kind, suffix):
     m = random_mask([0, 1, 2])
-    folder.picture('a.jpg', (W, H), exif=exif(6))
+    folder.image('a.jpg', (W, H), exif=exif(6))
     FILES[kind](m).save(folder.masks/f'a.{suffix}', exif=exif(6))
     np.testing.assert_array_equal(folder.arrays()[0], np.rot90(m, -1))
 
@@ -273,38 +273,38 @@ def test_a_mask_that_exif_turns_is_turned(folder, kind, suffix):
 def test_pairs_are_found_by_stem_function_or_list(folder):
     m = random_mask([0, 1])
     for s in 'cab': folder.put(s, m)
-    (folder.masks/'._a.png').write_bytes(b'macOS'); (folder.images/'a.mat').write_bytes(b'no picture')
+    (folder.masks/'._a.png').write_bytes(b'macOS'); (folder.images/'a.mat').write_bytes(b'no image')
     assert [a.path.stem for a in folder.read(split='valid')] == ['a', 'b', 'c']
     assert {a.split for a in folder.read(split='valid')} == {'valid'}
-    pictures = [folder.images/f'{s}.jpg' for s in 'ca']   # a choice, in its own order
+    images = [folder.images/f'{s}.jpg' for s in 'ca']   # a choice, in its own order
     stems = lambda anns: [(a.path.stem, Path(a.mask).stem) for a in anns]
-    assert stems(read_masks(pictures, folder.masks, CODES)) == [('c', 'c'), ('a', 'a')]
+    assert stems(read_masks(images, folder.masks, CODES)) == [('c', 'c'), ('a', 'a')]
     for kind in (list, iter):   # of paths or their texts; fastai's L is no list either
         masks = kind([folder.masks/'b.png', str(folder.masks/'a.png')])
-        assert stems(read_masks(map(str, pictures), masks, CODES)) == [('c', 'b'), ('a', 'a')]
+        assert stems(read_masks(map(str, images), masks, CODES)) == [('c', 'b'), ('a', 'a')]
     for s in 'ca': (folder.masks/f'{s}.png').rename(folder.masks/f'{s}_L.png')
     expected = [('c', 'c_L'), ('a', 'a_L')]
-    assert stems(read_masks(pictures, folder.masks, CODES, mask_of=lambda p: f'{p.stem}_L.png')) == expected
+    assert stems(read_masks(images, folder.masks, CODES, mask_of=lambda p: f'{p.stem}_L.png')) == expected
     for masks in (folder.masks, None):
         of = lambda p: folder.masks/f'{p.stem}_L.png'
-        assert stems(read_masks(pictures, masks, CODES, mask_of=of)) == expected
+        assert stems(read_masks(images, masks, CODES, mask_of=of)) == expected
 
 def two_masks(f): f.put('x', random_mask([0, 1]), '.tif'); f.put('x', random_mask([0, 1]))
-def two_pictures(f): f.put('x', random_mask([0, 1])); f.picture('x.bmp')
-def no_mask(f): f.picture('x.jpg')
-def no_picture(f): f.put('x', random_mask([0, 1])); (f.images/'x.jpg').unlink()
+def two_images(f): f.put('x', random_mask([0, 1])); f.image('x.bmp')
+def no_mask(f): f.image('x.jpg')
+def no_image(f): f.put('x', random_mask([0, 1])); (f.images/'x.jpg').unlink()
 def cut_mask(f): file = f.put('x', random_mask([0, 1])); file.write_bytes(file.read_bytes()[:60])
 def no_mask_file(f): f.put('x', b'nonsense')
-def cut_picture(f): f.put('x', random_mask([0, 1])); (f.images/'x.jpg').write_bytes(b'nonsense')
+def cut_image(f): f.put('x', random_mask([0, 1])); (f.images/'x.jpg').write_bytes(b'nonsense')
 
 @pytest.mark.parametrize('damage,message', [
-    (two_masks, "images/x.jpg: not clear which mask is whose; .*masks there is x.png and x.tif; pair them by mask_of="),
-    (two_pictures, r"images/x.bmp and .*images/x.jpg: not clear which mask is whose; .*masks there is x.png"),
-    (no_mask, "images/x.jpg has no mask of its stem in .*masks; name it with mask_of=, or leave the picture out"),
-    (no_picture, r"mask .*masks/x.png has no picture of its stem in .*images; bring the picture back"),
+    (two_masks, "images/x.jpg: ambiguous masks; .*masks there is x.png and x.tif; pair them with mask_of="),
+    (two_images, r"images/x.bmp and .*images/x.jpg: ambiguous masks; .*masks there is x.png"),
+    (no_mask, "images/x.jpg has no mask of its stem in .*masks; pass it with mask_of=, or drop the image"),
+    (no_image, r"mask .*masks/x.png has no image of its stem in .*images; restore the image"),
     (cut_mask, r"mask .*masks/x.png cannot be read as an image .*; replace the file \(mask of .*images/x.jpg\)"),
     (no_mask_file, r"mask .*masks/x.png cannot be read as an image"),
-    (cut_picture, r"images/x.jpg: cannot be read as an image")])
+    (cut_image, r"images/x.jpg: cannot be read as an image")])
 def test_what_cannot_be_paired_or_read_raises_or_is_dropped_and_counted(folder, damage, message):
     folder.put('a', random_mask([0, 1])); damage(folder)
     with pytest.raises(AnnotationError, match=message): folder.read()
@@ -317,10 +317,10 @@ def test_missing_files_of_lists_are_told(folder):
         read_masks([folder.images/'b.jpg'], [folder.masks/'a.png'], CODES)
     with pytest.raises(AnnotationError, match=r"masks/b.png.* \(mask of .*a.jpg\)"):
         folder.read(mask_of=lambda p: 'b.png')
-    with pytest.raises(AnnotationError, match="a.jpg has no mask by mask_of=; name it"):
+    with pytest.raises(AnnotationError, match="a.jpg has no mask by mask_of=; pass it"):
         folder.read(mask_of={'b.jpg': 'a.png'}.get)
 
-def test_masks_of_pictures_that_were_not_chosen_are_no_matter(folder):
+def test_masks_of_images_that_were_not_chosen_are_no_matter(folder):
     for s in 'ab': folder.put(s, random_mask([0, 1]))
     assert len(read_masks([folder.images/'b.jpg'], folder.masks, CODES)) == 1
 
@@ -328,23 +328,23 @@ def test_masks_of_pictures_that_were_not_chosen_are_no_matter(folder):
     (dict(codes=[]), "codes is empty"),
     (dict(codes=['a', 'a']), r"codes: 'a' appears twice; .* colors=\{value: name\}"),
     (dict(codes=['a', 3]), "codes, number 1: expected a name, got 3"), (dict(codes={'a': 0}), "got 'a': 0"),
-    (dict(codes=[str(i) for i in range(256)]), "index 255 is void .* of 256 codes that one must be 'void', not '255'"),
+    (dict(codes=[str(i) for i in range(256)]), "index 255 is always void.* that one must be 'void', not '255'"),
     (dict(split='val'), "split: expected one of 'train', 'valid', 'test', got 'val'; did you mean 'valid'"),
     (dict(on_error='skip'), "on_error: expected one of 'raise', 'drop'"),
     (dict(colors=RGB[:2]), "colors: expected one for each of the 3 codes, got 2"),
-    (dict(colors={(0, 0, 0): 'rod'}), "colors: 'rod' is none of the 3 codes, by name or index; did you mean 'road'"),
-    (dict(colors={(0, 0, 0): 3}), "colors: 3 is none of the 3 codes"),
+    (dict(colors={(0, 0, 0): 'rod'}), "colors: 'rod' is not one of the 3 codes, by name or index; did you mean 'road'"),
+    (dict(colors={(0, 0, 0): 3}), "colors: 3 is not one of the 3 codes"),
     (dict(colors=[(0, 0, 0), (0, 0, 256), (1, 1, 1)]), r"expected colours \(r, g, b\) of 0 to 255, got \(0, 0, 256\)"),
     (dict(colors=[(0, 0, 0), 1, 2]), r"expected colours .*, got 1"), (dict(colors=[.5, 1, 2]), "expected colours"),
     (dict(colors=[0, 1, (2, 2, 2)]), r"expected whole numbers, got \(2, 2, 2\)"),
-    (dict(colors=[0, 1, 0]), "0 stands for 'sky' and 'car'; it can be one of them only"),
+    (dict(colors=[0, 1, 0]), "0 is both 'sky' and 'car'; remove it from one"),
     (dict(colors=RGB, void=255), "expected colours .*, got 255"),
-    (dict(colors=RGB, void=RGB[1]), "stands for 'road' and void"),
-    (dict(void=0), "0 stands for 'sky' and void; .*leave it out of the other"), (dict(void='sky'), "got 'sky'"),
-    (dict(codes={1: 'a', 2: 'b'}, colors=[0, 1]), "codes and colors both say what stands in the files"),
-    (dict(masks=['x.png']), "a list of 1 paths goes beside a list of as many pictures"),
-    (dict(masks=None), "masks=None says not where the masks are"),
-    (dict(masks='nowhere'), "nowhere: no such folder; name it with masks="),
+    (dict(colors=RGB, void=RGB[1]), "is both 'road' and void"),
+    (dict(void=0), "0 is both 'sky' and void; remove it from one of them"), (dict(void='sky'), "got 'sky'"),
+    (dict(codes={1: 'a', 2: 'b'}, colors=[0, 1]), "codes and colors both have values"),
+    (dict(masks=['x.png']), "a list of 1 paths needs a list of equally many images"),
+    (dict(masks=None), "masks is None; pass the folder of the masks"),
+    (dict(masks='nowhere'), "nowhere: no such folder; pass it as masks="),
     (dict(images=[]), r"images=\[\] holds no image file")])
 def test_arguments_without_sense_are_told(folder, kw, message):
     folder.put('a', random_mask([0, 1]))
@@ -353,7 +353,7 @@ def test_arguments_without_sense_are_told(folder, kw, message):
 
 def test_a_folder_of_folders_is_told(folder):
     folder.put('a', random_mask([0, 1]))
-    with pytest.raises(AnnotationError, match="holds no image file itself; name the folders in it one by one"):
+    with pytest.raises(AnnotationError, match="holds no image file itself; pass its folders one by one"):
         read_masks(folder.images.parent, folder.masks, CODES)
 
 # --- write
@@ -383,7 +383,7 @@ GIVEN = [([0, 255, 7], None, 'L', [0, 255, 7]), ([0, 255, 7], 100, 'L', [0, 255,
 @pytest.mark.parametrize('values, void, mode, written', GIVEN)
 def test_values_are_written_and_read_back(folder, tmp_path, values, void, mode, written):
     m = np.array([0, 1, 2, 255])[random_mask(range(len(written)))].astype(np.uint8)
-    folder.picture('a.jpg')
+    folder.image('a.jpg')
     file, = write_masks([Annotation(folder.images/'a.jpg', (W, H), mask=m)], tmp_path/'new', CODES, values, void=void)
     with Image.open(file) as im: assert im.mode == mode   # no palette, which other tools would take for colours
     np.testing.assert_array_equal(np.asarray(Image.open(file)), np.array(written)[np.where(m == 255, 3, m)])
@@ -394,7 +394,7 @@ def test_values_are_written_and_read_back(folder, tmp_path, values, void, mode, 
 @pytest.mark.parametrize('void', [None, VOID])
 def test_colours_are_written_and_read_back(folder, tmp_path, colors, void):
     m = random_mask([0, 1, 2] if void is None else [0, 1, 2, 255])
-    folder.picture('a.jpg')
+    folder.image('a.jpg')
     a = Annotation(folder.images/'a.jpg', (W, H), mask=m)
     file, = write_masks([a], tmp_path/'new', CODES, colors=colors, void=void)
     with Image.open(file) as im: assert im.mode == 'RGB'
@@ -403,16 +403,16 @@ def test_colours_are_written_and_read_back(folder, tmp_path, colors, void):
     same(decode_class_mask(back.mask), m)
 
 @pytest.mark.parametrize('kw, message', [
-    (dict(values=[0, 1, 2], colors=RGB), "values and colors both say what is written"),
-    (dict(void=3), "void= goes with"), (dict(values=[0, 1]), "expected one for each of the 3 codes, got 2"),
-    (dict(values=[0, 1, 1]), "1 stands for 'road' and"), (dict(values=[0, 1, 2], void=1), "'road' and void"),
+    (dict(values=[0, 1, 2], colors=RGB), "got both values and colors"),
+    (dict(void=3), "void= needs"), (dict(values=[0, 1]), "expected one for each of the 3 codes, got 2"),
+    (dict(values=[0, 1, 1]), "1 is both 'road' and"), (dict(values=[0, 1, 2], void=1), "'road' and void"),
     (dict(values=RGB), "values: expected whole numbers, got"), (dict(values=[-1, 0, 1]), "from 0 to 65535"),
     (dict(colors=[0, 1, 2]), r"colors: expected colours \(r, g, b\), got"),
     (dict(values=[0, 1, 65536]), "from 0 to 65535"), (dict(values={0: 'sky', 1: 'rod'}), "did you mean 'road'"),
-    (dict(values=[0, 255, 7]), r"a.jpg, mask: 12 pixels are void \(255\), for which there is no value or colour"),
+    (dict(values=[0, 255, 7]), r"a.jpg, mask: 12 pixels are void \(255\), which has no value or colour"),
     (dict(colors=RGB), "12 pixels are void"), (dict(values={0: 'sky', 1: 'road'}), r"got \[2\]; are these the codes")])
 def test_values_and_colours_that_cannot_be_read_back_are_refused(folder, tmp_path, kw, message):
-    folder.picture('a.jpg')
+    folder.image('a.jpg')
     a = Annotation(folder.images/'a.jpg', (W, H), mask=random_mask([0, 1, 2, 255]))
     with pytest.raises(ValueError, match=message): write_masks([a], tmp_path/'new', CODES, **kw)
     assert not list((tmp_path/'new').glob('*'))
@@ -421,7 +421,7 @@ def test_more_than_255_codes_take_16_bits_and_leave_255_to_void(folder, tmp_path
     codes = [str(i) for i in range(300)]
     codes[255] = 'void'
     m = random_mask([0, 254, 255, 256, 299], dtype=np.int32)
-    folder.picture('a.jpg')
+    folder.image('a.jpg')
     file, = write_masks([Annotation(folder.images/'a.jpg', (W, H), mask=m)], tmp_path/'new', codes)
     assert Image.open(file).mode == 'I;16'
     a, = read_masks(folder.images, tmp_path/'new', codes)
@@ -448,7 +448,7 @@ def test_what_cannot_be_written_is_told_before_anything_is(folder, tmp_path):
     new,other = tmp_path/'new',replace(a, path=tmp_path/'b'/'a.jpg')
     for anns,message in (([a, other], "b/a.jpg and .*images/a.jpg would both become .*new/a.png; rename one"),
                          ([replace(a, mask=None)], r"a.jpg has no class mask \(`mask` is None\)"),
-                         ([replace(a, path=None)], "annotation 0 has no file to name its mask by; set `path`")):
+                         ([replace(a, path=None)], "annotation 0 has no file to name its mask after; set `path`")):
         with pytest.raises(AnnotationError, match=message): write_masks(anns, new, CODES)
     for dest in (folder.masks, folder.masks/'..'/'masks'):
         with pytest.raises(AnnotationError, match="is an image or mask of these annotations"):
@@ -457,7 +457,7 @@ def test_what_cannot_be_written_is_told_before_anything_is(folder, tmp_path):
     Image.new('RGB', (W, H)).save(png)
     with pytest.raises(AnnotationError, match="images/b.png is an image or mask of these annotations"):
         write_masks([replace(a, path=png)], folder.images, CODES)
-    with pytest.raises(ValueError, match="255 has no place in a mask"): write_masks([a], new, {0: 'a', 255: 'b'})
+    with pytest.raises(ValueError, match="255 cannot be stored in a mask"): write_masks([a], new, {0: 'a', 255: 'b'})
     assert not new.exists() and Image.open(png).mode == 'RGB'
     message = r"a.jpg, mask: expected class indices below 2, or 255 \(void\), got \[2\]; are these the codes of"
     with pytest.raises(AnnotationError, match=message): write_masks([a], new, CODES[:2])
@@ -487,7 +487,7 @@ def test_decoding_tells_what_is_no_mask_or_of_another_size():
     assert decode_class_mask(m, (W, H)) is m
     same(decode_class_mask(m > 0), m)
     assert decode_class_mask(m.astype(np.int64)).dtype == np.int32
-    with pytest.raises(AnnotationError, match="expected the picture's size, 6x8, got 8x6"): decode_class_mask(m, (H, W))
+    with pytest.raises(AnnotationError, match="the size of the image, 6x8, got 8x6"): decode_class_mask(m, (H, W))
     for bad in (None, m/2, m[0]):
         with pytest.raises(AnnotationError, match=r"mask: expected a path or \(h, w\) class indices, got"):
             decode_class_mask(bad)

@@ -29,7 +29,7 @@ def coco(tmp_path):
     coco.read = lambda **kw: read_coco(coco.file, coco.pics, **kw)
     return coco
 
-def test_boxes_become_corners_ids_become_names_and_empty_pictures_stay(coco):
+def test_boxes_become_corners_ids_become_names_and_empty_images_stay(coco):
     coco([obj(5, 2, bbox=[1, 2, 3, 4.5]), obj(6, 2, category_id=3, bbox=[-4, .25, 30, 0], iscrowd=1)])
     a,b = coco.read(split='valid')
     assert a.path == coco.pics/'a.png' and a.labels == [] and a.bboxes.shape == (0, 4) and a.ignore.shape == (0,)
@@ -75,11 +75,11 @@ def test_ids_may_be_texts(coco):
     assert coco.read()[0].labels == ['zebra']
 
 KP = [dict(CATS[0], keypoints=['l', 'r'])]
-BAD = {   # message: what is wrong about picture 1, beside a picture 2 that is right
+BAD = {   # message: what is wrong about image 1, beside an image 2 that is right
     r"annotation 5: category_id is 9; expected an id of 'categories', one of \[7, 3\]":
         dict(annotations=[obj(5, category_id=9)]),
     "annotation 5: no 'category_id'": dict(annotations=[without(obj(5), 'category_id')]),
-    "annotation 5: no 'bbox'; expected x, y, width and height .*; mend it, or drop the annotation":
+    "annotation 5: no 'bbox'; expected x, y, width and height .*; fix it, or drop the annotation":
         dict(annotations=[without(obj(5), 'bbox')]),
     r"annotation 5: bbox is \[1, 2, -3, 4\]; expected .* the last two 0 or more":
         dict(annotations=[obj(5, bbox=[1, 2, -3, 4])]),
@@ -103,16 +103,16 @@ BAD = {   # message: what is wrong about picture 1, beside a picture 2 that is r
     "annotation 5: no 'score'; expected a number in .*, as other annotations of the file have":
         dict(annotations=[obj(5), obj(6, 2, score=.5)]),
     r"annotation 5: score is 50; expected a number in \[0, 1\]": dict(annotations=[obj(5, score=50)]),
-    r"annotation 5: image_id 9 is no id of 'images' \(2 annotations name it\); mend the id, or list the picture":
+    r"annotation 5: image_id 9 is not an id of 'images' \(2 annotations have it\); fix the id, or list the image":
         dict(annotations=[obj(5, 9), obj(6, 9)], images=[]),
-    "annotation 5: image_id '2' is no id": dict(annotations=[obj(5, '2')], images=[]),
-    "annotation 5: image_id None is no id": dict(annotations=[without(obj(5), 'image_id')], images=[]),
-    "image 1: 2 pictures have this id, 'a.png' and 'c.png'": dict(images=[pic(), pic(file_name='c.png')]),
-    "image in row 1: id is None for 'a.png'; expected a number or a text": dict(images=[pic(None)]),
-    "image 1: file_name is None; expected the picture's, below .*pics": dict(images=[without(pic(), 'file_name')]),
+    "annotation 5: image_id '2' is not an id": dict(annotations=[obj(5, '2')], images=[]),
+    "annotation 5: image_id None is not an id": dict(annotations=[without(obj(5), 'image_id')], images=[]),
+    "image 1: 2 images have this id, 'a.png' and 'c.png'": dict(images=[pic(), pic(file_name='c.png')]),
+    "image in row 1: id is None for 'a.png'; expected a number or text": dict(images=[pic(None)]),
+    "image 1: file_name is None; expected a name relative to .*pics": dict(images=[without(pic(), 'file_name')]),
     "image 1: .*gone.png: no such image file": dict(images=[pic(file_name='gone.png')]),
     "image 1: no width and height; a.png is 20x10: write that": dict(images=[without(pic(), 'width')]),
-    "image 1: width and height say 40x20, but a.png is 20x10; scale the boxes": dict(images=[pic(width=40, height=20)]),
+    "image 1: width and height are 40x20, but a.png is 20x10; scale the boxes": dict(images=[pic(width=40, height=20)]),
 }
 @pytest.mark.parametrize('message', BAD, ids=range(len(BAD)))
 def test_what_cannot_be_read_raises_or_is_dropped_and_counted(coco, message):
@@ -122,22 +122,22 @@ def test_what_cannot_be_read_raises_or_is_dropped_and_counted(coco, message):
     with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*t.json"): kept = coco.read(on_error='drop')
     assert [a.path.name for a in kept] == ['b.png']
 
-def test_boxes_of_a_picture_before_its_exif_turn_are_told(coco):
+def test_boxes_of_an_image_before_its_exif_turn_are_told(coco):
     e = Image.Exif(); e[0x0112] = 6
     Image.new('RGB', (20, 10)).save(coco.pics/'t.jpg', exif=e)
     coco(images=[pic(file_name='t.jpg')])
-    message = "say 20x10, but t.jpg is 10x20 .*before its EXIF orientation is applied.*; turn the pixels for good"
+    message = "are 20x10, but t.jpg is 10x20 .*before its EXIF orientation is applied.*; rotate the pixels in the file"
     with pytest.raises(AnnotationError, match=message): coco.read()
     coco(images=[pic(file_name='t.jpg', width=10, height=20)])
     assert coco.read()[0].size == (10, 20)
 
 BROKEN = {
     "t.json is not readable json": '{"images": [',
-    "t.json holds a list, not COCO's object .*; a mere list of detections names no pictures": '[]',
+    "t.json holds a list, not COCO's object .*; a list of detections belongs under 'annotations'": '[]',
     "t.json: no 'annotations'; expected a list of objects": '{"images": []}',
     "t.json: 'images' is {}; expected a list of objects": '{"images": {}}',
     r"t.json: 'images' is \[1\]; expected a list of objects": '{"images": [1]}',
-    "t.json lists no pictures": '{"images": [], "annotations": [], "categories": []}',
+    "t.json lists no images": '{"images": [], "annotations": [], "categories": []}',
 }
 @pytest.mark.parametrize('message', BROKEN, ids=range(len(BROKEN)))
 def test_a_file_that_is_no_coco_json_raises_whatever_on_error_says(coco, message):
@@ -160,14 +160,14 @@ def test_categories_without_meaning_are_told(coco, message):
 @pytest.mark.parametrize('skeleton', [[[0, 1]], [[1, 3]], [[1]], [['l', 'r']], 4], ids=str)
 def test_a_skeleton_of_unknown_points_is_told(coco, skeleton):
     coco(categories=[dict(KP[0], skeleton=skeleton)])
-    with pytest.raises(AnnotationError, match="the skeleton is .*; expected pairs of numbers from 1 to 2"):
+    with pytest.raises(AnnotationError, match="the skeleton is .*; expected pairs of keypoint numbers from 1 to 2"):
         coco_keypoints(coco.file)
 
 def test_missing_files_folders_and_unknown_choices_are_told(coco):
     for read in (coco_keypoints, lambda f: read_coco(f, coco.pics)):
         with pytest.raises(AnnotationError, match="gone.json: no such json file"): read('gone.json')
     coco()
-    with pytest.raises(AnnotationError, match="gone: no such folder; images= is where"): read_coco(coco.file, 'gone')
+    with pytest.raises(AnnotationError, match="gone: no such folder, which the file"): read_coco(coco.file, 'gone')
     with pytest.raises(ValueError, match="split: expected one of .*'valid'.*, got 'val'"):
         coco.read(split='val', on_error='drop')
     with pytest.raises(ValueError, match="on_error: expected one of 'raise', 'drop'"): coco.read(on_error='skip')
@@ -274,7 +274,7 @@ def test_file_names_start_from_the_folder_that_holds_all_or_from_the_one_given(s
     assert write_coco(anns, tmp_path/'t.json', tmp_path) == tmp_path and names() == ['p/q/a.png', 'p/r/b.png']
     monkeypatch.chdir(tmp_path)
     assert write_coco([replace(anns[0], path='p/q/a.png')], 't.json', 'p') == Path('p') and names() == ['q/a.png']
-    with pytest.raises(AnnotationError, match="b.png does not lie in images='p.q'"): write_coco(anns, 't.json', 'p/q')
+    with pytest.raises(AnnotationError, match="b.png is not in images='p.q'"): write_coco(anns, 't.json', 'p/q')
     assert write_coco([], tmp_path/'t.json') == tmp_path and names() == []
 
 def test_what_coco_cannot_hold_is_refused(shapes, tmp_path):
@@ -282,10 +282,10 @@ def test_what_coco_cannot_hold_is_refused(shapes, tmp_path):
     masked = lambda m: [replace(a, masks=[m]*len(a.labels))]
     three = replace(a, points=a.points[:,:3], visible=None)
     for error,message,anns,kw in (
-        (AnnotationError, "COCO holds boxes, and this annotation has none", [Annotation(a.path, a.size, ['a'])], {}),
-        (AnnotationError, "annotation 1 has no file: save its picture", [a, Annotation(None, (64, 64), bboxes=[])], {}),
+        (AnnotationError, "COCO files hold boxes, but this annotation", [Annotation(a.path, a.size, ['a'])], {}),
+        (AnnotationError, "annotation 1 has no file: save its image", [a, Annotation(None, (64, 64), bboxes=[])], {}),
         (AnnotationError, "5 points, but 2 point_names", [a], dict(point_names=['l', 'r'])),
-        (AnnotationError, "png: 3 points, but .*png has 5; a file has the same points", [a, three], {}),
+        (AnnotationError, "png: 3 points, but .*png has 5; all images of a file must have", [a, three], {}),
         (AnnotationError, "masks, row 0: mask: expected an .h, w. bool array", masked(np.ones((64, 64))), {}),
         (AnnotationError, "masks, row 0: expected polygons of three or more points", masked([[1, 2, 3, 4]]), {}),
         (AnnotationError, "masks, row 0: RLE: expected counts whose sum", masked(dict(size=(64, 64), counts=[5])), {}),

@@ -103,8 +103,8 @@ def test_boxes_follow_fastais_transforms_of_items_as_the_picture_does(anns, tfm)
 
 @pytest.mark.parametrize('tfms,why', [([PLAIN, FlipItem(1.)], 'JointTransform.*flip'),
                                       ([DihedralItem(1.)], 'JointTransform'),
-                                      ([PLAIN, RandomCrop(32)], 'the boxes are of one of 32x32'),
-                                      ([PLAIN, Resize(32)], 'the boxes are of one of 32x32')], ids=str)
+                                      ([PLAIN, RandomCrop(32)], 'its boxes belong to one of 32x32'),
+                                      ([PLAIN, Resize(32)], 'its boxes belong to one of 32x32')], ids=str)
 def test_transforms_of_items_that_boxes_and_picture_cannot_follow_alike_are_refused(anns, tfms, why):
     with pytest.raises(Exception, match=why): make_dls(anns, item_tfms=tfms).train.one_batch()
 

@@ -132,7 +132,7 @@ def test_later_stages_can_be_fitted_by_other_numbers_and_name_a_class_without_ob
     with pytest.raises(ValueError, match="TorchvisionDetector has no stages .* and takes no C"): learn.fit_stages(C=1.)
 
 @pytest.mark.parametrize('bad,words', [
-    (np.zeros((3, 5)), r'0005.png: expected of the method .* got shape \(3, 5\)'), (None, r'got None'),
+    (np.zeros((3, 5)), r'0005.png: expected the method to return .* got shape \(3, 5\)'), (None, r'got None'),
     (np.array([[50, 9, 20, 20]]), 'x1 <= x2, y1 <= y2, got shape'), (np.full((2, 4), np.nan), 'finite')])
 def test_a_callable_that_gives_no_boxes_is_told_with_the_picture(anns, bad, words):
     encode = ProposalsEncode(lambda o: bad)

@@ -85,7 +85,7 @@ def test_tasks_with_masks_check_these_by_default_and_images_when_asked(dls, tmp_
     anns,kw = draw_shapes(tmp_path/'s', 8, 64),dict(size=64, bs=4, num_workers=0, device='cpu')
     broken = [*anns[:-1], replace(anns[-1], mask=np.full((64, 64), 77, np.uint8), masks=[[] for _ in anns[-1].labels])]
     for check in ('masks', True):
-        with pytest.raises(AnnotationError, match="its mask holds 77|the mask is empty"): dls(broken, check=check, **kw)
+        with pytest.raises(AnnotationError, match="its mask has 77|the mask is empty"): dls(broken, check=check, **kw)
     dls(broken, check=False, **kw)
     with pytest.raises(ValueError, match="check: expected one of 'masks', True, False, got 'images'"):
         dls(anns, check='images', **kw)

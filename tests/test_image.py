@@ -176,7 +176,7 @@ def test_colours_of_16_bits_are_scaled_by_their_whole_range_or_refused(tmp_path)
             read_image(tmp_path/'a.png', grey_range=grey_range)
     (tmp_path/'b.png').write_bytes(png48(px//16))
     for read in (read_image, lambda f: FileImage.create(f).load(), lambda f: FileImage.create(Image.open(f))):
-        with pytest.warns(UserWarning, match="images of 16 bits use no more than a quarter"): read(tmp_path/'b.png')
+        with pytest.warns(UserWarning, match="images of 16 bits use at most a quarter"): read(tmp_path/'b.png')
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
     Image.fromarray(np.array([[0, 257*100, 65535]], np.uint16)).save(tmp_path/'a.png')
@@ -201,10 +201,10 @@ def test_draft_is_never_smaller_than_asked_for(tmp_path, o, least):
     assert abs(im.width/im.height - 4/3) < .02
     assert im.size == ({(50, 30): (100, 75), (200, 150): (200, 150), (399, 299): (400, 300)}.get(least, (800, 600)))
 
-def test_what_is_no_picture_is_told(tmp_path):
+def test_what_is_no_image_is_told(tmp_path):
     Image.fromarray(PX).save(tmp_path/'a.jpg')
     half = (tmp_path/'a.jpg').read_bytes()[:-300]
-    for name,data in (('half.jpg', half), ('text.png', b'no picture'), ('empty.jpg', b'')):
+    for name,data in (('half.jpg', half), ('text.png', b'no image'), ('empty.jpg', b'')):
         (tmp_path/name).write_bytes(data)
         told = f"{name} cannot be read as an image .*`check_annotations` lists all such files"
         with pytest.raises(OSError, match=told):
@@ -233,7 +233,7 @@ STACKS = dict(tif='pages', gif='frames', webp='frames', png='frames')
 def test_a_file_of_several_images_is_refused_with_their_number(tmp_path, suffix):
     file,ims = tmp_path/f'a.{suffix}',[Image.fromarray(np.roll(PX, i, 0)) for i in range(3)]
     ims[0].save(file, save_all=True, append_images=ims[1:], **(dict(lossless=True) if suffix == 'webp' else {}))
-    told = rf"holds 3 images \({STACKS[suffix]} 0 to 2\), and one was expected; save those that count as files"
+    told = rf"holds 3 images \({STACKS[suffix]} 0 to 2\), expected one; save those that you need as separate files"
     for read in (read_image, image_size, FileImage.create, lambda f: FileImage.create(f.read_bytes()),
                  lambda f: FileImage.create(Image.open(f)), grey_levels):
         with pytest.raises(OSError, match=told): read(file)

@@ -172,7 +172,7 @@ def test_boxes_without_masks_are_refused_and_a_picture_without_objects_is_not(an
         assert m.shape == (1, 0, 64, 64) and l.shape == (1, 0)
 
 def test_fastais_resize_is_refused_since_masks_do_not_follow_it(anns):
-    with pytest.raises(Exception, match='masks follow the picture through a JointTransform only'):
+    with pytest.raises(Exception, match='only JointTransform transforms masks with the image'):
         make_dls(anns, item_tfms=Resize(64, method='squish')).train.one_batch()
 
 def test_where_a_turn_shows_no_picture_there_is_no_mask(anns):

@@ -22,16 +22,16 @@ IDS = np.array([[0, 0, 7, 7, 0, 0, 0, 0, 0],
                 [300, 300, 0, 0, 0, 0, 0, 0, 7]])
 
 class Folder:
-    "Pictures in images/, id masks in masks/"
+    "Images in images/, id masks in masks/"
     def __init__(self, path):
         self.images,self.masks = path/'images',path/'masks'
         for o in (self.images, self.masks): o.mkdir(parents=True)
     def put(self, stem, mask, suffix='.png', size=None):
-        "A picture, and its mask from an array or a Pillow image"
+        "An image, and its mask from an array or a Pillow image"
         if isinstance(mask, np.ndarray): mask = Image.fromarray(mask)
-        self.picture(stem, size or mask.size)
+        self.image(stem, size or mask.size)
         mask.save(self.masks/f'{stem}{suffix}')
-    def picture(self, stem, size=(W, H)):
+    def image(self, stem, size=(W, H)):
         Image.new('RGB', size).save(self.images/f'{stem}.jpg')
         return self.images/f'{stem}.jpg'
     def read(self, label='cell', **kw): return read_instance_masks(self.images, self.masks, label, **kw)
@@ -40,8 +40,8 @@ class Folder:
 def folder(tmp_path): return Folder(tmp_path)
 
 def annotation(folder, masks, stem='a', **kw):
-    "A picture whose objects have these (h, w) bool arrays"
-    return Annotation(folder.picture(stem), (W, H), kw.pop('labels', ['cell']*len(masks)),
+    "An image whose objects have these (h, w) bool arrays"
+    return Annotation(folder.image(stem), (W, H), kw.pop('labels', ['cell']*len(masks)),
                       np.reshape([mask_bbox(m) for m in masks], (-1, 4)), masks=masks, **kw)
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32])
@@ -53,7 +53,7 @@ def test_every_id_is_one_object_in_the_order_of_ids_with_a_tight_box(folder, dty
     assert a.bboxes.tolist() == [[6, 1, 8, 3], [2, 0, 9, 6], [0, 3, 2, 6]]   # 7 is in two pieces, and one object
     for m,i in zip(a.masks, np.unique(ids)[1:]): assert m == encode_rle(ids == i)
 
-def test_a_mask_of_zeros_is_a_picture_without_objects_and_void_is_none(folder):
+def test_a_mask_of_zeros_is_an_image_without_objects_and_void_is_none(folder):
     folder.put('a', np.zeros((H, W), np.uint8))
     folder.put('b', np.where(IDS == 300, 255, IDS).astype(np.uint8))
     a,b = folder.read()
@@ -70,7 +70,7 @@ def test_a_palette_file_holds_ids_whatever_its_colours(folder):
 def test_masks_are_found_by_stem_by_a_function_or_by_lists(folder):
     folder.put('a', IDS.astype(np.uint16))
     (folder.masks/'a.png').rename(folder.masks/'a_mask.png')
-    with pytest.raises(AnnotationError, match="a.jpg has no mask of its stem in .*masks; name it with mask_of="):
+    with pytest.raises(AnnotationError, match="a.jpg has no mask of its stem in .*masks; pass it with mask_of="):
         folder.read()
     a, = folder.read(mask_of=lambda p: f'{p.stem}_mask.png')
     b, = read_instance_masks([folder.images/'a.jpg'], [folder.masks/'a_mask.png'], 'cell')
@@ -122,11 +122,11 @@ def test_a_list_has_a_file_for_each_object_in_its_order(bowl):
     assert one.masks == want[1:]
 
 NOT_ONE = {
-    r"mask .*masks/qa.png of .*a.png: expected one object, .* the values \[2, 7, 200\]; return the path": lambda b:
+    r"mask .*masks/qa.png of .*a.png: expected one object, .* the values \[2, 7, 200\]; for a file of ids": lambda b:
         b.put('a', [np.where(IDS == 300, 200, IDS).astype(np.uint8)]),
-    r"mask .*masks/wa.png of .*a.png: expected an object, got no pixel other than 0; delete the file": lambda b:
+    r"mask .*masks/wa.png of .*a.png: expected an object, got only pixels with value 0; delete the file": lambda b:
         b.put('a', [np.uint8(IDS == 7), np.zeros((H, W), np.uint8)]),
-    r"mask .*masks/qa.png is 6x9, but its picture .*a.png is 9x6": lambda b: b.put('a', [np.uint8(IDS == 7).T.copy()]),
+    r"mask .*masks/qa.png is 6x9, but its image .*a.png is 9x6": lambda b: b.put('a', [np.uint8(IDS == 7).T.copy()]),
     r"mask .*masks/a.jpg is a JPEG": lambda b: b.put('a', [np.uint8(IDS == 7)*255], ['a.jpg']),
     r"mask .*masks/qa.png holds colours": lambda b: b.put('a', [np.zeros((H, W, 3), np.uint8)]),
 }
@@ -153,17 +153,17 @@ def test_void_values_of_a_file_are_no_object(bowl):
     assert a.masks == [encode_rle(IDS == 7)]
 
 BAD = {
-    r"mask .*bad.png is 6x9, but its picture .*bad.jpg is 9x6; bring both to one size": lambda f:
+    r"mask .*bad.png is 6x9, but its image .*bad.jpg is 9x6; bring both to one size": lambda f:
         f.put('bad', IDS.T.astype(np.uint16), size=(W, H)),
-    r"bad.jpg has no mask of its stem": lambda f: f.picture('bad'),
-    r"mask .*bad.png holds colours \(mode RGB\), not one whole number a pixel; expected the ids of objects": lambda f:
+    r"bad.jpg has no mask of its stem": lambda f: f.image('bad'),
+    r"mask .*bad.png holds colours \(mode RGB\), not one integer per pixel; expected the ids of objects": lambda f:
         f.put('bad', np.zeros((H, W, 3), np.uint8)),
-    r"mask .*bad.jpg is a JPEG, which blurs classes and the ids of objects into others; save masks as png": lambda f:
+    r"mask .*bad.jpg is a JPEG, a lossy format that changes .*; save masks as png": lambda f:
         f.put('bad', IDS.astype(np.uint8), '.jpg'),
     r"mask .*bad.tif: expected ids of objects, 0 or more, got -1": lambda f:
         f.put('bad', np.full((H, W), -1, np.int32), '.tif'),
     r"bad.png cannot be read as an image .*mask of .*bad.jpg": lambda f:
-        (f.picture('bad'), (f.masks/'bad.png').write_bytes(b'no png')),
+        (f.image('bad'), (f.masks/'bad.png').write_bytes(b'no png')),
 }
 @pytest.mark.parametrize('message', BAD, ids=range(len(BAD)))
 def test_what_cannot_be_read_raises_or_is_dropped_and_counted(folder, message):
@@ -184,7 +184,7 @@ def test_arguments_without_meaning_are_refused(folder):
 @pytest.mark.parametrize('n, mode', [(0, 'L'), (3, 'L'), (255, 'L'), (256, 'I;16')])
 def test_objects_come_back_from_id_masks_in_their_order_and_beyond_255_in_16_bits(folder, tmp_path, n, mode):
     size = 40,30
-    path = folder.picture('a', size)
+    path = folder.image('a', size)
     ids = np.random.default_rng(0).permutation(np.resize(np.arange(n + 1), 1200)).reshape(30, 40)
     masks = [ids == i for i in range(1, n + 1)]
     a = Annotation(path, size, ['cell']*n, np.reshape([mask_bbox(m) for m in masks], (-1, 4)), masks=masks)
@@ -204,15 +204,15 @@ def test_polygons_rle_and_arrays_are_written_alike(folder, tmp_path):
         np.testing.assert_array_equal(ids, ONE + 2*TWO)
 
 UNFIT = {
-    r"a.jpg, masks, rows 0 and 1: 4 pixels are of both": lambda f: annotation(f, [ONE, np.roll(ONE, 1, 1)]),
-    r"a.jpg, masks, row 1: no pixels, so that the object would be lost": lambda f: annotation(f, [ONE, ONE & ~ONE]),
-    r"id masks say nothing of classes, and there are 'x' \(.*a.jpg\) and 'y'": lambda f:
+    r"a.jpg, masks, rows 0 and 1: 4 pixels belong to both": lambda f: annotation(f, [ONE, np.roll(ONE, 1, 1)]),
+    r"a.jpg, masks, row 1: the mask is empty, so the object would be lost": lambda f: annotation(f, [ONE, ONE & ~ONE]),
+    r"id masks do not store classes, but there are 'x' \(.*a.jpg\) and 'y'": lambda f:
         annotation(f, [ONE, TWO], labels=['x', 'y']),
-    r"a.jpg: id masks have no objects to ignore": lambda f: annotation(f, [ONE, TWO], ignore=[False, True]),
-    r"a.jpg has no boxes; leave it out": lambda f: Annotation(f.picture('a'), (W, H), ['cell']),
-    r"a.jpg has no masks; leave it out": lambda f: Annotation(f.picture('a'), (W, H), ['cell'], [[0, 0, 2, 2]]),
+    r"a.jpg: id masks have no flag for ignored objects": lambda f: annotation(f, [ONE, TWO], ignore=[False, True]),
+    r"a.jpg has no boxes; drop it": lambda f: Annotation(f.image('a'), (W, H), ['cell']),
+    r"a.jpg has no masks; drop it": lambda f: Annotation(f.image('a'), (W, H), ['cell'], [[0, 0, 2, 2]]),
     r"a.jpg, masks, row 0: mask, polygon 0: expected three or more points": lambda f:
-        Annotation(f.picture('a'), (W, H), ['cell'], [[0, 0, 2, 2]], masks=[[[1, 2, 3, 4]]]),
+        Annotation(f.image('a'), (W, H), ['cell'], [[0, 0, 2, 2]], masks=[[[1, 2, 3, 4]]]),
     r"annotation 0 has no file": lambda f: Annotation(None, (W, H), [], []),
 }
 @pytest.mark.parametrize('message', UNFIT, ids=range(len(UNFIT)))
@@ -221,7 +221,7 @@ def test_what_an_id_mask_cannot_hold_is_refused(folder, tmp_path, message):
     with pytest.raises(AnnotationError, match=message): write_instance_masks([a], tmp_path/'out')
     assert not list((tmp_path/'out').glob('*'))
 
-def test_no_picture_and_no_mask_is_written_over(folder, tmp_path):
+def test_no_image_and_no_mask_is_written_over(folder, tmp_path):
     Image.new('RGB', (W, H)).save(folder.images/'a.png')
     a = Annotation(folder.images/'a.png', (W, H), [], [])
     with pytest.raises(AnnotationError, match="a.png is an image or mask of these annotations"):
@@ -249,7 +249,7 @@ def by_ids(anns, dest): return read_instance_masks([a.path for a in anns], write
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
-    "Polygons of drawn shapes, some of them in two pieces, and a picture without any"
+    "Polygons of drawn shapes, some of them in two pieces, and an image without any"
     anns = [a for a in draw_shapes(tmp_path_factory.mktemp('drawn'), n=12, size=64) if a.masks is not None]
     res = list(apart(anns))
     assert any(not a.labels for a in res) and sum(len(a.labels) for a in res) > 10

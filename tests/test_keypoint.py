@@ -85,7 +85,7 @@ def test_whatever_mirrors_a_picture_exchanges_left_and_right(crops, how):
         assert p[1,0] < p[2,0]                                               # left is left again
 
 def test_a_mirror_without_flip_pairs_is_refused_where_there_are_several_points(crops):
-    tell = r"the picture is mirrored, but it is not known which of its 5 points then change places: pass flip_pairs"
+    tell = r"the image is mirrored, but the pairs of its 5 points to swap are unknown: pass flip_pairs"
     stock = dict(item_tfms=Resize(64, 'squish'), batch_tfms=Flip(p=1.))
     for kw in (dict(item_tfms=JointTransform(64, flip=1.)), stock):
         with pytest.raises(ValueError, match=tell): dls_of(crops, flip_pairs=None, **kw).train.one_batch()
@@ -289,7 +289,7 @@ def test_bad_data_are_told(crops, tmp_path):
     with pytest.raises(ValueError, match=r"flip_pairs names 'nose', but the 5 points are \['centre'"):
         dls_of(crops, flip_pairs=[('left', 'nose')])
     with pytest.raises(ValueError, match="skeleton names 9"): dls_of(crops, skeleton=[(0, 9)])
-    with pytest.raises(ValueError, match=r"flip_pairs: expected a list of pairs .*; it holds 'left'"):
+    with pytest.raises(ValueError, match=r"flip_pairs: expected a list of pairs .*; 'left' is no pair"):
         dls_of(crops, flip_pairs=('left', 'right'))
     with pytest.raises(ValueError, match="duplicate names"): dls_of(crops, vocab=list('aabcd'), flip_pairs=None)
     with pytest.raises(AnnotationError, match="the data set is empty"): dls_of([])

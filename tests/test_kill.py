@@ -107,7 +107,7 @@ def test_the_marker_may_be_deleted_by_hand_or_made_by_hand(case):
 def test_a_list_of_an_older_set_is_not_read_with_a_new_one(case):
     old = {p: p.read_bytes() for p in case.to.rglob('*') if p.is_file()}
     train = [killing.replace(a, split='train') for a in case.anns]
-    with pytest.raises(AnnotationError, match=r"val.txt is of an older set: line 1 has .*, whose split is train now"):
+    with pytest.raises(AnnotationError, match=r"val.txt belongs to an older set: line 1 has .*, whose split is train"):
         WRITERS['voc'](train, case.to, 0)
     assert {p: p.read_bytes() for p in case.to.rglob('*') if p.is_file()} == old
     (case.to/'ImageSets'/'Main'/'val.txt').unlink()

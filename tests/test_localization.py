@@ -266,7 +266,7 @@ def test_exported_learners_answer_the_same(learn, anns, tmp_path):
 # --- bad input
 
 def test_bad_data_are_told(shapes, full, anns):
-    with pytest.raises(AnnotationError, match=r"0\d+.png: \d objects in one picture, but this task finds one; "
+    with pytest.raises(AnnotationError, match=r"0\d+.png: \d objects in one image, but this task predicts one; "
                                               r"`largest_object\(annotations\)` keeps the largest, `crop_instances"):
         dls_of(shapes)
     with pytest.raises(AnnotationError, match="neither label nor box"):
@@ -283,7 +283,7 @@ def test_new_data_with_what_the_vocab_lacks_are_told(full, anns):
     learn = learner_of(dls_of(full))
     none = [a for a in anns if not a.labels]
     with learn.no_bar():
-        with pytest.raises(AnnotationError, match=r"a picture without an object, but no class for such: .* train with "
+        with pytest.raises(AnnotationError, match=r"an image without an object, but .* no class '#na#' .* train with "
                                                   r"vocab=\['#na#', ...\]"):
             learn.evaluate(dl=learn.dls.test_dl(none, with_labels=True))
         with pytest.raises(AnnotationError, match="label 'stor' is not in the vocab .*did you mean 'star'"):

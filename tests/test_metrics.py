@@ -129,4 +129,4 @@ def test_a_class_without_an_object_is_added_only_where_it_occurs_and_strange_cla
     with pytest.raises(ValueError, match="class 'b' is not in the vocab"): localization_confusion([a], [b], ['a'])
     with pytest.raises(ValueError, match="1 annotations but 2 predictions"): localization_confusion([a], [a, b])
     two = Annotation('a.jpg', (10, 10), ['a', 'a'], [[1, 1, 5, 5]]*2)
-    with pytest.raises(AnnotationError, match="2 objects in one picture"): localization_confusion([two], [a])
+    with pytest.raises(AnnotationError, match="2 objects in one image"): localization_confusion([two], [a])

@@ -15,7 +15,7 @@ def row(name='img1.png', cells='1,2,3,4'): return f'labeled-data/s1/{name},{cell
 
 @pytest.fixture
 def dlc(tmp_path):
-    "`dlc(text)` writes the csv of a project with two pictures, 20x10"
+    "`dlc(text)` writes the csv of a project with two images, 20x10"
     folder = tmp_path/'labeled-data'/'s1'
     folder.mkdir(parents=True)
     for i in (1, 2): Image.new('RGB', (20, 10)).save(folder/f'img{i}.png')
@@ -62,16 +62,16 @@ def test_paths_start_from_the_project_the_folder_of_the_csv_or_the_one_given(dlc
     (tmp_path/'sub').mkdir()
     (tmp_path/'sub'/'t.csv').write_text(text)
     assert read_dlc(tmp_path/'sub'/'t.csv', tmp_path)[0].path == f.parent/'img1.png'
-    with pytest.raises(AnnotationError, match="line 4: .*img1.png: no such image file.*; path= names the folder"):
+    with pytest.raises(AnnotationError, match="line 4: .*img1.png: no such image file.*; pass the folder .* as path="):
         read_dlc(tmp_path/'sub'/'t.csv')
 
 ROWS = {
     "line 5: .*gone.png: no such image file": row('gone.png'),
-    "line 5: 3 cells after the picture, expected 4, x and y of 2 points": row('img2.png', '1,2,3'),
+    "line 5: 3 cells after the image path, expected 4, x and y of 2 points": row('img2.png', '1,2,3'),
     "line 5: could not convert .*'wide'; expected numbers, or empty cells": row('img2.png', '1,wide,3,4'),
     r"line 5: 'tail' is at \[3.0, nan\]; expected x and y, or two empty cells": row('img2.png', '1,2,3,'),
     "line 5: 'snout' is at .*inf": row('img2.png', '1,inf,3,4'),
-    "line 5: .*img2.png stands in line 6 too; one picture is one row": row('img2.png')*2,
+    "line 5: .*img2.png is also in line 6; expected one row per image": row('img2.png')*2,
 }
 @pytest.mark.parametrize('message', ROWS, ids=range(len(ROWS)))
 def test_a_row_that_cannot_be_read_raises_or_is_dropped_and_counted(dlc, message):
@@ -81,16 +81,16 @@ def test_a_row_that_cannot_be_read_raises_or_is_dropped_and_counted(dlc, message
     assert [a.path.name for a in kept] == ['img1.png']
 
 HEADS = {
-    "a header row 'individuals', so it marks several animals .* need boxes: .* `read_coco`":
+    "the header row 'individuals' means several animals .* need boxes: .* `read_coco`":
         HEAD.replace('bodyparts', 'individuals,m1,m1,m2,m2\nbodyparts', 1) + row(),
-    r"rows begin with \['fname', 'a.png'\]; expected DeepLabCut's header rows .*`read_df": 'fname,x,y\na.png,1,2\n',
-    r"rows begin with \[\]; expected": '',
-    "coords are .*'likelihood'.* are they predictions":
+    r"the rows begin with \['fname', 'a.png'\]; expected DeepLabCut's header rows .*`read_df": 'fname,x,y\na.png,1,2\n',
+    r"the rows begin with \[\]; expected": '',
+    "coords are .*'likelihood'.* if these are predictions":
         'scorer,a,a,a\nbodyparts,l,l,l\ncoords,x,y,likelihood\n0,1,2,.5\n',
-    "coords are .* after 2 columns; expected .* 1 column of pictures, or 3":
+    "coords are .* after 2 columns; expected .* 1 column with the image path, or 3":
         'scorer,,a,a\nbodyparts,,l,l\ncoords,,x,y\ns1,img1.png,1,2\n',
     r"coords are \[\] after 1 columns": 'scorer\nbodyparts\ncoords\nimg1.png\n',
-    r"bodyparts are \['l', 'r'\]; expected each name over its x and its y":
+    r"bodyparts are \['l', 'r'\]; expected each name above its x and its y":
         'scorer,a,a\nbodyparts,l,r\ncoords,x,y\nimg1.png,1,2\n',
     r"bodyparts are \['l', 'l', 'l', 'l'\]": 'scorer,a,a,a,a\nbodyparts,l,l,l,l\ncoords,x,y,x,y\nimg1.png,1,2,3,4\n',
     "has no rows below its header": HEAD,
@@ -107,7 +107,7 @@ def test_a_missing_or_unreadable_csv_is_told(tmp_path):
     with pytest.raises(AnnotationError, match="t.csv, line 1: cannot be read as text"): dlc_points(tmp_path/'t.csv')
 
 def faces(shapes):
-    "One object of each drawn picture that has any, as points alone; some are not marked"
+    "One object of each drawn image that has any, as points alone; some are not marked"
     for i,a in enumerate(a for a in shapes if len(a.labels)):
         points = a.points[0] + np.float32(1/3)
         points[i%5] = NAN
@@ -141,9 +141,9 @@ def test_what_deeplabcut_cannot_hold_is_refused(shapes, tmp_path):
     for message,o,names in (
         ("annotation 0 has no file", replace(a, path=None), 'abcde'),
         ("this annotation has none; crop", replace(a, points=None), 'abcde'),
-        (r"this annotation has \(\d, 5, 2\), one set a box; crop the objects, or `write_coco`", boxed, 'abcde'),
+        (r"this annotation has \(\d, 5, 2\), one set per box; crop the objects, or `write_coco`", boxed, 'abcde'),
         ("5 points, but 3 names", a, 'abc'),
-        ("does not lie in .*, which the paths are to start from", a, 'abcde')):
+        ("is not in .*, which the paths are relative to", a, 'abcde')):
         with pytest.raises(AnnotationError, match=message): write_dlc([o], tmp_path/'t.csv', list(names))
     assert not (tmp_path/'t.csv').exists()
 
@@ -154,7 +154,7 @@ CAL = '{fx} 0 {cx} \n0 {fy} {cy} \n0 0 1 \n\n0 0 0 0 \n\n1 0 0 \n0 1 0 \n0 0 1 \
 
 @pytest.fixture
 def biwi(tmp_path):
-    "`biwi(person, frame, xyz, ...)` writes a picture, its pose and the person's calibration; `biwi.path` is the folder"
+    "`biwi(person, frame, xyz, ...)` writes an image, its pose and the person's calibration; `biwi.path` is the folder"
     def write(person='01', frame=3, xyz=(100, -50, 1000), fx=500, fy=400, cx=320, cy=240, size=(640, 480), suffix='png',
               pose=POSE, cal=CAL):
         folder = tmp_path/person
@@ -177,7 +177,7 @@ def test_the_centre_is_projected_by_the_camera_of_the_same_person(biwi):
     assert all(a.labels == [] and a.bboxes is None and a.split is None and a.points.shape == (1, 2) for a in anns)
     assert [a.path.suffix for a in read_biwi(biwi.path, '02/*_rgb.jpg')] == ['.jpg']
 
-def test_a_centre_outside_the_picture_stays(biwi):
+def test_a_centre_outside_the_image_stays(biwi):
     biwi(xyz=(-2000, 0, 500))                                        # -2000*500/500 + 320 = -1680
     assert read_biwi(biwi.path)[0].points.tolist() == [[-1680, 240]]
 
@@ -191,9 +191,9 @@ def test_a_split_holds_out_whole_persons(biwi):
         assert train and valid and not train & valid and len(train | valid) == 8
 
 BIWI = {
-    "frame_00003_pose.txt: no such file, and the picture's centre cannot be told without": dict(pose=None),
+    "frame_00003_pose.txt: no such file, which the head centre is computed from": dict(pose=None),
     "rgb.cal: no such file": dict(cal=None),
-    r"frame_00003_pose.txt: rows of \[3, 3, 3\] numbers; expected three of the rotation and one x y z":
+    r"frame_00003_pose.txt: rows of \[3, 3, 3\] numbers; expected three rows for the rotation and one x y z":
         dict(pose='1 0 0\n0 1 0\n0 0 1\n'),
     r"frame_00003_pose.txt: rows of \[3, 3, 3, 2\] numbers": dict(pose=POSE.replace(' {} \n', '\n')),
     r"frame_00003_pose.txt: rows of \[\] numbers": dict(pose=''),
@@ -205,8 +205,8 @@ BIWI = {
     r"rgb.cal: rows of \[3, 3, 3\] numbers; expected a camera matrix, 3 rows of 3, and six rows more":
         dict(cal='\n'.join(CAL.splitlines()[:3])),
     r"rgb.cal: rows of \[2, 3, 3, 4, 3, 3, 3, 3, 2\] numbers": dict(cal=CAL.replace('{fx} 0 ', '{fx} ')),
-    r"rgb.cal: \[\[0.0, 0.0, 320.0\], .* is no camera matrix; expected .* fx and fy above 0": dict(fx=0),
-    r"rgb.cal: .*\[0.0, 1.0, 0.0\]\] is no camera matrix": dict(cal=CAL.replace('0 0 1', '0 1 0', 1)),
+    r"rgb.cal: \[\[0.0, 0.0, 320.0\], .* is not a camera matrix; expected .* fx and fy above 0": dict(fx=0),
+    r"rgb.cal: .*\[0.0, 1.0, 0.0\]\] is not a camera matrix": dict(cal=CAL.replace('0 0 1', '0 1 0', 1)),
 }
 @pytest.mark.parametrize('message', BIWI, ids=range(len(BIWI)))
 def test_a_pose_or_calibration_without_meaning_raises_or_is_dropped_and_counted(biwi, message):
@@ -216,9 +216,9 @@ def test_a_pose_or_calibration_without_meaning_raises_or_is_dropped_and_counted(
         kept = read_biwi(biwi.path, on_error='drop')
     assert [a.group for a in kept] == ['02']
 
-def test_folders_without_pictures_are_told(tmp_path):
+def test_folders_without_images_are_told(tmp_path):
     with pytest.raises(AnnotationError, match="gone: no such folder"): read_biwi(tmp_path/'gone')
-    with pytest.raises(AnnotationError, match=r"no picture is called \*\*/\*_rgb.\*; name the folder that holds one"):
+    with pytest.raises(AnnotationError, match=r"no image matches \*\*/\*_rgb.\*; pass the folder with one folder per"):
         read_biwi(tmp_path)
 
 def test_a_dlc_csv_that_is_cut_is_an_error_that_names_the_row_but_within_its_last_number(shapes, tmp_path):

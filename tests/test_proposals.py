@@ -230,7 +230,7 @@ def files(tmp_path):
 
 def test_a_function_that_cannot_go_to_other_processes_is_told(files):
     p = Proposals(lambda image, n: [[0, 0, 9, 9]], name='whole', workers=2)
-    with pytest.raises(ValueError, match="method .*lambda.* cannot go to other processes.* or pass workers=0"):
+    with pytest.raises(ValueError, match="method .*lambda.* cannot be sent to other processes.* or pass workers=0"):
         p.prepare(files)
     p.workers = 0
     assert p.prepare(files) == len(files)
@@ -281,7 +281,7 @@ def test_a_broken_file_is_made_anew_with_one_warning(files, calls, harm, recwarn
     for _ in range(2): assert np.array_equal(p(files[0]), first)   # the second time it is whole again
     assert len(calls) == 2
     warning, = recwarn
-    assert "found anew, because the file that held them is broken" in str(warning.message)
+    assert "proposals are recomputed, because their cache file is broken" in str(warning.message)
     assert str(file) in str(warning.message) and warning.filename == __file__
 
 @pytest.mark.filterwarnings('ignore:proposals are found anew')
@@ -349,7 +349,7 @@ def test_pixels_are_kept_only_where_a_folder_is_named(files, calls, tmp_path):
 
 def test_what_cannot_be_written_leaves_nothing_behind_and_says_what_to_do(files, tmp_path, monkeypatch):
     (tmp_path/'a file').write_text('')
-    with pytest.raises(OSError, match="cannot be kept in .*a file .*; pass cache=<a folder that can be written>"):
+    with pytest.raises(OSError, match="cannot be cached in .*a file .*; pass cache=<a writable folder>"):
         Proposals('grid', cache=tmp_path/'a file', workers=0).prepare(files[:1], progress=False)
     def full(f, **kw): f.write(b'half of it'); raise OSError("No space left on device")
     monkeypatch.setattr(np, 'savez_compressed', full)
@@ -376,14 +376,14 @@ def test_a_parameter_that_the_method_lacks_is_told_at_once():
 
 @pytest.mark.parametrize('bad', [[[0, 0, 5]], [[0, 0, 5, np.nan]], [[5, 0, 0, 5]]], ids=str)
 def test_boxes_without_meaning_are_refused_and_not_kept(files, bad):
-    with pytest.raises(ValueError, match="0.png: expected of the method .*mend the method"):
+    with pytest.raises(ValueError, match="0.png: expected the method to return .*fix the method"):
         Proposals(lambda image, n: bad, name='bad')(files[0])
     assert not (files[0].parent/'.proposals').exists()
 
 def test_an_image_beside_which_nothing_can_be_kept_has_proposals_and_one_warning_tells(files, tmp_path):
     (tmp_path/'a file').write_text('')
     p = Proposals('grid', n=20, cache=tmp_path/'a file')
-    with pytest.warns(UserWarning, match="cannot be kept in .*a file .*; pass cache=") as said:
+    with pytest.warns(UserWarning, match="cannot be cached in .*a file .*; pass cache=") as said:
         one,again = p(files[0]),p(files[0])
     assert len(said) == 1 and len(one) and np.array_equal(one, again)
 

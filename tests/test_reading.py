@@ -175,7 +175,7 @@ def test_every_reader_refuses_one_image_under_two_names(tmp_path, reader):
     read,d = READERS[reader][1],folder_of(reader, tmp_path/'d')
     (d/'b.png').symlink_to('é 1.png')
     TWICE[reader](d)
-    with pytest.raises(AnnotationError, match="are the same image file, .*é 1.png; an image has one entry"): read(d)
+    with pytest.raises(AnnotationError, match="are the same image file, .*é 1.png; an image must have one"): read(d)
     with pytest.warns(UserWarning, match="1 of 1 images are dropped"): assert read(d, on_error='drop') == []
 
 def test_masks_refuse_an_image_that_is_listed_twice(tmp_path):

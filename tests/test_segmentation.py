@@ -285,7 +285,7 @@ def test_an_exported_learner_answers_the_same(learn, anns, tmp_path):
 def test_bad_data_are_told_before_training(anns, tmp_path):
     m = decode_class_mask(anns[0].mask).copy(); m[:2, :5] = 9; m[5, 5] = 77
     def with_mask(m): return dls_of([replace(anns[0], mask=m), *anns[1:]])
-    with pytest.raises(AnnotationError, match=r"0000.png: its mask holds 9 \(10 pixels\), 77 \(1 pixels\), but there "
+    with pytest.raises(AnnotationError, match=r"0000.png: its mask has 9 \(10 pixels\), 77 \(1 pixels\), but there "
                                               "are 5 classes, 0 to 4, and 255 for void"): with_mask(m)
     with pytest.raises(AnnotationError, match="0000.png: no class mask"): with_mask(None)
     Image.new('L', (9, 9)).save(tmp_path/'small.png')
@@ -319,7 +319,7 @@ def test_a_transform_that_cannot_be_undone_is_refused_when_the_learner_is_made(a
 def test_masks_that_are_missing_or_broken_are_told(anns, tmp_path):
     (tmp_path/'broken.png').write_bytes(b'no png')
     for name in ('gone.png', 'broken.png'):
-        with pytest.raises(AnnotationError, match=f"0000.png: .*{name}.*mend its mask, or leave the picture out"):
+        with pytest.raises(AnnotationError, match=f"0000.png: .*{name}.*fix its mask, or drop the image"):
             dls_of([replace(anns[0], mask=tmp_path/name), *anns[1:]])
     with pytest.raises(ValueError, match="vocab has 'shape' alone, so that there is nothing to distinguish it from"):
         dls_of(anns, vocab=['shape'])

@@ -250,9 +250,9 @@ def test_class_weights_reach_the_loss_and_refuse_what_they_cannot_weigh():
     x,y = batch(c=3)
     w = class_weights(masks(*y.numpy()), 3)
     close(SegmentationCE(w)(x, y), F.cross_entropy(x, y, w, ignore_index=VOID))
-    with pytest.raises(AnnotationError, match=r"holds 2 \(1 pixels\), but there are 2 classes"):
+    with pytest.raises(AnnotationError, match=r"has 2 \(1 pixels\), but there are 2 classes"):
         class_weights(masks([[0, 2]]), 2)
-    with pytest.raises(AnnotationError, match="the 1 masks hold no pixel of any class"):
+    with pytest.raises(AnnotationError, match="the 1 masks have no pixel with a class"):
         class_weights(masks([[VOID, VOID]]), 2)
     with pytest.raises(ValueError, match="kind: expected one of 'median_frequency', 'inverse', None, got 'median'"):
         class_weights([], 2, 'median')

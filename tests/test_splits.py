@@ -41,7 +41,7 @@ def long_tail(n=200, c=12, seed=0):
     return anns(n, labels=lambda i: [f'l{j:02}' for j in range(c) if rng.random() < .6/(j+1)**1.3])
 
 @pytest.mark.parametrize('seed', range(5))
-def test_a_stratified_split_shows_every_label_that_has_two_pictures_on_both_sides(seed):
+def test_a_stratified_split_shows_every_label_that_has_two_images_on_both_sides(seed):
     a = long_tail(seed=seed) + anns(2, labels=lambda i: ['rare'])[:2]
     a[-1],a[-2] = (Annotation(f'r{i}.jpg', (1, 1), ['rare']) for i in range(2))
     tr,va = StratifiedSplitter(.2, seed)(a)
@@ -68,7 +68,7 @@ def test_stratified_folds_cover_all_keep_groups_and_balance_labels():
     assert set(f) == {0, 1, 2, 3} and (f[::2] == f[1::2]).all() and np.ptp(np.bincount(f)) <= 8
     n = [sum('l00' in x.labels for x,k in zip(a, f) if k == j) for j in range(4)]
     assert max(n)-min(n) <= 6
-    with pytest.raises(AnnotationError, match="3 files or groups cannot make 5 folds"): stratified_folds(anns(3), 5)
+    with pytest.raises(AnnotationError, match="3 files or groups are too few for 5 folds"): stratified_folds(anns(3), 5)
 
 def test_splitters_are_what_fastais_data_block_takes():
     dsets = DataBlock(splitter=AnnotationSplitter(.5), get_x=path_of, get_y=label_set).datasets(anns(10))
@@ -121,7 +121,7 @@ def test_with_groups_of_many_sizes_valid_has_its_share_of_the_images_to_two_perc
 def test_a_share_that_is_missed_by_more_than_half_is_a_warning_with_the_counts(cls):
     a = grouped([95, 3, 2])
     with pytest.warns(UserWarning, match="valid has 5 of 100 images instead of 20: groups are kept whole, and the "
-                                         "largest, 'group 0', has 95 images; divide it, or choose another share"):
+                                         "largest, 'group 0', has 95 images; split it, or choose another share"):
         tr,va = cls()(a)
     assert (len(tr), len(va)) == (95, 5)
     with pytest.warns(UserWarning, match="valid has 40 of 100 images instead of 20"): cls()(grouped([60, 40]))
@@ -131,7 +131,7 @@ def test_a_share_that_is_missed_by_more_than_half_is_a_warning_with_the_counts(c
 
 def test_rare_labels_that_make_valid_large_are_a_warning():
     a = anns(20, labels=lambda i: [f'l{i//2}'])
-    with pytest.warns(UserWarning, match="valid has 10 of 20 images instead of 4: each label of two images or more"):
+    with pytest.warns(UserWarning, match="valid has 10 of 20 images instead of 4: each label with two images or more"):
         tr,va = StratifiedSplitter()(a)
     assert {a[i].labels[0] for i in tr} == {a[i].labels[0] for i in va}
 

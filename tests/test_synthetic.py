@@ -36,7 +36,7 @@ def test_the_class_mask_is_the_union_of_the_object_masks_which_do_not_overlap(dr
         assert count.max() == min(len(a.labels), 1)
         np.testing.assert_array_equal(_pixels(a.mask), expected)
 
-def test_a_picture_holds_as_many_objects_as_allowed(tmp_path):
+def test_an_image_holds_as_many_objects_as_allowed(tmp_path):
     count = lambda **kw: {len(a.labels) for a in draw_shapes(tmp_path, 40, 96, **kw)}
     assert count() == {0, 1, 2, 3, 4} and count(most=1) == {0, 1} and max(count(most=9)) > 4
     assert set(vocab_of(draw_shapes(tmp_path, 12, most=1))) == set(SHAPES)
@@ -48,7 +48,7 @@ def test_boxes_are_the_tight_boxes_of_the_masks_and_lie_inside(drawn):
         tl,br = a.bboxes[:,:2],a.bboxes[:,2:]
         assert (tl >= 0).all() and (br <= a.size).all() and (br - tl >= 3).all()
 
-def test_points_lie_inside_the_picture_near_their_box_and_the_centre_on_the_object(drawn):
+def test_points_lie_inside_the_image_near_their_box_and_the_centre_on_the_object(drawn):
     for a in drawn[1]:
         assert a.points.shape == (len(a.labels), len(SHAPE_POINTS), 2)
         assert a.visible.shape == a.points.shape[:2] and (a.visible == 2).all()
@@ -80,30 +80,30 @@ def test_object_pixels_differ_from_the_background_around_them(drawn):
             near[max(b[1]-2, 0):b[3]+2,max(b[0]-2, 0):b[2]+2] = True
             assert np.abs(image[m].mean(0) - image[near & background].mean(0)).max() > 20
 
-def test_some_pictures_are_empty_and_the_others_hold_one_to_four_objects(drawn):
+def test_some_images_are_empty_and_the_others_hold_one_to_four_objects(drawn):
     n = [len(a.labels) for a in drawn[1]]
     assert n.count(0) == 3 and max(n) <= 4 and (max(n) > 2 or min(drawn[0]) == 16)
     empty = next(a for a in drawn[1] if not a.labels)
     assert empty.bboxes.shape == (0, 4) and empty.points.shape == (0, len(SHAPE_POINTS), 2) and empty.masks == []
     assert not _pixels(empty.mask).any()
 
-def test_objects_have_the_sizes_that_the_picture_allows(tmp_path):
+def test_objects_have_the_sizes_that_the_image_allows(tmp_path):
     "A side is .2 to .45 of the short side, turned by up to 20 degrees"
     sides = np.concatenate([(a.bboxes[:,2:] - a.bboxes[:,:2]).max(1) for a in draw_shapes(tmp_path, 40, (100, 160))])
     assert 16 < sides.min() < 30 and 40 < sides.max() < 60
 
 @pytest.mark.parametrize('n', range(1, 10))
-def test_four_pictures_or_more_have_an_empty_one_and_no_set_is_all_empty(n, tmp_path):
+def test_four_images_or_more_have_an_empty_one_and_no_set_is_all_empty(n, tmp_path):
     for seed in range(3):
         empty = sum(not a.labels for a in draw_shapes(tmp_path, n, 24, seed))
         assert empty == 0 if n < 4 else empty == 1
 
-def test_few_pictures_show_all_shapes_in_the_order_of_the_vocabulary(tmp_path):
+def test_few_images_show_all_shapes_in_the_order_of_the_vocabulary(tmp_path):
     for seed in range(10): assert vocab_of(draw_shapes(tmp_path, 8, 32, seed)) == list(SHAPES)
     assert SHAPE_CODES == ('background', *SHAPES)
     assert [tuple(SHAPE_POINTS[i] for i in o) for o in SHAPE_FLIP_PAIRS] == [('left', 'right')]
 
-def test_one_picture_has_objects(tmp_path):
+def test_one_image_has_objects(tmp_path):
     anns = draw_shapes(tmp_path, n=1)
     assert len(anns) == 1 and anns[0].labels and anns[0].size == (64, 64)
 
@@ -119,7 +119,7 @@ def test_the_same_arguments_draw_the_same_pixels_whatever_the_global_random_stat
         assert x.labels == y.labels and x.masks == y.masks
         np.testing.assert_array_equal(x.points, y.points)
 
-def test_another_seed_draws_other_pictures(tmp_path):
+def test_another_seed_draws_other_images(tmp_path):
     for seed in (0, 1): draw_shapes(tmp_path/str(seed), 4, 32, seed=seed)
     a,b = (_digest(tmp_path/str(seed)) for seed in (0, 1))
     assert a.keys() == b.keys() and not set(v for k,v in a.items() if k.parts[0] == 'images') & set(b.values())
@@ -133,7 +133,7 @@ def test_the_colour_tells_a_class_often_but_not_always(tmp_path):
     right = (np.square(x[:,None] - means).sum(-1).argmin(1) == y).mean()
     assert .6 < right < .99
 
-def test_a_tiny_picture_holds_what_fits(tmp_path):
+def test_a_tiny_image_holds_what_fits(tmp_path):
     anns = draw_shapes(tmp_path, 50, 16)
     assert {0, 1} <= {len(a.labels) for a in anns} <= {0, 1, 2} and sum(not a.labels for a in anns) == 6
 
@@ -254,7 +254,7 @@ def test_what_tells_left_from_right_is_the_side_that_is_seen_so_that_a_mirrored_
     assert 12 <= backs <= 16
 
 def test_left_and_right_have_the_same_colours(large):
-    "Of thighs, which nothing but a bush covers, in pictures where the knees are seen"
+    "Of thighs, which nothing but a bush covers, in images where the knees are seen"
     d = []
     for a in large:
         knees = [J[f'{s}_knee'] for s in ('left', 'right')]

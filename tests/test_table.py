@@ -56,7 +56,7 @@ def test_one_hot_columns_become_names(pics):
 def test_splits_are_words_or_truth_values(pics, values, want):
     assert [a.split for a in read_df(df_of(v=values), pics, valid_col='v')] == want
 
-def test_rows_of_boxes_become_pictures_in_their_first_order(pics):
+def test_rows_of_boxes_become_images_in_their_first_order(pics):
     df = pd.DataFrame([('b.png', 'dog', 0, 0, 5, 5), ('a.png', 'cat', 1, 1, 4, 4.5), ('b.png', 'cat', 2, 2, 30, 9),
                        ('c.png', None, NAN, NAN, NAN, NAN)],
                       columns='fname label x1 y1 x2 y2'.split())
@@ -86,19 +86,19 @@ BOX = dict(label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
 BAD = {
     "row 1: .*gone.png: no such image file": (dict(fname=['a.png', 'gone.png']), {}),
     "row 1: no file name": (dict(fname=['a.png', NAN]), {}),
-    "a.png has two rows, 0 and 1; one picture is one row": (dict(fname=['a.png', 'a.png']), {}),
+    "a.png has two rows, 0 and 1; expected one row per image": (dict(fname=['a.png', 'a.png']), {}),
     r"row 1, b.png: an empty label in 'x\|\|y'":
         (dict(fname=['a.png', 'b.png'], l=['x', 'x||y']), dict(label_col='l', label_delim='|')),
-    "row 0, a.png: 'maybe' is no split; expected true or false":
+    "row 0, a.png: 'maybe' is not a split; expected true or false":
         (dict(fname=['a.png'], v=['maybe']), dict(valid_col='v')),
     "row 0, a.png: expected x1 <= x2 and y1 <= y2, got .*width and height":
         (dict(fname=['a.png'], label=['d'], x1=[9], y1=[0], x2=[3], y2=[3]), BOX),
-    "row 0, a.png: the box .* lacks a number":
+    "row 0, a.png: the box .* has an empty cell":
         (dict(fname=['a.png'], label=['d'], x1=[NAN], y1=[0], x2=[3], y2=[3]), BOX),
     "row 0, a.png: a box without a label": (dict(fname=['a.png'], label=[NAN], x1=[1], y1=[0], x2=[3], y2=[3]), BOX),
     "row 0, a.png: .*wide.* are not all numbers":
         (dict(fname=['a.png'], label=['d'], x1=[1], y1=[0], x2=['wide'], y2=[3]), BOX),
-    "row 0, a.png: its rows name several groups":
+    "row 0, a.png: its rows have several groups":
         (dict(fname=['a.png']*2, label=['d']*2, x1=[1, 1], y1=[0, 0], x2=[3, 3], y2=[3, 3], g=['p', 'q']),
          dict(BOX, group_col='g')),
     "row 0: .*a.png, points, row .*nan twice": (dict(fname=['a.png'], x=[1], y=[NAN]), dict(point_cols=['x', 'y'])),
@@ -122,7 +122,7 @@ def test_bad_tables_and_columns_are_told(pics):
     with pytest.raises(AnnotationError, match="gone.csv: no such csv file"): read_df(pics/'gone.csv')
     (pics/'empty.csv').write_text('')
     with pytest.raises(AnnotationError, match="empty.csv is not a readable csv file"): read_df(pics/'empty.csv')
-    with pytest.raises(ValueError, match="points come as pairs"): read_df(df, pics, point_cols=['labels'])
+    with pytest.raises(ValueError, match="expected pairs x, y"): read_df(df, pics, point_cols=['labels'])
 
 def same(a, b):
     assert (a.path, a.size, a.labels, a.split, a.group) == (b.path, b.size, b.labels, b.split, b.group)
@@ -141,7 +141,7 @@ def test_labels_splits_and_groups_survive_a_csv(shapes, tmp_path):
     for a,b in zip(named, read_df(df, label_col='labels', label_delim=';', valid_col='split', group_col='group')):
         same(a, b)
 
-def test_boxes_and_points_survive_a_csv_and_pictures_without_objects_stay(shapes, tmp_path):
+def test_boxes_and_points_survive_a_csv_and_images_without_objects_stay(shapes, tmp_path):
     anns = [Annotation(a.path, a.size, a.labels, a.bboxes, a.points) for a in shapes]
     df = write_df(anns)
     df.to_csv(tmp_path/'t.csv', index=False)
@@ -163,12 +163,12 @@ def test_what_a_table_cannot_hold_is_refused(shapes):
         write_df([a, Annotation(a.path, a.size)])
     with pytest.raises(AnnotationError, match="an annotation without a file has no row"):
         write_df([Annotation(None, (4, 4))])
-    with pytest.raises(AnnotationError, match="or holds the delimiter ';'"):
+    with pytest.raises(AnnotationError, match="or contains the delimiter ';'"):
         write_df([Annotation(a.path, a.size, ['a;b c'])])
     for o in ('', ' x'):
-        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends blank"):
+        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends with a blank"):
             write_df([Annotation(a.path, a.size, [o], [[0, 0, 9, 9]])])
-    with pytest.raises(AnnotationError, match="a table has no objects to ignore, .*; leave them out"):
+    with pytest.raises(AnnotationError, match="a table has no flag for ignored objects, .*; drop them"):
         write_df([Annotation(a.path, a.size, ['x'], [[0, 0, 9, 9]], ignore=[True])])
 
 @pytest.mark.parametrize('cells,message', [
@@ -246,7 +246,7 @@ def test_cells_that_hold_no_names_are_refused_with_their_row(pics, cell):
 def test_text_that_looks_like_a_list_and_is_none_is_not_taken_for_a_name_in_silence(pics, cell):
     "numpy's text of an array among them, which Python reads as one long name"
     if cell == "['dog'":
-        with pytest.warns(UserWarning, match=r"names have one of \[ \| ; , in them"): labels_of(pics, cell)
+        with pytest.warns(UserWarning, match=r"names contain one of \[ \| ; , such as"): labels_of(pics, cell)
         return
     with pytest.raises(AnnotationError, match="row 0, a.png: .* looks like a list, but cannot be read as one"):
         labels_of(pics, cell)
@@ -255,7 +255,7 @@ def test_a_box_has_one_label(pics):
     df = pd.DataFrame(dict(fname=['a.png']*2, label=[['dog'], 'cat'], x1=0, y1=0, x2=5, y2=[5, 6]))
     assert read_df(df, pics, **BOX)[0].labels == ['dog', 'cat']
     df['label'] = [['dog', 'cat'], 'cat']
-    with pytest.raises(AnnotationError, match=r"row 0, a.png: 2 labels, \['dog', 'cat'\]; a box has one"):
+    with pytest.raises(AnnotationError, match=r"row 0, a.png: 2 labels, \['dog', 'cat'\]; expected one per box"):
         read_df(df, pics, **BOX)
 
 def test_a_label_twice_in_a_cell_counts_once_and_is_counted(pics):
@@ -272,9 +272,9 @@ def test_a_delimiter_that_no_cell_has_is_an_error_where_another_has(pics):
     with pytest.raises(ValueError, match="label_delim: expected a text that separates labels"): labels_of(pics, 'x', '')
 
 @pytest.mark.parametrize('cells,message', [
-    (['dog,cat', 'dog', 'dog'], r"1 of 2 names have one of \[ \| ; , in them, 'dog,cat' for one; .*label_delim="),
+    (['dog,cat', 'dog', 'dog'], r"1 of 2 names contain one of \[ \| ; , such as 'dog,cat'; .*label_delim="),
     (['dog cat', 'cat', 'dog'], None), (['a', 'b', 'a'], None),
-    (['a b', 'b c', 'c a', 'b'], "4 of 4 names occur in one image only, 'a b' for one"),
+    (['a b', 'b c', 'c a', 'b'], "4 of 4 names occur in one image only, such as 'a b'"),
     (['a', 'b', 'c', 'a'], None)])
 def test_a_vocabulary_that_looks_like_cells_not_taken_apart_is_warned_of(pics, cells, message):
     df = pd.DataFrame(dict(fname=[f'{s}.png' for s in 'abcd'[:len(cells)]], l=cells))
@@ -315,7 +315,7 @@ def test_boxes_of_another_form_than_said_are_refused_with_their_row(pics):
             read_df(df(5, 5, -1, 3), pics, bbox_format=form, **BOX)
     with pytest.raises(AnnotationError, match="row 0, a.png: expected fractions of the image, .*relative=False reads"):
         read_df(df(1, 1, 5, 5), pics, relative=True, **BOX)
-    with pytest.raises(AnnotationError, match="x1 <= x2 .* bbox_format='xywh' reads"):
+    with pytest.raises(AnnotationError, match="x1 <= x2 .* use bbox_format='xywh'"):
         read_df(df(9, 9, 5, 5), pics, **BOX)
     with pytest.raises(ValueError, match="bbox_format: expected one of 'xyxy', 'xywh', 'cxcywh', got 'ltwh'"):
         read_df(df(1, 1, 5, 5), pics, bbox_format='ltwh', **BOX)
@@ -330,7 +330,7 @@ def test_a_csv_whose_last_row_is_cut_is_an_error_that_names_it(tmp_path, shapes)
     assert len(read(text)) == len(read(text[:-1])) == 1   # the last line end may be missing
     # within a row: fewer cells than the header has
     for end in range(len(head + rows[0]) + 1, text.rindex(',')):
-        with pytest.raises(AnnotationError, match=r"a.csv, line 3: .* has [1-5] of 6 cells .*cut"):
+        with pytest.raises(AnnotationError, match=r"a.csv, line 3: .* has [1-5] of 6 cells .*truncated"):
             read(text[:end])
 
 # --- what a spreadsheet would run

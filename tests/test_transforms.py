@@ -17,7 +17,7 @@ VIEWS = dict(crop=CropView(), squish=FitView(), pad=FitView('pad'), centre=FitVi
 SIZES = [(80,60), (60,80), (64,64), (101,37)]
 
 def painted(n, size, seed=0):
-    "A black picture with `n` white rectangles that do not touch, each in a cell of a 3x2 grid, and all known of them"
+    "A black image with `n` white rectangles that do not touch, each in a cell of a 3x2 grid, and all known of them"
     rng,(w,h) = np.random.default_rng(seed),size
     sem = np.zeros((h, w), np.uint8)
     cells,boxes = rng.permutation(6)[:n],[]
@@ -39,7 +39,7 @@ def painted(n, size, seed=0):
 def item(d): return tuple(d.values())
 
 def alone(d, i):
-    "`d` with a picture of nothing but its `i`-th object"
+    "`d` with an image of nothing but its `i`-th object"
     return {**d, 'im': PILImage.create(np.repeat(d['masks'][i].numpy()[...,None], 3, 2)*255)}
 
 def extent(m):
@@ -52,7 +52,7 @@ def iou(a, b): return ((a & b).sum()/(a | b).sum().clamp(min=1)).item()
 def seen_in(im): return im.as_subclass(Tensor)[0] > 127
 
 def check(run, d, size, tol=1.01):
-    """Boxes, labels, masks, class mask and points of `run(d)` agree with what the picture shows: each object is also
+    """Boxes, labels, masks, class mask and points of `run(d)` agree with what the image shows: each object is also
     sent alone through the same geometry, so that its pixels are known"""
     state = random.getstate(),torch.get_rng_state()
     def again(d): random.setstate(state[0]); torch.set_rng_state(state[1]); return run(d)
@@ -71,7 +71,7 @@ def check(run, d, size, tol=1.01):
         for x,y in p[~p.isnan().any(-1)].tolist():
             x,y = min(int(x), w-1),min(int(y), h-1)
             assert s[max(0, y-1):y+2, max(0, x-1):x+2].any()
-    for l,s in seen.items():           # no object of some size is in the picture without a label
+    for l,s in seen.items():           # no object of some size is in the image without a label
         if s.sum() > 40: assert l in labels.tolist()
     return im,boxes,labels,masks,sem,points
 
@@ -134,7 +134,7 @@ def test_a_large_jpeg_is_decoded_small_and_labels_still_follow(tmp_path, shape, 
                       (JointTransform((96,64), valid='pad', fill=(0, 0, 0)), 1)):
         check(run, painted(6, shape), tfm.size)
 
-def test_points_of_pairs_change_places_in_a_mirrored_picture_only():
+def test_points_of_pairs_change_places_in_a_mirrored_image_only():
     p = TensorPoint(torch.tensor([[10., 20.], [50., 20.], [30., 40.]]))
     im = PILImage.create(np.zeros((60, 60, 3), np.uint8))
     tfm = JointTransform(60, train=FitView(), flip=1., flip_pairs=[(0, 1)])
@@ -144,7 +144,7 @@ def test_points_of_pairs_change_places_in_a_mirrored_picture_only():
     tfm = JointTransform(60, train=FitView(), flip=1., vflip=1., flip_pairs=[(0, 1)])     # half a turn mirrors nothing
     assert tfm((im, p), split_idx=0)[1].tolist() == [[50, 40], [10, 40], [30, 20]]
 
-def test_points_that_leave_the_picture_are_nan_and_nan_stays_nan():
+def test_points_that_leave_the_image_are_nan_and_nan_stays_nan():
     p = TensorPoint(torch.tensor([[2., 2.], [30., 30.], [torch.nan, torch.nan]]))
     class Centre(FitView):
         def __call__(self, w, h, out, bboxes=None): return (10, 10, 50, 50),(0, 0, *out)
@@ -175,13 +175,13 @@ def test_v2_transforms_join_in_and_do_not_leak_their_types():
         out = check(lambda d: tfm(item(d), split_idx=0), painted(6, (80,60), seed=k), (64,64), tol=1.6)
         assert [type(o) for o in out] == [TensorImage, PixelBBox, BBoxLabels, InstanceMasks, TensorMask, TensorPoint]
 
-def test_pictures_without_objects_and_pictures_alone_are_ordinary():
+def test_images_without_objects_and_images_alone_are_ordinary():
     tfm = JointTransform(32)
     out = tfm(item(painted(0, (80,60))), split_idx=0)
     assert out[1].shape == (0, 4) and out[3].shape == (0, 32, 32)
     assert tfm(painted(1, (80,60))['im'], split_idx=1).shape == (3, 32, 32)
     assert tfm((TensorImage(torch.zeros(3, 50, 40, dtype=torch.uint8)),), split_idx=0)[0].shape == (3, 32, 32)
-    with pytest.raises(ValueError, match="needs a picture in the item, got"): tfm((torch.zeros(3),), split_idx=0)
+    with pytest.raises(ValueError, match="needs an image in the item, got"): tfm((torch.zeros(3),), split_idx=0)
 
 def test_it_works_before_point_scaler_on_stock_types():
     pipe = Pipeline([PointScaler(), JointTransform(64, train=FitView(), flip=0.)], split_idx=0)
@@ -226,7 +226,7 @@ def test_padding_makes_one_batch_and_loses_nothing(ns):
         assert torch.equal(masks[i, :k, :m.shape[1], :m.shape[2]].as_subclass(Tensor), m.as_subclass(Tensor))
         assert masks[i, k:].sum() == 0
 
-def test_fastai_batch_transforms_move_boxes_and_masks_with_the_picture():
+def test_fastai_batch_transforms_move_boxes_and_masks_with_the_image():
     torch.manual_seed(0)
     items,batch = batch_of([(64,64)]*4, (1, 1, 1, 0))
     im,boxes,labels,masks = batch
@@ -243,7 +243,7 @@ def test_fastai_batch_transforms_move_boxes_and_masks_with_the_picture():
     with pytest.raises(ValueError, match="pad_mode='zeros'"):
         Pipeline(aug_transforms(p_affine=1.), split_idx=0)((TensorImage(im.float()/255), boxes))
 
-def test_light_jitter_changes_each_picture_by_itself_and_only_in_training():
+def test_light_jitter_changes_each_image_by_itself_and_only_in_training():
     torch.manual_seed(0)
     x = TensorImage(torch.rand(64, 3, 4, 4))
     assert torch.equal(LightJitter()((x.clone(),), split_idx=1)[0], x)
@@ -254,7 +254,7 @@ def test_light_jitter_changes_each_picture_by_itself_and_only_in_training():
     flat = TensorImage(torch.full((1, 3, 2, 2), .5))
     assert abs(LightJitter(.2, 1.)((flat.clone(),), split_idx=0)[0].unique().item() - .5) <= .1
 
-def test_scale_jitter_around_the_whole_picture_keeps_the_mean_size_of_objects():
+def test_scale_jitter_around_the_whole_image_keeps_the_mean_size_of_objects():
     "What a crop cannot, and what a net that tells sizes needs"
     random.seed(0)
     def mean(view, size=(90, 60)):
@@ -267,7 +267,7 @@ def test_scale_jitter_around_the_whole_picture_keeps_the_mean_size_of_objects():
 
 @pytest.mark.parametrize('nearest', [False, True])
 @pytest.mark.parametrize('hw', [(40, 60), (64, 64), (31, 17)])
-def test_a_turn_equals_torchvisions_affine_inside_the_picture(hw, nearest):
+def test_a_turn_equals_torchvisions_affine_inside_the_image(hw, nearest):
     torch.manual_seed(0)
     t = (torch.rand(1, 3, 9, 9)*255).to(torch.uint8)
     t = v2.functional.resize(t, list(hw))[0]

@@ -18,15 +18,15 @@ def shape(name, **kw): return dict(shape_attributes=dict(name=name, **kw), regio
 CAT,DOG = polygon([2, 8, 8.5], [1, 1, 7], kind='cat'),rect(3, 2, 5.5, 4, kind='dog')
 
 class Via:
-    "Pictures in pics/, and a json file of them"
+    "Images in pics/, and a json file of them"
     def __init__(self, path): self.pics,self.file = path/'pics',path/'via.json'; (self.pics/'sub').mkdir(parents=True)
-    def put(self, *entries, project=True, pictures=True):
+    def put(self, *entries, project=True, images=True):
         "`entries`: (file name, regions)"
         files = {f'{name}{i}': dict(filename=name, size=i, regions=r, file_attributes={})
                  for i,(name,r) in enumerate(entries)}
         self.file.write_text(json.dumps(dict(_via_settings={}, _via_img_metadata=files, _via_attributes={})
                                         if project else files))
-        for name,_ in entries if pictures else (): Image.new('RGB', (W, H)).save(self.pics/name)
+        for name,_ in entries if images else (): Image.new('RGB', (W, H)).save(self.pics/name)
     def read(self, **kw): return read_via(self.file, self.pics, **kw)
 
 @pytest.fixture
@@ -51,46 +51,46 @@ def test_rects_alone_have_no_masks(via):
 def test_the_name_is_in_the_attribute_that_label_names_or_in_the_only_one(via):
     via.put(('a.png', [rect(0, 0, 2, 2, kind='cat', age='old')]))
     assert via.read(label='kind')[0].labels == ['cat'] and via.read(label='age')[0].labels == ['old']
-    with pytest.raises(AnnotationError, match=r"attributes are \['age', 'kind'\], and label is None; name the one"):
+    with pytest.raises(AnnotationError, match=r"attributes are \['age', 'kind'\], and label is None; pass the"):
         via.read()
     with pytest.raises(AnnotationError, match="and label is 'sort'"): via.read(label='sort')
 
 def test_label_names_all_objects_where_no_region_has_attributes(via):
     via.put(('a.png', [rect(0, 0, 2, 2)]*2), ('b.png', []))
     assert [a.labels for a in via.read(label='balloon')] == [['balloon']*2, []]
-    with pytest.raises(AnnotationError, match="no region has attributes; say what all objects are with label="):
+    with pytest.raises(AnnotationError, match="no region has attributes; pass the class of all objects as label="):
         via.read()
     via.put(('b.png', []))
     assert via.read()[0].labels == []   # without regions there is nothing to name
 
-BAD = {   # message: regions of the picture bad.png
+BAD = {   # message: regions of the image bad.png
     r"region 1: the shape is 'circle'; expected a polygon or a rect": [CAT, shape('circle', cx=3, cy=3, r=2)],
     r"region 0: the shape is 'ellipse'; expected a polygon or a rect": [shape('ellipse', cx=3, cy=3, rx=2, ry=1)],
     r"region 0: the shape is 'point'": [shape('point', cx=3, cy=3)],
     r"region 0: the shape is 'polyline'": [shape('polyline', all_points_x=[1, 2, 3], all_points_y=[1, 2, 3])],
     r"region 0: the shape is None": [dict(region_attributes=dict(kind='cat'))],
-    r"region 0: 3 x and 2 y; expected as many of both": [polygon([1, 2, 3], [1, 2], kind='cat')],
-    r"region 0: 2 x and 2 y; expected as many of both, for three or more": [polygon([1, 2], [1, 2], kind='cat')],
+    r"region 0: 3 x and 2 y; expected equally many": [polygon([1, 2, 3], [1, 2], kind='cat')],
+    r"region 0: 2 x and 2 y; expected equally many, for three or more": [polygon([1, 2], [1, 2], kind='cat')],
     r"region 0: all_points_x is \['a', 2, 3\]; expected finite numbers": [polygon(['a', 2, 3], [1, 2, 3], kind='cat')],
     r"region 0: all_points_y is \[1, nan, 3\]": [polygon([1, 2, 3], [1, float('nan'), 3], kind='cat')],
     r"region 0: all_points_y is None": [shape('polygon', all_points_x=[1, 2, 3])],
     r"region 0: rect is \[1, 1, None, 2\]; expected finite numbers": [shape('rect', x=1, y=1, height=2)],
     r"region 0: width and height are -2 and 3; expected 0 or more": [rect(1, 1, -2, 3, kind='cat')],
-    r"region 1: its name is None, its attributes are {}; expected a text": [CAT, rect(1, 1, 2, 3)],
-    r"region 0: its name is '', .*": [rect(1, 1, 2, 3, kind='')],
-    r"region 0: its name is {'cat': True}, .*; expected a text that is not empty":
+    r"region 1: its class is None, its attributes are {}; expected a text": [CAT, rect(1, 1, 2, 3)],
+    r"region 0: its class is '', .*": [rect(1, 1, 2, 3, kind='')],
+    r"region 0: its class is {'cat': True}, .*; expected a text that is not empty":
         [rect(1, 1, 2, 3, kind={'cat': True})],
     r"region 0: the shape is None; ": [7],
 }
 @pytest.mark.parametrize('message', BAD, ids=range(len(BAD)))
-def test_a_region_that_cannot_be_read_raises_or_its_picture_is_dropped_and_counted(via, message):
+def test_a_region_that_cannot_be_read_raises_or_its_image_is_dropped_and_counted(via, message):
     via.put(('good.png', [CAT]), ('bad.png', BAD[message]))
     with pytest.raises(AnnotationError, match=f"via.json, file 'bad.png1', {message}"): via.read()
     with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*via.json, file 'bad.png1'"):
         kept = via.read(on_error='drop')
     assert [a.path.name for a in kept] == ['good.png'] and kept[0].labels == ['cat']
 
-def test_a_picture_that_is_missing_or_listed_twice_is_told(via):
+def test_an_image_that_is_missing_or_listed_twice_is_told(via):
     via.put(('a.png', [CAT]), ('b.png', [CAT]))
     (via.pics/'b.png').unlink()
     with pytest.raises(AnnotationError, match="file 'b.png1': .*b.png: no such image file"): via.read()
@@ -100,12 +100,12 @@ def test_a_picture_that_is_missing_or_listed_twice_is_told(via):
 
 BROKEN = {
     "via.json is not readable json": '{"a": ',
-    r"via.json: expected VIA's pictures, .* got list; save the project": '[]',
-    r"via.json: expected VIA's pictures, .* got \['images'\]": '{"images": []}',
-    r"via.json: expected VIA's pictures, .* got \['a'\]": '{"a": {"filename": "a.png", "regions": 3}}',
-    "via.json is of VIA 3, .*; this reads versions 1 and 2: draw in VIA 2":
+    r"via.json: expected VIA's images, .* got list; save the project": '[]',
+    r"via.json: expected VIA's images, .* got \['images'\]": '{"images": []}',
+    r"via.json: expected VIA's images, .* got \['a'\]": '{"a": {"filename": "a.png", "regions": 3}}',
+    "via.json is a file of VIA 3, .*; this function reads versions 1 and 2: use VIA 2":
         '{"project": {}, "metadata": {}, "file": {}}',
-    "via.json lists no pictures": '{"_via_img_metadata": {}}',
+    "via.json lists no images": '{"_via_img_metadata": {}}',
 }
 @pytest.mark.parametrize('message', BROKEN, ids=range(len(BROKEN)))
 def test_a_file_that_is_not_of_via_raises_whatever_on_error(via, message):
@@ -116,7 +116,7 @@ def test_a_file_that_is_not_of_via_raises_whatever_on_error(via, message):
 def test_missing_folders_and_files_are_told(via):
     with pytest.raises(AnnotationError, match="via.json: no such json file"): via.read()
     via.put(('a.png', [CAT]))
-    with pytest.raises(AnnotationError, match="gone: no such folder; images= is where the file names"):
+    with pytest.raises(AnnotationError, match="gone: no such folder, which the file names"):
         read_via(via.file, via.pics/'gone')
     with pytest.raises(ValueError, match="split: expected one of"): via.read(split='val')
 
@@ -174,13 +174,13 @@ def test_rle_and_arrays_become_outlines_of_the_same_pixels(via):
 RING = np.pad(np.pad(np.zeros((2, 2), bool), 1, constant_values=True), ((2, 4), (3, 13)))
 UNFIT = {
     "masks, row 0: mask: polygons cannot have holes, and it has 1, one at": dict(masks=[RING]),
-    "masks, row 0: no pixels, so that the mask would be lost": dict(masks=[np.zeros((H, W), bool)]),
-    "masks, row 0: the polygons overlap, and as one they would leave a hole there":
+    "masks, row 0: the mask is empty and would be lost": dict(masks=[np.zeros((H, W), bool)]),
+    "masks, row 0: the polygons overlap, and joined to one they would have a hole there":
         dict(masks=[[[1, 1, 6, 1, 6, 5, 1, 5], [3, 3, 9, 3, 9, 8, 3, 8]]]),
     "masks, row 0: mask, polygon 0: expected three or more points": dict(masks=[[[1, 2, 3, 4]]]),
-    "VIA has no objects to ignore, and others would train on them": dict(ignore=[True]),
-    "points have no place in this format": dict(points=[[[1, 2]]]),
-    "row 0: an empty label has no place in this format": dict(labels=[' ']),
+    "VIA has no flag for ignored objects, and other tools would train on them": dict(ignore=[True]),
+    "this format cannot store points": dict(points=[[[1, 2]]]),
+    "row 0: this format cannot store an empty label": dict(labels=[' ']),
 }
 @pytest.mark.parametrize('message', UNFIT, ids=range(len(UNFIT)))
 def test_what_via_cannot_hold_is_refused_before_a_file_is_written(via, message):
@@ -188,14 +188,14 @@ def test_what_via_cannot_hold_is_refused_before_a_file_is_written(via, message):
     with pytest.raises(AnnotationError, match=f"a.png.*{message}"): write_via([a], via.file)
     assert not via.file.exists()
 
-def test_annotations_without_a_file_or_boxes_and_pictures_twice_are_refused(via):
+def test_annotations_without_a_file_or_boxes_and_images_twice_are_refused(via):
     a = annotation(via)
     for bad,message in (([replace(a, path=None)], "annotation 0 has no file"),
                         ([replace(a, path='gone.png')], "gone.png: no such image file"),
-                        ([Annotation(a.path, a.size, ['cat'])], "VIA holds objects, and this annotation has none"),
-                        ([a, a], "a.png appears twice, in annotations 0 and 1; put its objects")):
+                        ([Annotation(a.path, a.size, ['cat'])], "VIA files hold objects, but this annotation has"),
+                        ([a, a], "a.png appears twice, in annotations 0 and 1; merge its objects")):
         with pytest.raises(AnnotationError, match=message): write_via(bad, via.file)
-    with pytest.raises(AnnotationError, match="does not lie in images="): write_via([a], via.file, via.pics/'sub')
+    with pytest.raises(AnnotationError, match="is not in images="): write_via([a], via.file, via.pics/'sub')
 
 def test_two_images_whose_name_and_size_make_one_key_are_both_written(tmp_path):
     for name,n in (('1', 1070), ('110', 70)):

@@ -16,7 +16,7 @@ def obj(name='dog', box=(1, 1, 10, 10), difficult=None):
 
 @pytest.fixture
 def voc(tmp_path):
-    "`voc(stem, objects, ...)` writes one picture and its xml; `voc.path` is the folder"
+    "`voc(stem, objects, ...)` writes one image and its xml; `voc.path` is the folder"
     for d in ('JPEGImages', 'Annotations', 'ImageSets/Main'): (tmp_path/d).mkdir(parents=True)
     def write(stem, objects='', size=SIZE, name=None, text=None, wh=(40, 30), exif=None):
         Image.new('RGB', wh).save(tmp_path/'JPEGImages'/f'{stem}.jpg', **({} if exif is None else dict(exif=exif)))
@@ -33,7 +33,7 @@ def test_pixels_become_zero_based_and_exclusive(voc):
     assert second.bboxes.tolist() == [[0, 0, 40, 30], [2, 3, 3, 4]] and second.labels == ['dog', 'cat']
     assert second.ignore.tolist() == [False, True] and second.split is None
 
-def test_boxes_outside_the_picture_and_fractions_are_kept(voc):
+def test_boxes_outside_the_image_and_fractions_are_kept(voc):
     voc('a', obj(box=(-4, 1.5, 41, 30)))
     assert read_voc(voc.path)[0].bboxes.tolist() == [[-5, .5, 41, 30]]
 
@@ -47,18 +47,18 @@ def test_lists_give_splits_or_choose(voc):
     assert [(a.path.stem, a.split) for a in read_voc(voc.path, 'trainval')] == [('a', None), ('b', None)]
     assert [(a.path.stem, a.split) for a in read_voc(voc.path, 'val')] == [('a', 'valid')]
     assert len(read_voc(voc.path, 'dog_train')) == 2
-    with pytest.raises(AnnotationError, match=r"dev.txt: no such list; there are "
+    with pytest.raises(AnnotationError, match=r"dev.txt: no such list; found "
                                               r"\['dog_train', 'test', 'train', 'trainval', 'val'\]"):
         read_voc(voc.path, 'dev')
     (main/'train.txt').write_text('b\nghost\n')
     with pytest.raises(AnnotationError, match="train.txt, line 2: 'ghost' has no file"): read_voc(voc.path, 'train')
 
-def test_a_picture_is_found_by_its_stem_when_the_xml_has_its_name_wrong(voc):
+def test_an_image_is_found_by_its_stem_when_the_xml_has_its_name_wrong(voc):
     voc('a', name='/old/place/a.png'); voc('b', name='renamed.jpg')
     assert [a.path.name for a in read_voc(voc.path)] == ['a.jpg', 'b.jpg']
 
 BAD = {
-    "a.xml, object 2: xmin 30 is not left of xmax 20; mend the file, or drop the object":
+    "a.xml, object 2: xmin 30 is not left of xmax 20; fix the file, or drop the object":
         dict(objects=obj() + obj(box=(30, 1, 20, 5))),
     "a.xml, object 1: ymin 9 is not above ymax 5": dict(objects=obj(box=(1, 9, 20, 5))),
     "a.xml, object 1: xmax is 'wide', not a number": dict(objects=obj(box=(1, 1, 'wide', 5))),
@@ -66,7 +66,7 @@ BAD = {
     "a.xml, object 1: no <name>": dict(objects=obj('')),
     "a.xml has no <size> with width and height; a.jpg is 40x30": dict(size=''),
     "a.xml has no <size>": dict(size="<size><width>0</width><height>0</height></size>"),
-    "a.xml: <size> says 40x30, but a.jpg is 80x60; scale the boxes": dict(wh=(80, 60)),
+    "a.xml: <size> is 40x30, but a.jpg is 80x60; scale the boxes": dict(wh=(80, 60)),
     "a.xml is not readable xml": dict(text='<annotation><object></annotation>'),
     "a.xml is not readable xml .*[Ee]ntit": dict(text='<!DOCTYPE x [<!ENTITY e "boom">]><annotation>&e;</annotation>'),
 }
@@ -77,13 +77,13 @@ def test_what_cannot_be_read_raises_or_is_dropped_and_counted(voc, message):
     with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*a.xml"):
         assert [a.path.stem for a in read_voc(voc.path, on_error='drop')] == ['b']
 
-def test_boxes_of_a_picture_before_its_exif_turn_are_told(voc):
+def test_boxes_of_an_image_before_its_exif_turn_are_told(voc):
     e = Image.Exif(); e[0x0112] = 6
     voc('a', obj(), exif=e)
-    with pytest.raises(AnnotationError, match="says 40x30, but a.jpg is 30x40; its EXIF orientation turns it"):
+    with pytest.raises(AnnotationError, match="is 40x30, but a.jpg is 30x40; .* before its EXIF orientation"):
         read_voc(voc.path)
 
-def test_missing_folders_and_pictures_are_told(voc):
+def test_missing_folders_and_images_are_told(voc):
     with pytest.raises(AnnotationError, match="Annotations holds no xml file"): read_voc(voc.path)
     voc('a', obj())
     (voc.path/'JPEGImages'/'a.jpg').unlink()
@@ -112,21 +112,21 @@ def test_a_generator_and_boxes_without_area_are_written_and_come_back(shapes, tm
     write_voc((o for o in [a]), tmp_path)
     assert np.array_equal(read_voc(tmp_path)[0].bboxes, a.bboxes)
 
-def test_a_picture_listed_on_two_sides_is_told_and_other_files_of_its_name_are_no_pictures(voc):
+def test_an_image_listed_on_two_sides_is_told_and_other_files_of_its_name_are_no_images(voc):
     voc('a', name='renamed.png')
     (voc.path/'JPEGImages'/'a.json').write_text('{}')
     assert read_voc(voc.path)[0].path.name == 'a.jpg'
     for name in ('train', 'val'): (voc.path/'ImageSets'/'Main'/f'{name}.txt').write_text('a\n')
-    with pytest.raises(AnnotationError, match="val.txt, line 1: 'a' is listed as train too"): read_voc(voc.path)
+    with pytest.raises(AnnotationError, match="val.txt, line 1: 'a' is also listed as train"): read_voc(voc.path)
 
 def test_what_voc_cannot_hold_is_refused(shapes, tmp_path):
-    with pytest.raises(AnnotationError, match="VOC holds boxes, and this annotation has none"):
+    with pytest.raises(AnnotationError, match="VOC files hold boxes, but this annotation has none"):
         write_voc([Annotation(shapes[0].path, (64, 64), ['a'])], tmp_path)
     with pytest.raises(AnnotationError, match="would both become .*0000.xml"): write_voc([shapes[0]]*2, tmp_path)
     with pytest.raises(AnnotationError, match="gone.png: no such image file; nothing was written"):
         write_voc([Annotation(tmp_path/'gone.png', (4, 4), bboxes=[])], tmp_path/'n')
     for o in ('', ' x', 'x\n', 'x\x01y'):   # would come back as another name, or not at all
-        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends blank, or has a control char"):
+        with pytest.raises(AnnotationError, match="label .* is empty, begins or ends with a blank, or has a contr"):
             write_voc([Annotation(shapes[0].path, (64, 64), [o], [[0, 0, 9, 9]])], tmp_path/'n')
     assert not (tmp_path/'n').exists()
     with pytest.raises(AnnotationError, match="annotation 0 has no file"):
@@ -155,7 +155,7 @@ def test_a_filename_without_a_suffix_is_not_cut_at_its_dot(voc):
 def test_two_images_that_fit_are_an_error_and_a_whole_name_decides(voc):
     voc('a', name='a.gif')
     Image.new('RGB', (40, 30)).save(voc.path/'JPEGImages'/'a.png')
-    with pytest.raises(AnnotationError, match="a.xml: <filename> is 'a.gif', and .*a.jpg and .*a.png fit; write"):
+    with pytest.raises(AnnotationError, match="a.xml: <filename> is 'a.gif', and .*a.jpg and .*a.png match; write"):
         read_voc(voc.path)
     voc('a', name='a.png')
     assert read_voc(voc.path)[0].path.name == 'a.png'
@@ -204,7 +204,7 @@ def test_a_list_in_upper_case_is_read_and_a_name_twice_is_an_error(voc):
     main(voc, val='b\na\nb\n')
     (voc.path/'ImageSets'/'Main'/'train.TXT').unlink()
     for split in (None, 'val'):
-        with pytest.raises(AnnotationError, match="val.txt, line 3: 'b' appears twice, in line 1 too"):
+        with pytest.raises(AnnotationError, match="val.txt, line 3: 'b' appears twice, also in line 1"):
             read_voc(voc.path, split)
 
 def test_names_and_images_without_xml_are_counted(voc):
@@ -227,7 +227,7 @@ def test_xml_files_in_any_case_may_lie_beside_the_images_in_folders(voc, recwarn
 
 def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
     Image.new('RGB', (4, 4)).save(tmp_path/'a .png')
-    with pytest.raises(AnnotationError, match="its name begins or ends blank"):
+    with pytest.raises(AnnotationError, match="its name begins or ends with a blank"):
         write_voc([Annotation(tmp_path/'a .png', (4, 4), bboxes=[])], tmp_path/'n')
     assert not (tmp_path/'n').exists()
 

@@ -167,7 +167,7 @@ def test_a_failure_at_any_file_leaves_each_old_or_new_and_the_lists_for_the_end(
         assert all(data in (old.get(p), new.get(p)) for p,data in now.items() if p.name != MARKER)
 
 def test_proposals_that_cannot_be_kept_leave_no_file(images, tmp_path):
-    with full_disk(60), pytest.raises(OSError, match="proposals cannot be kept in .*File too large"):
+    with full_disk(60), pytest.raises(OSError, match="proposals cannot be cached in .*File too large"):
         proposals(images[:2], tmp_path, 0)
     assert files(tmp_path) == {}
     assert proposals(images[:2], tmp_path, 0) == 2 and proposals(images[:2], tmp_path, 0) == 0

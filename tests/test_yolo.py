@@ -13,7 +13,7 @@ from vision_tasks.ops.masks import decode_mask, encode_rle
 
 @pytest.fixture
 def yolo(tmp_path):
-    "`yolo(**texts)` writes 20x10 pictures and their rows into images/train and labels/train; None = no txt file"
+    "`yolo(**texts)` writes 20x10 images and their rows into images/train and labels/train; None = no txt file"
     def write(folder='train', labels='labels', **texts):
         for name,text in texts.items():
             for d in ('images', labels): (yolo.path/d/folder).mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def yolo(tmp_path):
 
 # --- reading
 
-def test_fractions_become_pixels_and_pictures_without_rows_stay(yolo):
+def test_fractions_become_pixels_and_images_without_rows_stay(yolo):
     yolo(a='1 0.5 0.5 0.2 0.4\n\n0 .0 0.25 1 .5\n', b='', c=None)
     a,b,c = read_yolo(yolo.path)
     assert a.path == yolo.path/'images'/'train'/'a.png' and a.size == (20, 10) and a.split == 'train'
@@ -48,7 +48,7 @@ def test_a_last_number_is_a_confidence_of_boxes_and_polygons_alike(yolo):
     a,b = read_yolo(yolo.path)
     assert a.scores.tolist() == [.75, 1] and b.scores.shape == (0,) and len(a.masks[1][0]) == 6
     yolo(c='0 .5 .5 .2 .2\n')
-    with pytest.raises(AnnotationError, match="c.png: its rows have no confidence, those of .*a.png have"):
+    with pytest.raises(AnnotationError, match="c.png: its rows have no confidence, but those of .*a.png have one"):
         read_yolo(yolo.path)
 
 def test_the_data_sets_splits_are_read_together_or_one_by_one(yolo):
@@ -57,11 +57,11 @@ def test_the_data_sets_splits_are_read_together_or_one_by_one(yolo):
     splits = lambda **kw: [(a.path.stem, a.split) for a in read_yolo(yolo.path, **kw)]
     assert splits() == [('b', 'train'), ('a', 'train'), ('c', 'valid')]
     assert splits(split='val') == splits(split='valid') == [('c', 'valid')]
-    with pytest.raises(AnnotationError, match=r"data.yaml has no test pictures, only \['train', 'val'\]"):
+    with pytest.raises(AnnotationError, match=r"data.yaml has no test images, only \['train', 'val'\]"):
         splits(split='test')
     with pytest.raises(ValueError, match="split: expected one of .* got 'dev'"): splits(split='dev')
 
-def test_a_list_of_pictures_starts_from_its_own_folder_and_keeps_its_order(yolo):
+def test_a_list_of_images_starts_from_its_own_folder_and_keeps_its_order(yolo):
     yolo(a='0 .5 .5 .2 .2', b='')
     (yolo.path/'lists').mkdir()
     lines = '../images/train/b.png', '', str(yolo.path/'images'/'train'/'a.png')
@@ -85,7 +85,7 @@ def test_txt_files_are_where_the_last_images_folder_would_be_labels(tmp_path):
                                 read_yolo(tmp_path, **kw))[1][0].labels
     assert read('images/set/train/images') == ['x'] and read('images/set', labels=str(tmp_path/'pred')) == ['y']
 
-def test_without_a_folder_images_the_txt_file_lies_beside_the_picture(yolo):
+def test_without_a_folder_images_the_txt_file_lies_beside_the_image(yolo):
     yolo(a=None)
     (yolo.path/'images').rename(yolo.path/'obj')
     (yolo.path/'obj'/'train'/'a.txt').write_text('0 .5 .5 .1 .1')
@@ -98,9 +98,9 @@ def test_folders_start_from_path_or_from_the_yaml_file_also_as_roboflow_writes_t
                  "path: images\ntrain: train", "train: ../images/train", "path:\ntrain: ./images"):
         yolo.conf(f"{text}\nnames: [x]")
         assert [a.labels for a in read_yolo(tmp_path/'data.yaml')] == [['x']]
-    for text,message in (("path: gone\ntrain: x", "path is 'gone', and .*gone is no folder; remove it"),
-                         ("train: images/gone", "train is 'images/gone', and .* is no folder and no txt file"),
-                         ("train: labels", "train is 'labels', and .* holds no picture")):
+    for text,message in (("path: gone\ntrain: x", "path is 'gone', but .*gone is not a folder; remove `path`"),
+                         ("train: images/gone", "train is 'images/gone', but .* is neither a folder nor a txt file"),
+                         ("train: labels", "train is 'labels', but .* holds no image")):
         yolo.conf(f"{text}\nnames: [x]")
         with pytest.raises(AnnotationError, match=f"data.yaml: {message}"): read_yolo(tmp_path, on_error='drop')
 
@@ -125,7 +125,7 @@ def test_names_are_text_as_it_stands_and_ids_may_leave_numbers_out(yolo, names, 
 
 CONF = {   # message: data.yaml
     "data.yaml: names are None; expected a list of names, or a table": "train: images\nnc: 2",
-    "data.yaml: train is {'images': 'a'}; expected text, for pictures": "train: {images: a}\nnames: [ant]",
+    "data.yaml: train is {'images': 'a'}; expected text, or for images": "train: {images: a}\nnames: [ant]",
     r"data.yaml: path is \['a'\]; expected text": "path: [a]\ntrain: images\nnames: [ant]",
     "data.yaml: names are ''": "train: images\nnames:",
     r"data.yaml: names are \['ant', ''\]": "train: images\nnames: [ant, ]\n",
@@ -134,8 +134,8 @@ CONF = {   # message: data.yaml
     "data.yaml: nc is '3', but there are 2 names": "train: images\nnames: [ant, bee]\nnc: 3",
     "data.yaml: expected train, val or test, .* got 'ant'": "ant",
     r"data.yaml: expected train, val or test, .* got \['classes'\]": "classes: [ant]",
-    "data.yaml: 'valid' is no key of the format; call it val": "train: images\nvalid: images\nnames: [ant]",
-    "data.yaml: kpt_shape says that its rows hold keypoints; .*read_coco":
+    "data.yaml: 'valid' is not a key of the format; rename it to val": "train: images\nvalid: images\nnames: [ant]",
+    "data.yaml: kpt_shape means that the rows hold keypoints; .*read_coco":
         "train: images\nnames: [a]\nkpt_shape: [4, 2]",
     "data.yaml is not readable yaml": "train: [images",
 }
@@ -150,21 +150,21 @@ ROWS = {   # message: the second row
     "expected class cx cy w h, or class and x y of three or more points": '0 .1 .2 .3',
     "got '0'; expected class cx cy w h": '0',
     "got '0 .5 .5 x .1'; expected numbers": '0 .5 .5 x .1',
-    r"expected a class that `names` has, one of \[0, 1\]": '2 .5 .5 .1 .1',
+    r"expected a class id of `names`, one of \[0, 1\]": '2 .5 .5 .1 .1',
     "got '0.5 .5 .5 .1 .1'; expected a class": '0.5 .5 .5 .1 .1',
     "got 'nan .5 .5 .1 .1'; expected a class": 'nan .5 .5 .1 .1',
-    "got '0 8 3 4 4'; expected fractions of the picture": '0 8 3 4 4',
+    "got '0 8 3 4 4'; expected fractions of the image": '0 8 3 4 4',
     "got '0 .5 .5 .1 1.02'; expected fractions": '0 .5 .5 .1 1.02',
     "got '0 .5 nan .1 .1'; expected fractions": '0 .5 nan .1 .1',
     "got '0 .1 .1 .5 .1 .5 -.02'; expected fractions": '0 .1 .1 .5 .1 .5 -.02',
     "expected w and h of 0 or more": '0 .5 .5 .1 -.001',
     r"expected a confidence in \[0, 1\] at the end": '0 .5 .5 .1 .1 50',
-    "expected a confidence at the end, as other rows have": '0 .5 .5 .1 .1 .5\n0 .5 .5 .1 .1 .9',
+    "expected a confidence at the end, as in other rows": '0 .5 .5 .1 .1 .5\n0 .5 .5 .1 .1 .9',
 }
 @pytest.mark.parametrize('message', ROWS, ids=range(len(ROWS)))
 def test_what_cannot_be_read_raises_or_is_dropped_and_counted(yolo, message):
     yolo(a=f'0 .5 .5 .1 .1\n{ROWS[message]}\n', b='1 .5 .5 .1 .1')
-    line = 1 if 'as other rows' in message else 2
+    line = 1 if 'as in other rows' in message else 2
     with pytest.raises(AnnotationError, match=f"labels.train.a.txt, line {line}: .*{message}"): read_yolo(yolo.path)
     with pytest.warns(UserWarning, match="1 of 2 images are dropped: .*a.txt"):
         assert [a.path.stem for a in read_yolo(yolo.path, on_error='drop')] == ['b']
@@ -174,26 +174,26 @@ def test_what_lies_up_to_a_hundredth_outside_stays_as_it_is(yolo):
     a, = read_yolo(yolo.path)
     np.testing.assert_allclose(a.bboxes, [[-.1, 0, 20.1, 10], [-.2, 1, 10, 10.05]], atol=1e-6)
 
-def test_a_picture_that_stands_twice_or_shares_its_file_is_told(yolo):
+def test_an_image_that_appears_twice_or_shares_its_file_is_told(yolo):
     yolo(a='', b='')
     yolo.conf("train: images/train\nval: images/train\nnames: [x]")
-    with pytest.raises(AnnotationError, match="a.png stands twice, for train and for valid; .*split="):
+    with pytest.raises(AnnotationError, match="a.png appears twice, for train and for valid; .*split="):
         read_yolo(yolo.path)
     assert len(read_yolo(yolo.path, 'train')) == 2
     Image.new('RGB', (4, 4)).save(yolo.path/'images'/'train'/'a.jpg')
     with pytest.raises(AnnotationError, match="a.png and .*a.jpg share the file .*a.txt; rename one"):
         read_yolo(yolo.path, 'train', on_error='drop')
 
-def test_that_no_picture_has_a_txt_file_is_told(yolo):
+def test_that_no_image_has_a_txt_file_is_told(yolo):
     yolo(a='0 .5 .5 .1 .1'); yolo('test', c=None, d=None)
     yolo.conf("train: images/train\ntest: images/test\nnames: [x]")
-    with pytest.raises(AnnotationError, match="no test picture has a txt file of .*; .*labels.test.c.txt would be"):
+    with pytest.raises(AnnotationError, match="no test image has a txt file of .*; the first .*labels.test.c.txt"):
         read_yolo(yolo.path)
     assert read_yolo(yolo.path, 'train')[0].labels == ['x']
-    with pytest.raises(AnnotationError, match="no train picture .*labels_seg.train.a.txt .*with labels="):
+    with pytest.raises(AnnotationError, match="no train image .*labels_seg.train.a.txt; .*with labels="):
         read_yolo(yolo.path, 'train', labels='labels_seg')
 
-def test_a_txt_file_without_a_picture_counts_as_a_picture_that_cannot_be_read(yolo):
+def test_a_txt_file_without_an_image_counts_as_an_image_that_cannot_be_read(yolo):
     yolo(a='', b='0 .5 .5 .1 .1')
     (yolo.path/'images'/'train'/'b.png').unlink()
     for o in ('classes.txt', '._a.txt'): (yolo.path/'labels'/'train'/o).write_text('left by labelImg and macOS')
@@ -205,7 +205,7 @@ def test_a_txt_file_without_a_picture_counts_as_a_picture_that_cannot_be_read(yo
     yolo.conf("train: t.txt\nnames: [ant]")
     assert len(read_yolo(yolo.path)) == 1
 
-def test_what_is_no_picture_or_no_text_is_told(yolo):
+def test_what_is_no_image_or_no_text_is_told(yolo):
     yolo(a='', b='')
     (yolo.path/'images'/'train'/'a.png').write_text('text')
     with pytest.raises(AnnotationError, match="a.png: cannot be read as an image"): read_yolo(yolo.path)
@@ -216,7 +216,7 @@ def test_what_is_no_picture_or_no_text_is_told(yolo):
     (yolo.path/'labels'/'train'/'b.txt').unlink()
     assert [a.path.name for a in read_yolo(yolo.path)] == ['a.png', 'b.png']
 
-def test_fractions_are_of_the_picture_as_shown(yolo):
+def test_fractions_are_of_the_image_as_shown(yolo):
     yolo(a='0 .5 .5 1 1')
     e = Image.Exif(); e[0x0112] = 6
     (yolo.path/'images'/'train'/'a.png').unlink()
@@ -231,14 +231,14 @@ def same(a, b):
     for k in ('bboxes', 'scores'): np.testing.assert_array_equal(getattr(a, k), getattr(b, k), err_msg=k)
 
 def boxes(shapes, seed=0):
-    "The drawn shapes with boxes of any float32 about the picture, in all splits"
+    "The drawn shapes with boxes of any float32 about the image, in all splits"
     rng = np.random.default_rng(seed)
     for i,a in enumerate(shapes):
         centre,half = rng.uniform(1, 63, (len(a.labels), 2)),rng.uniform(0, 32, (len(a.labels), 2))
         xyxy,split = np.concatenate([centre - half, centre + half], 1),('train', 'valid', 'test', None)[i//8%4]
         yield Annotation(a.path, a.size, a.labels, xyxy, split=split)
 
-def test_writing_and_reading_give_the_same_boxes_back_and_pictures_stay(shapes, tmp_path):
+def test_writing_and_reading_give_the_same_boxes_back_and_images_stay(shapes, tmp_path):
     anns = list(boxes(shapes))
     before = {a.path: a.path.stat().st_mtime_ns for a in anns}
     file = write_yolo(anns, tmp_path/'new')
@@ -255,7 +255,7 @@ def test_writing_and_reading_give_the_same_boxes_back_and_pictures_stay(shapes, 
     write_yolo(back, tmp_path/'new'); write_yolo(back, tmp_path/'other')
     assert first == texts(tmp_path/'new') == texts(tmp_path/'other') and len(first) == 32 + 4
 
-def test_the_order_of_pictures_and_other_files_beside_them_do_not_matter(shapes, tmp_path):
+def test_the_order_of_images_and_other_files_beside_them_do_not_matter(shapes, tmp_path):
     anns = [replace(a, split='valid') for a in boxes(shapes[:5])][::-1]
     file = write_yolo(anns, tmp_path)
     Image.new('RGB', (4, 4)).save(tmp_path/'images'/'valid'/'stray.png')
@@ -294,7 +294,7 @@ def test_class_ids_count_sorted_names_or_those_of_vocab(shapes, tmp_path):
     odd = Annotation(shapes[0].path, (64, 64), ['no', '007', ' x ', '~', 'a\nb'], [[0, 0, 9, 9]]*5)
     assert read_yolo(write_yolo([odd], tmp_path/'odd'))[0].labels == odd.labels
 
-def test_pictures_in_dest_keep_their_place_and_get_no_link(tmp_path):
+def test_images_in_dest_keep_their_place_and_get_no_link(tmp_path):
     path = tmp_path/'images'/'sub'/'a.png'
     path.parent.mkdir(parents=True)
     Image.new('RGB', (20, 10)).save(path)
@@ -315,18 +315,18 @@ def test_what_yolo_cannot_hold_is_refused_before_anything_is_written(shapes, tmp
     n,pixels = len(a.labels),np.eye(64, dtype=bool)
     masked = lambda m: dict(masks=[m]*n)
     for message,kw in {
-        "YOLO holds boxes, and this annotation has none .*`bboxes` is None": dict(bboxes=None),
-        "YOLO has no objects to ignore, .*; leave them out": dict(ignore=np.arange(n) == 0),
-        "points have no place in this format; use `write_coco`": dict(points=np.ones((n, 5, 2))),
-        "masks, row 0: YOLO holds polygons, not run lengths or arrays": masked(pixels),
-        "masks, row 0: YOLO holds polygons, not run": masked(encode_rle(pixels)),
+        "YOLO files hold boxes, but this annotation has none .*`bboxes` is None": dict(bboxes=None),
+        "YOLO has no flag for ignored objects, .*; drop them": dict(ignore=np.arange(n) == 0),
+        "this format cannot store points; use `write_coco`": dict(points=np.ones((n, 5, 2))),
+        "masks, row 0: YOLO stores polygons, not run lengths or arrays": masked(pixels),
+        "masks, row 0: YOLO stores polygons, not run": masked(encode_rle(pixels)),
         "masks, row 0: expected polygons of three or more points": masked([[1, 2, 3, 4]]),
         r"object 0 at \[70.0, 0.0, 90.0, 9.0\] reaches too far outside 64x64": dict(bboxes=[[70, 0, 90, 9]]*n),
         "object 0 at .* reaches too far outside": masked([[1, 1, 70, 1, 3, 9]]),
-        "an empty label has no place": dict(labels=['']*n),
-        "the annotation says 32x64, the file is 64x64": dict(size=(32, 64)),
+        "this format cannot store an empty label": dict(labels=['']*n),
+        "the annotation's size is 32x64, that of the file 64x64": dict(size=(32, 64)),
         "gone.png: no such image file": dict(path=tmp_path/'gone.png'),
-        "annotation 1 has no file: save its picture": dict(path=None)}.items():
+        "annotation 1 has no file: save its image": dict(path=None)}.items():
         with pytest.raises(AnnotationError, match=message):
             write_yolo([replace(a, path=shapes[-1].path), replace(a, **kw)], to)
     with pytest.raises(AnnotationError, match="would both become .*labels.train.*txt; rename one"):
@@ -334,13 +334,13 @@ def test_what_yolo_cannot_hold_is_refused_before_anything_is_written(shapes, tmp
     with pytest.raises(AnnotationError, match="is not in vocab; add it, or rename the object; did you mean"):
         write_yolo([a], to, [f'{o}s' for o in a.labels])
     for vocab in (['x', 'x'], ['x', '']):
-        with pytest.raises(ValueError, match="^vocab.*: expected (names, each once|a name)"): write_yolo([a], to, vocab)
+        with pytest.raises(ValueError, match="^vocab.*: expected (class names|a name)"): write_yolo([a], to, vocab)
     with pytest.raises(AnnotationError, match="some annotations have scores and some have None"):
         write_yolo([a, replace(a, path=shapes[-1].path, scores=np.ones(n))], to)
     assert not to.exists()
     Image.new('RGB', (4, 4)).save(tmp_path/a.path.name)
     write_yolo([replace(a, path=tmp_path/a.path.name, size=(4, 4), labels=[], bboxes=[])], to)
-    with pytest.raises(AnnotationError, match="exists, and is another image; choose another folder"):
+    with pytest.raises(AnnotationError, match="exists and is a different image; choose another folder"):
         write_yolo([a], to)
 
 def test_where_no_link_can_be_made_images_are_copied_and_can_be_written_again(shapes, tmp_path, monkeypatch):
@@ -393,7 +393,7 @@ def test_coco128_reads_with_boxes_and_with_polygons(tmp_path):
     objects = sum(len(a.labels) for a in seg)
     assert objects == rows(*(path/'labels_seg').rglob('*.txt')) == sum(len(m) for a in seg for m in a.masks)
     for a,b in zip(seg, read_yolo(write_yolo(seg, tmp_path/'new', vocab)), strict=True): same(a, b)
-    # pictures with one object in each file: the same, in about the same place
+    # images with one object in each file: the same, in about the same place
     pairs = [(a, b) for a,b in zip(anns, seg) if len(a.labels) == len(b.labels) == 1]
     for a,b in pairs:
         assert a.labels == b.labels and a.path == b.path
@@ -425,7 +425,7 @@ def test_two_label_files_of_an_image_and_one_without_an_image_are_errors_in_any_
     yolo(a='0 .5 .5 .2 .2', b='')
     labels = yolo.path/'labels'/'train'
     (labels/'b.TXT').write_text('')
-    with pytest.raises(AnnotationError, match="b.TXT and .*b.txt are of one image; keep one"): read_yolo(yolo.path)
+    with pytest.raises(AnnotationError, match="b.TXT and .*b.txt belong to the same image"): read_yolo(yolo.path)
     (labels/'b.TXT').unlink()
     (labels/'c.TXT').write_text('0 .5 .5 .2 .2')
     with pytest.raises(AnnotationError, match=r"c.TXT: .*images.train.c.\*: no such image file"): read_yolo(yolo.path)

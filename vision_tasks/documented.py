@@ -64,6 +64,13 @@ MEANINGS = {
     'show_results.show': "False: draw nothing; return inputs, targets and predictions for fastai's `Interpretation`",
     'show_batch.kwargs': "ignored; fastai passes some",
     'show_results.kwargs': "ignored; fastai passes some",
+    # of `affine_coord`, which fastai's batch transforms call
+    'affine_coord.mat': "(b, 2, 3) affine maps of the batch; None (default): none",
+    'affine_coord.coord_tfm': "function of the sampling grid, such as a warp; None (default): none",
+    'affine_coord.sz': "size of the output in pixels, a number or (h, w); None (default): unchanged",
+    'affine_coord.mode': "interpolation of fastai, for pixels",
+    'affine_coord.pad_mode': "padding of fastai, for pixels",
+    'affine_coord.align_corners': "as in torch's `grid_sample`",
     # of fastai's methods, which the learners override
     'cbs': "fastai callbacks beside those of the learner; None (default): no others",
     'plot_confusion.normalize': "True: shares of the true class in [0, 1]; False: counts",

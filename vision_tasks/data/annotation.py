@@ -1,4 +1,4 @@
-"The core type: what is known, or predicted, of one picture. A data set is a plain list of them"
+"The core type: ground truth or predictions of one image. A data set is a list of them"
 from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -16,32 +16,35 @@ SPLITS = ('train', 'valid', 'test')
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    "What is known, or predicted, of one picture; `None` means not annotated, an empty field that there is nothing"
-    path:Path                     # image file; None for a picture that came as pixels
+    """Ground truth or predictions of one image. None means not annotated; an empty field, that there are no objects.
+    Arrays are read-only. Raises `AnnotationError` for values without a meaning"""
+    path:Path                     # image file; None for an image without a file
     size:tuple[int,int]           # (w, h) in pixels of the image as shown (EXIF orientation applied)
-    labels:list[str] = field(default_factory=list) # of the image (multilabel) or one per box; names, never ids
+    labels:list[str] = field(default_factory=list) # of the image (multilabel) or one per box; class names, never ids
     bboxes:np.ndarray = None      # (n, 4) float32 x1 y1 x2 y2, pixels, 0-based, right and bottom edge exclusive
-    points:np.ndarray = None      # (k, 2), or (n, k, 2) with boxes; float32 x y, pixels; nan = not marked
-    visible:np.ndarray = None     # as points without the last axis, uint8: 0 not marked, 1 hidden, 2 visible
-    masks:list = None             # one per box: polygons, RLE or bool arrays, decoded on demand by ops.masks
-    mask:Path|np.ndarray = None   # (h, w) class index of every pixel, 255 = void; or a file of them: a path, or a
-                                  # `MaskFile` where the file has other values; `decode_class_mask` reads them all
-    ignore:np.ndarray = None      # (n,) bool: crowd or difficult, takes part neither in loss nor in penalties
-    scores:np.ndarray = None      # (n,) or one per label, in [0, 1]; only on predictions
-    group:str|int = None          # what must not stand on both sides of a split: person, video, patient
-    split:str = None              # 'train', 'valid' or 'test' where the data set says so
+    points:np.ndarray = None      # (k, 2), or (n, k, 2) with boxes; float32 x y, pixels; nan: not marked
+    visible:np.ndarray = None     # points without the last axis, uint8: 0 not marked, 1 hidden, 2 visible
+    masks:list = None             # one per box: polygons, RLE or (h, w) bool arrays, decoded by `decode_mask`
+    mask:Path|np.ndarray = None   # (h, w) class index of every pixel, 255: void; or the path of such a file, or a
+                                  # `MaskFile` for a file with other values; `decode_class_mask` reads them all
+    ignore:np.ndarray = None      # (n,) bool: crowd or difficult; excluded from loss and metrics
+    scores:np.ndarray = None      # (n,) or one per label, in [0, 1]; predictions only
+    group:str|int = None          # keeps related images (person, video, patient) on one side of a split
+    split:str = None              # 'train', 'valid' or 'test'; None: not assigned
 
     def __post_init__(self):
-        put = lambda **kw: [object.__setattr__(self, k, _read_only(v)) for k,v in kw.items()]
+        put = lambda **kw: [object.__setattr__(self, k, v) for k,v in kw.items()]
         put(path=self._path(), size=self._size(), labels=self._labels())
         put(bboxes=self._bboxes())
         put(points=self._points())
         put(visible=self._visible(), masks=self._masks(), mask=self._mask())
         put(ignore=self._ignore(), scores=self._scores())
+        for v in (self.bboxes, self.points, self.visible, self.ignore, self.scores):
+            if v is not None: v.setflags(False)
         if not (self.split is None or isinstance(self.split, str) and self.split in SPLITS):
             self._fail('split', f"one of {SPLITS} or None", brief(self.split))
         if not (self.group is None or isinstance(self.group, str) and self.group or is_whole(self.group)):
-            self._fail('group', "a text or a whole number, or None", brief(self.group))
+            self._fail('group', "text or a whole number, or None", brief(self.group))
 
     # pickle and deepcopy make writable arrays of read-only ones
     def __setstate__(self, state):
@@ -65,12 +68,12 @@ class Annotation:
 
     def _fail(self, name, expected, came, todo=''):
         todo = f"; {todo}" if todo else ''
-        raise AnnotationError(f"{self.path or 'picture without a file'}, {name}: expected {expected}, got {came}{todo}")
+        raise AnnotationError(f"{self.path or 'image without a file'}, {name}: expected {expected}, got {came}{todo}")
 
     def _array(self, name, dtype, *shapes, expected):
-        "Field `name` as an array of `dtype` whose shape fits one of `shapes`, where None fits any length"
+        "Field `name` as an array of `dtype` with one of `shapes`, where None is any length"
         try: a = np.array(getattr(self, name), dtype=dtype)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as e:   # the last: torch's
+        except (TypeError, ValueError, OverflowError, RuntimeError) as e:   # RuntimeError: from torch
             self._fail(name, expected, f"{brief(getattr(self, name))} ({e})")
         if a.shape == (0,) and len(shapes[0]) > 1 and (None in shapes[0] or 0 in shapes[0]):
             a = a.reshape([0 if n is None else n for n in shapes[0]])
@@ -93,12 +96,12 @@ class Annotation:
         if isinstance(self.labels, str):
             self._fail('labels', "a list of names", brief(self.labels), f"write [{brief(self.labels)}]")
         try: labels = list(self.labels if not isinstance(self.labels, (bytes, Mapping, Set)) else None)
-        except TypeError: self._fail('labels', "a list of names", brief(self.labels), "write [] where there are none")
+        except TypeError: self._fail('labels', "a list of names", brief(self.labels), "write [] for no labels")
         for i,o in enumerate(labels):
             if not isinstance(o, str):
                 came = f"{brief(o)} of type {type(o).__name__}"
-                self._fail(f'labels, row {i}', "a name (ids do not leave the block)", came)
-        return [str(o) for o in labels]   # numpy's strings become ours
+                self._fail(f'labels, row {i}', "a class name (ids are used inside the DataBlock only)", came)
+        return [str(o) for o in labels]   # also of numpy's strings
 
     def _bboxes(self):
         if self.bboxes is None: return None
@@ -107,7 +110,7 @@ class Annotation:
                          ((b[:,:2] > b[:,2:]).any(1), "x1 <= x2 and y1 <= y2")):
             if bad.any():
                 i = bad.argmax()
-                self._fail(f'bboxes, row {i}', what, b[i].tolist(), "mend the box, or leave the object out")
+                self._fail(f'bboxes, row {i}', what, b[i].tolist(), "fix the box, or drop the object")
         if len(self.labels) != len(b):
             self._fail('labels', f"one label for each of the {len(b)} boxes", f"{len(self.labels)} labels")
         return b
@@ -154,7 +157,7 @@ class Annotation:
             if isinstance(m, dict): hw = tuple(m['size'])
             elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
             if hw is not None and hw != self.size[::-1]:
-                self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]} as the picture's", f"(h, w) = {hw}")
+                self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]}, the size of the image", f"(h, w) = {hw}")
         return [_read_only_mask(m) for m in masks]
 
     def _mask(self):
@@ -167,13 +170,13 @@ class Annotation:
         if m.dtype.kind not in 'ub' and (m.dtype.kind != 'i' or m.min(initial=0) < 0):
             came = f"type {m.dtype}, smallest {m.min(initial=0)}"
             self._fail('mask', "class indices that are whole numbers, 0 or more", came)
-        return m.view()   # not a copy: class masks are large
+        return _read_only(m.view())   # not a copy: class masks are large
 
     def _ignore(self):
         if self.ignore is None: return None
         if self.bboxes is None: self._fail('ignore', "bboxes beside it", "no bboxes")
         what = f"({len(self.bboxes)},) booleans, one per box"
-        v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # bool at once makes True of 'False'
+        v = self._array('ignore', np.float64, (len(self.bboxes),), expected=what)   # as bool, 'False' would be True
         if not np.isin(v, (0, 1)).all(): self._fail('ignore', what, brief(self.ignore))
         return v.astype(bool)
 
@@ -197,12 +200,14 @@ def _read_only(v):   # our own array, which is changed, or another value
     if isinstance(v, np.ndarray): v.setflags(write=False)
     return v
 
+_LISTS = {list, tuple}
+
 def _read_only_mask(m):   # -> `m` with read-only views of its arrays; the caller's own stay as they are
     if isinstance(m, np.ndarray): return _read_only(m.view())
     if isinstance(m, dict):
         if not any(isinstance(v, np.ndarray) for v in m.values()): return m
         return {k: _read_only(v.view()) if isinstance(v, np.ndarray) else v for k,v in m.items()}
-    if not any(isinstance(p, np.ndarray) for p in m): return m
+    if _LISTS.issuperset(map(type, m)): return m   # `any` takes three times as long, for each object of a data set
     return [_read_only(p.view()) if isinstance(p, np.ndarray) else p for p in m]
 
 def _close(a, b, tol=0.):   # of two arrays or None
@@ -226,16 +231,18 @@ ANNOTATIONS = several(ANNOTATION, "a list of Annotation, as the readers return i
 KINDS.update(a=ANNOTATION, annotations=ANNOTATIONS, predictions=ANNOTATIONS)
 
 @checked()
-def vocab_of(annotations) -> list[str]:
-    "The names that occur in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
+def vocab_of(
+    annotations, # list[Annotation]
+) -> list[str]:
+    "The class names in `annotations`, sorted, so that ids depend neither on file order nor on the hash seed"
     return sorted({o for a in annotations for o in a.labels})
 
 @checked()
 def select_objects(
     a:Annotation,     # with boxes
-    keep,             # indices of objects, in the order in which they are wanted; or (n,) bool
+    keep,             # (k,) indices of objects, in the wanted order; or (n,) bool
 ) -> Annotation:
-    "`a` with some of its objects: boxes, labels, points, masks, flags and scores of the others go"
+    "Keep some objects of `a`, with all of their fields. Raises `AnnotationError` if `a` has no boxes"
     idxs = _object_numbers(a, keep)
     some = {k: v if v is None else v[idxs] for k,v in
             ((k, getattr(a, k)) for k in ('bboxes', 'points', 'visible', 'ignore', 'scores'))}
@@ -244,7 +251,7 @@ def select_objects(
 
 def _object_numbers(a, keep):   # -> (k,) int, from 0
     if a.bboxes is None:
-        raise AnnotationError(f"{a.path}: no boxes (`bboxes` is None), so that there are no objects to select from")
+        raise AnnotationError(f"{a.path}: no boxes (`bboxes` is None), so there are no objects to select")
     n = len(a.bboxes)
     try: k = np.asarray(keep)
     except (TypeError, ValueError, RuntimeError): k = np.array(None)
@@ -254,6 +261,6 @@ def _object_numbers(a, keep):   # -> (k,) int, from 0
     raise ValueError(f"keep: expected indices of objects below {n}, or ({n},) bool, got {brief(keep)} ({a.path})")
 
 def unturned(path, size) -> str:
-    "A remark where `size` is not that of the image as shown, but as stored, before its EXIF orientation is applied"
+    "A note for messages if `size` is that of the image before its EXIF orientation is applied, otherwise an empty text"
     with open_image(path) as im: stored = stored_size(im)
     return f" as shown ({wh(size)} as stored, before its EXIF orientation is applied)" if size == stored else ''

@@ -22,26 +22,28 @@ __all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'KeypointEncode'
            'ClassMaskEncode', 'ClassMaskBlock', 'ObjectMasksBlock', 'ObjectBlock', 'ProposalsBlock', 'pad_objects']
 
 class FileImageEncode(DisplayedTransform):
-    "What `FileImage.create` takes to a `FileImage`; its `grey_range` is exported with the learner"
+    "Any input of `FileImage.create` to a `FileImage`; `grey_range` is exported with the learner"
     input_types = IMAGE_TYPES
     def __init__(self, grey_range=None): self.grey_range = resolve_grey_range(grey_range)
     def encodes(self, o): return FileImage.create(o, self.grey_range)
 
 def FileImageBlock(
-    grey_range=None,   # as of `set_grey_range`, for images of more than 8 bits; None (default): what is set there now
+    grey_range=None,   # as in `set_grey_range`, for images of more than 8 bits; None (default): its current setting
 ):
-    "An image from a path, an `Annotation`, bytes, a PIL image or an array; float in 0..1 on the device"
+    "Block for an image from a path, an `Annotation`, bytes, a PIL image or an array; float in [0, 1] on the device"
     return TransformBlock(type_tfms=FileImageEncode(grey_range), batch_tfms=IntToFloatTensor)
 
 def grey_range_of(dls):
-    "The `grey_range` with which `dls` open images; `None` where their block is no `FileImageBlock`"
+    "The `grey_range` with which `dls` open images; None if their block is not a `FileImageBlock`"
     fs = dls.valid.dataset.tls[0].tfms.fs if hasattr(dls.valid.dataset, 'tls') else []
     return next((f.grey_range for f in fs if isinstance(f, FileImageEncode)), None)
 
 class LabelSetEncode(MultiCategorize):
-    "Names to a `LabelSet` of `len(vocab)` and back"
+    "Class names to a `LabelSet` of `len(vocab)` and back"
     @checked()
-    def __init__(self, vocab): super().__init__(vocab=list(vocab))
+    def __init__(self,
+        vocab, # list of class names
+    ): super().__init__(vocab=list(vocab))
     def encodes(self, o):
         res = torch.zeros(len(self.vocab))
         for name in o: res[self.vocab.o2i[name]] = 1
@@ -49,15 +51,22 @@ class LabelSetEncode(MultiCategorize):
     def decodes(self, o): return MultiCategory([self.vocab[i] for i in o.nonzero().flatten().tolist()])
 
 @checked()
-def LabelSetBlock(vocab):
-    "A set of names from `vocab` as a multi-hot vector"
+def LabelSetBlock(
+    vocab, # list of class names
+):
+    "Block for a set of class names as a multi-hot vector"
     return TransformBlock(type_tfms=LabelSetEncode(vocab))
 
 class KeypointEncode(DisplayedTransform):
-    """(k, 2) points in pixels as `Keypoints`; knows their names, the lines between them, and which pairs change places
-    in a mirrored picture (None: not known)"""
+    """(k, 2) points in pixels to `Keypoints`; stores their names, the lines between them, and the pairs to swap in a
+    mirrored image. Raises `ValueError` for pairs that are not in `vocab`"""
     @checked()
-    def __init__(self, vocab, skeleton=(), flip_pairs=None):
+    def __init__(self,
+        vocab,           # (k,) names of the points
+        skeleton=(),     # pairs of points, by name or index, to join by a line
+        flip_pairs=None, # pairs of points, by name or index, to swap in a mirrored image; None (default): unknown, so
+                         # that mirroring raises
+    ):
         self.vocab,self.skeleton = list(vocab),point_pairs(skeleton, vocab, 'skeleton') or []
         self.flip_pairs = point_pairs(flip_pairs, vocab, 'flip_pairs')
     def encodes(self, o):
@@ -65,7 +74,7 @@ class KeypointEncode(DisplayedTransform):
         return Keypoints(p, flip_pairs=self.flip_pairs)
 
 class KeypointScaler(PointScaler):
-    "fastai's `PointScaler`; the common item, picture and `Keypoints`, without its dispatch, which takes longer"
+    "fastai's `PointScaler`; faster, without its dispatch, for the common item of image and `Keypoints`"
     def __call__(self, x, **kwargs):
         if not (isinstance(x, tuple) and len(x) == 2 and type(x[1]) is Keypoints): return super().__call__(x, **kwargs)
         im,p = x
@@ -74,31 +83,41 @@ class KeypointScaler(PointScaler):
         return im,p
 
 @checked()
-def KeypointBlock(vocab, skeleton=(), flip_pairs=None):
-    "Points as fastai's `PointBlock` has them: x y in [-1, 1] of the network's input"
+def KeypointBlock(
+    vocab,           # (k,) names of the points
+    skeleton=(),     # pairs of points, by name or index, to join by a line
+    flip_pairs=None, # pairs of points, by name or index, to swap in a mirrored image; None (default): unknown
+):
+    "Block for points as in fastai's `PointBlock`: x y in [-1, 1] of the network's input"
     return TransformBlock(type_tfms=KeypointEncode(vocab, skeleton, flip_pairs), item_tfms=KeypointScaler)
 
 @checked()
-def OneObjectBlock(vocab):
-    "Name and box of the one object: an id, and (1, 4) x1 y1 x2 y2 in [-1, 1] of the network's input, nan without a box"
+def OneObjectBlock(
+    vocab, # list of class names
+):
+    "Two blocks for one object: its id, and (1, 4) x1 y1 x2 y2 in [-1, 1] of the network's input, nan without a box"
     return (TransformBlock(type_tfms=OneObject(vocab)),
             TransformBlock(type_tfms=as_bbox, item_tfms=[PointScaler, OneBox]))
 
 class ClassMaskImage(PILMask):
-    "A `ClassMask` as a PIL image, which fastai's transforms of items know how to move"
+    "A `ClassMask` as a PIL image, for fastai's item transforms"
     _tensor_cls = ClassMask
 
 class ClassMaskEncode(DisplayedTransform):
-    "The class mask of an `Annotation`; knows the names of the classes"
+    "The class mask of an `Annotation`; stores the class names. Raises `AnnotationError` for other indices"
     @checked()
-    def __init__(self, vocab): self.vocab = list(vocab)
+    def __init__(self,
+        vocab, # list of class names, in the order of their indices
+    ): self.vocab = list(vocab)
     def encodes(self, a):
         m = class_mask(a, len(self.vocab))
         return ClassMaskImage(Image.fromarray(m.astype(np.uint8 if len(self.vocab) <= 255 else np.int32, copy=False)))
 
 @checked()
-def ClassMaskBlock(vocab):
-    "A class index for every pixel, from the `mask` of an `Annotation`"
+def ClassMaskBlock(
+    vocab, # list of class names, in the order of their indices
+):
+    "Block for the class index of every pixel, from the `mask` of an `Annotation`"
     return TransformBlock(type_tfms=ClassMaskEncode(vocab), batch_tfms=IntToFloatTensor)
 
 class ObjectMasksEncode(DisplayedTransform):
@@ -106,31 +125,33 @@ class ObjectMasksEncode(DisplayedTransform):
     def encodes(self, a): return ObjectMasks(a)
 
 class MasksDecoded(ItemTransform):
-    "Raises where no `JointTransform` has laid the masks on the network's input: fastai's `Resize` does not know them"
+    "Raise `ValueError` if no `JointTransform` has decoded the masks: fastai's `Resize` does not transform them"
     order = 3   # after the geometry
     def encodes(self, x):
         if any(isinstance(o, ObjectMasks) for o in x): raise ValueError(
-            "masks follow the picture through a JointTransform only, and the item transforms have none: "
-            "item_tfms=JointTransform(size) brings pictures, boxes and masks to one size")
+            "only JointTransform transforms masks with the image, but the item transforms have none: "
+            "pass item_tfms=JointTransform(size), which brings images, boxes and masks to one size")
         return x
 
 def ObjectMasksBlock():
-    "(n, h, w) masks of all objects of an `Annotation`, one for each box"
+    "Block for the (n, h, w) masks of all objects of an `Annotation`, one for each box"
     return TransformBlock(type_tfms=ObjectMasksEncode(), item_tfms=MasksDecoded())
 
 @checked()
-def ObjectBlock(vocab):
-    "Boxes in pixels and ids of all objects of an `Annotation`, padded to the most of a batch: two blocks"
+def ObjectBlock(
+    vocab, # list of class names
+):
+    "Two blocks for the boxes in pixels and the ids of all objects of an `Annotation`, padded to the most in a batch"
     pad = dict(before_batch=pad_objects)
     return TransformBlock(type_tfms=ObjectBBoxes()),TransformBlock(type_tfms=ObjectLabels(vocab), dls_kwargs=pad)
 
 @IntToFloatTensor
 def encodes(self, o:InstanceMasks|ClassMask):
-    # instances are eight times smaller than as int64; with classes fastai divides by 1 on the way
+    # instances stay uint8, an eighth of int64; fastai divides class masks by 1
     return o if isinstance(o, InstanceMasks) else o.long()
 
 class ProposalsEncode(DisplayedTransform):
-    "The proposals for a picture: those of `proposals`, a callable picture -> (k, 4) boxes in pixels of it"
+    "The proposals for an image: (k, 4) boxes in pixels, from the callable `proposals`"
     input_types = IMAGE_TYPES
     def __init__(self, proposals): self.proposals = proposals
     def encodes(self, o):
@@ -139,15 +160,17 @@ class ProposalsEncode(DisplayedTransform):
 
 @checked(proposals=FUNCTION)
 def ProposalsBlock(
-    proposals,   # callable: path, PIL image or array -> (k, 4) boxes in pixels, as `Proposals`
+    proposals,   # callable: path, PIL image or array -> (k, 4) boxes in pixels, such as `Proposals`
 ):
-    "Boxes without labels of a picture, padded with zeros to the most of a batch"
+    "Block for boxes without labels, padded with zeros to the most in a batch"
     return TransformBlock(type_tfms=ProposalsEncode(proposals), dls_kwargs=dict(before_batch=pad_objects))
 
-def pad_objects(samples):
-    """Samples of one shape each, for collate: pictures, class masks and instance masks grow right and down to the
-    largest, objects to the most of the batch, and so do proposals"""
-    # fastai's tensors look up their type at every `len` and `shape`
+def pad_objects(
+    samples, # list of tuples, one per image, of the types of `items`
+):           # list of tuples
+    """Pad samples to common shapes, for collate: images, class masks and instance masks at the right and bottom to the
+    largest, objects and proposals to the most in the batch. Raises `ValueError` if boxes and image differ in size"""
+    # for speed: fastai's tensors dispatch at every `len` and `shape`
     with DisableTorchFunctionSubclass(): return _grown(samples)
 
 def _grown(samples):
@@ -158,8 +181,8 @@ def _grown(samples):
         size = next((o.shape[:-3:-1] for o in s if isinstance(o, TensorImage)), None)
         for o in s:
             if size is None or not isinstance(o, PixelBBox) or o.img_size in (None, size): continue
-            raise ValueError(f"the picture is {wh(size)}, but the boxes are of one of {wh(o.img_size)}: a transform of "
-                             "items moved the one and not the other; let one JointTransform do it all")
+            raise ValueError(f"the image is {wh(size)}, but its boxes belong to one of {wh(o.img_size)}: an item "
+                             "transform moved only one of them; use one JointTransform for all")
     n,many = most((PixelBBox, BBoxLabels, InstanceMasks), RegionProposals),most(RegionProposals)
     hw = [max(o.shape[d] for s in samples for o in s if isinstance(o, (TensorImage, TensorMask))) for d in (-2, -1)] \
          if any(isinstance(o, (TensorImage, TensorMask)) for s in samples for o in s) else None

@@ -1,4 +1,4 @@
-"What is wrong with a data set: every problem of its files, boxes, masks, points, labels and splits, one a row"
+"Problems of a data set: its files, boxes, masks, points, labels and splits, one problem per row"
 from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,68 +17,72 @@ from ..ops.masks import decode_mask, mask_extent
 
 __all__ = ['check_annotations']
 
-FEW = 16     # grey levels: a file of 16 bits that holds values of 12 bits has no more once it is read
+FEW = 16     # grey levels: 12-bit values in a 16-bit file have no more once they are read as 8 bits
 
 @checked(near_duplicates=whole(0, 64, "a number of bits"))
 def check_annotations(
     annotations,              # list[Annotation]
-    vocab:list[str]=None,     # the names that may occur; for class masks the codes, in order. None: neither is checked
-    near_duplicates:int=None, # 0 to 64: in how many of 64 bits the difference hashes of near-duplicates may differ; 4
-                              # finds copies that were resized or compressed again. None: they are not searched
-) -> pd.DataFrame:            # columns path, problem, detail; index: numbers of annotation and object, -1 = the image
-    """Every problem of a data set, one a row, and no row where all is well; all image files are read to their end, in
-    threads. `problem` is one of
+    vocab:list[str]=None,     # allowed class names; for class masks the codes, in order. None (default): not checked
+    near_duplicates:int=None, # 0 to 64: number of bits, of 64, in which the difference hashes of near-duplicates may
+                              # differ; 4 finds copies that were resized or recompressed. None (default): no search
+) -> pd.DataFrame:            # columns path, problem, detail; index: numbers of annotation and object, -1: the image
+    """List every problem of a data set, one per row; an empty table means no problems. All image files are read to
+    their end, in threads. `problem` is one of
 
-    - 'unreadable image': missing, broken or truncated; also said of a mask's file
-    - 'size differs': from that of the file as shown (EXIF orientation applied); or of the mask from that of the image
-    - 'few grey levels': 16 or fewer of 256 in an image of 1024 pixels or more, as of a file whose bits are not all used
-    - 'relative coordinates': all boxes, or all marked points, of the data set lie within 0..1; one row
-    - 'box outside': reaches outside the image; 'box without area'; 'box below a pixel': less wide or high than one;
-      'point outside'
-    - 'unreadable mask', of an object: a polygon of two points, run lengths with another sum; 'empty mask', unless the
-      object is to be ignored; 'mask outside box': by half of its extent, or more
-    - 'object twice': with the same label, box, points and mask; one row for each after the first
+    - 'unreadable image': the file of an image or class mask is missing, broken or truncated
+    - 'size differs': from that of the file as shown (EXIF orientation applied), or of the mask from that of the image
+    - 'few grey levels': 16 or fewer of 256 in an image of 1024 pixels or more; the file may not use all of its bits
+    - 'relative coordinates': all boxes, or all marked points, of the data set lie in [0, 1]; one row
+    - 'box outside': reaches outside the image; 'box without area'; 'box below a pixel': narrower or lower than one
+      pixel; 'point outside'
+    - 'unreadable mask', of an object: a polygon of two points, run lengths with a wrong sum; 'empty mask', unless the
+      object is ignored; 'mask outside box': half of its extent or more
+    - 'object twice': same label, box, points and mask as an earlier object of the image
     - 'unknown class': not in `vocab`; 'empty label': '' or white space
-    - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or no indices at all
-    - 'image twice': the same file, or the same bytes under two names; one row for each after the first
+    - 'mask value outside the codes': neither an index into `vocab` nor 255 (void), or not an integer
+    - 'image twice': same file, or same bytes, as an earlier image
     - 'image on both sides of the split', 'group on both sides of the split': in more than one of train, valid, test
-    - 'near-duplicate across the split': the difference hash (9 x 8 pixels, each compared with its neighbour) is nearly
-      that of an image of another side; of the two, the row is of the one in train, else in valid
-    - 'class without training images': a class that occurs, or of `vocab`, without an image in train, where some are and
-      others are not; path is None where it does not occur at all
+    - 'near-duplicate across the split': the difference hash (9 x 8 pixels, each compared with its neighbour) is close
+      to that of an image of another split; the row names the one in train, otherwise the one in valid
+    - 'class without training images': a class that occurs, or is in `vocab`, has no image in train, while some images
+      are marked as train and others are not; path is None if the class does not occur
 
-    Masks are judged by the vertices of their polygons and by their run lengths, and decoded only where these leave a
-    doubt. Objects and annotations are counted from 0. `drop_problems` drops what can be dropped"""
+    Masks are decoded only if the vertices of their polygons and their run lengths do not decide. Objects and
+    annotations are numbered from 0. `drop_problems` drops what can be dropped"""
+    rows = _rows(annotations, vocab, near_duplicates)
+    index = pd.MultiIndex.from_arrays([[i for i,_ in rows], [o.object for _,o in rows]], names=INDEX)
+    data = [(None if i == WHOLE_SET else annotations[i].path, o.problem, o.detail) for i,o in rows]
+    return pd.DataFrame(data, index, ['path', 'problem', 'detail'])
+
+def _rows(annotations, vocab, near_duplicates):   # -> [(number of the annotation, Problem)]
     with ThreadPoolExecutor() as ex:
         seen = list(ex.map(lambda a: _look(a, vocab, near_duplicates is not None), annotations))
     rows = [(i, o) for i,s in enumerate(seen) for o in s.found]
     for field in ('bboxes', 'points'):
         if (found := relative_coordinates(annotations, field)) is None: continue
-        # of boxes that are fractions each is below a pixel: one row says it
+        # relative boxes are all below a pixel: one row is enough
         if field == 'bboxes': rows = [o for o in rows if o[1].problem != 'box below a pixel']
         rows.append((found[0], Problem('relative coordinates', found[1])))
     rows += _problems_between(annotations, [s.key for s in seen])
     if near_duplicates is not None: rows += _near_duplicates(annotations, seen, near_duplicates)
-    rows += _class_problems(annotations, vocab, [s.classes for s in seen])
-    index = pd.MultiIndex.from_arrays([[i for i,_ in rows], [o.object for _,o in rows]], names=INDEX)
-    data = [(None if i == WHOLE_SET else annotations[i].path, o.problem, o.detail) for i,o in rows]
-    return pd.DataFrame(data, index, ['path', 'problem', 'detail'])
+    return rows + _class_problems(annotations, vocab, [s.classes for s in seen])
 
 INDEX = ['annotation', 'object']
-# in place of the index of an annotation, or of an object: the whole set, or the whole image
+# instead of the number of an annotation or of an object: the whole set, or the whole image
 WHOLE_SET = WHOLE_IMAGE = -1
 
 class Problem(NamedTuple):
-    problem:str
+    "One problem of an annotation"
+    problem:str   # as in `check_annotations`
     detail:str
     object:int = WHOLE_IMAGE
 
 class Seen(NamedTuple):
-    "What one annotation shows on its own"
+    "The result of checking one annotation by itself"
     found:list    # of `Problem`
-    key:object    # what its image is known by among all: a digest, or the path; None without a file
-    hash:int      # difference hash, None where it was not asked for, or the image is unreadable
-    classes:set   # names of its labels, and of the values of its class mask
+    key:object    # equal for equal images: a digest of the file, or its path; None without a file
+    hash:int      # difference hash; None if it was not requested, or the image is unreadable
+    classes:set   # class names of its labels and of the values of its class mask
 
 def _look(a, vocab, hashed):   # -> Seen
     found,key,code = _file_problems(a, hashed)
@@ -94,22 +98,22 @@ def _file_problems(a, hashed=False):   # -> [Problem], key, hash
     key,code,found = a.path,None,[]
     try:
         key = blake2b(read_bytes(a.path)).digest()
-        # a JPEG's stream is read to its end at any scale, and fastest at the smallest; the hash wants 9 x 8 pixels
+        # a JPEG is read to its end at any scale, fastest at the smallest; the hash needs 9 x 8 pixels
         im = read_image(a.path, draft=(72, 64) if hashed else (1, 1))
         size = image_size(a.path)
         if hashed: code = difference_hash(im)
-        # the means of pixels have more levels than the pixels: what has few of them is read as a whole
+        # averaged pixels have more levels than the pixels: if they have few, count in the whole image
         if size[0]*size[1] >= 1024 and grey_levels(im) <= 2*FEW and (n := grey_levels(a.path)) <= FEW:
             found.append(Problem('few grey levels', f"{n} of 256; does the file use all of its bits?"))
     except BROKEN as e: return [Problem('unreadable image', str(e))],key,code
     if size == a.size: return found,key,code
-    detail = f"the annotation says {wh(a.size)}, the file is {wh(size)}" + unturned(a.path, a.size)
+    detail = f"the size in the annotation is {wh(a.size)}, that of the file {wh(size)}" + unturned(a.path, a.size)
     return [Problem('size differs', detail), *found],key,code
 
 def difference_hash(
     im:Image.Image, # of any size
 ) -> int:           # 64 bits
-    "1 where a pixel of the image, made grey and 9 x 8 pixels small, is brighter than its left neighbour, row by row"
+    "Difference hash: of the image as 9 x 8 grey pixels, a bit is 1 if the pixel is brighter than its left neighbour"
     v = np.asarray(im.convert('L').resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(v[:,1:] > v[:,:-1]).tobytes(), 'big')
 
@@ -131,26 +135,26 @@ def _object_mask_problems(a):
         except ValueError as e: yield Problem('unreadable mask', f"{which}: {e}", i); continue
         if x1 == x2:
             if a.ignore is not None and a.ignore[i]: continue
-            yield Problem('empty mask', f"{which}: no pixel of the {wh(a.size)}", i)
+            yield Problem('empty mask', f"{which}: no pixel of {wh(a.size)}", i)
         elif box is not None and 2*_overlap((x1, y1, x2, y2), box) < (x2-x1)*(y2-y1):
-            yield Problem('mask outside box', f"{which}: it extends over {[x1, y1, x2, y2]}, the box is {box}", i)
+            yield Problem('mask outside box', f"{which}: its extent is {[x1, y1, x2, y2]}, the box is {box}", i)
 
-def _overlap(a, b):   # x1 y1 x2 y2 -> area that both share
+def _overlap(a, b):   # two x1 y1 x2 y2 -> area of the intersection
     return max(min(a[2], b[2]) - max(a[0], b[0]), 0)*max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 
 def _is_sound(polygons, size, box):
-    """Whether the vertices of `polygons` tell that they can be read, that some pixel is inside, and that half of their
-    extent is in `box`; False where they leave a doubt"""
+    """Whether the vertices of `polygons` prove that they are readable, that some pixel is inside, and that half of
+    their extent is in `box`; False if in doubt"""
     try: parts = [np.asarray(p, np.float64).reshape(-1, 2) for p in polygons]
     except (TypeError, ValueError, OverflowError): return False
     if not parts or min(map(len, parts)) < 3: return False
     p = parts[0] if len(parts) == 1 else np.concatenate(parts)
     (x1,y1),(x2,y2) = p.min(0).tolist(),p.max(0).tolist()
-    if not (x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]): return False     # also where one is nan
-    # the mask's extent is that of the vertices, give or take a pixel
+    if not (x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]): return False     # also False for nan
+    # the extent of the mask is that of the vertices, up to one pixel
     if box is not None and 2*_overlap((x1+1, y1+1, x2-1, y2-1), box) < (x2-x1+2)*(y2-y1+2): return False
-    # without a pixel's centre inside, the area of a closed line is below its length (Steinhaus, 1947); half as much
-    # again is for the grid on which COCO rounds. A line that meets itself may enclose less than it seems
+    # a closed curve with no pixel centre inside has an area below its length (Steinhaus, 1947); the factor 1.5 allows
+    # for COCO's rounding. The formula overestimates the area of a curve that meets itself
     p = max(parts, key=len)
     if len({*map(tuple, p.tolist())}) < len(p) - bool((p[0] == p[-1]).all()): return False
     x,y = p.T
@@ -158,7 +162,7 @@ def _is_sound(polygons, size, box):
     return abs(x@v - u@y)/2 >= 1.5*np.hypot(u - x, v - y).sum() + 4
 
 def _twice(a):
-    "Objects with the same label and box as an earlier one, and, where they have such, the same points and mask"
+    "Objects with the same label, box, points and mask as an earlier object"
     seen = {}
     for i,(label,box) in enumerate(zip(a.labels, [] if a.bboxes is None else a.bboxes)):
         j = next((j for j in seen.setdefault((label, box.tobytes()), []) if _same(a, i, j)), None)
@@ -169,7 +173,7 @@ def _same(a, i, j):
     if a.points is not None and not np.array_equal(a.points[i], a.points[j], equal_nan=True): return False
     if a.masks is None: return True
     try: return np.array_equal(*(decode_mask.unchecked(a.masks[k], a.size) for k in (i, j)))
-    except ValueError: return False     # unreadable, which has a row of its own
+    except ValueError: return False     # unreadable masks have their own row
 
 def _point_problems(a):
     if a.points is None: return
@@ -184,7 +188,7 @@ def _label_problems(a, vocab):
         if not o.strip(): yield Problem('empty label', times, i)
         elif vocab is not None and o not in vocab: yield Problem('unknown class', times + nearest(o, vocab), i)
 
-def _mask_problems(a, vocab):   # -> [Problem], names of the classes that the class mask shows
+def _mask_problems(a, vocab):   # -> [Problem], names of the classes in the class mask
     if a.mask is None: return [],()
     try: m = decode_class_mask(a.mask)
     except AnnotationError as e: return [Problem('mask value outside the codes', str(e))],()
@@ -207,38 +211,38 @@ def _mask_problems(a, vocab):   # -> [Problem], names of the classes that the cl
 def relative_coordinates(
     annotations,  # list[Annotation]
     field:str,    # 'bboxes' or 'points'
-):                # (number of the first annotation that has some, a sentence), or None
-    "Whether all coordinates of a data set lie within 0..1, so that they are fractions of the image and no pixels"
+):                # (number of the first annotation with coordinates, detail), or None
+    "Whether all coordinates of a data set lie in [0, 1], so that they are fractions of the image instead of pixels"
     first,n = None,0
     for i,a in enumerate(annotations):
         v = getattr(a, field)
         if v is None: continue
         if field == 'points': v = v[~np.isnan(v[...,0]) & (True if a.visible is None else a.visible > 0)]
-        if not v.size or max(a.size) < 3: continue     # on an image of two pixels they may be pixels
+        if not v.size or max(a.size) < 3: continue     # in an image of two pixels they may be pixels
         if v.max() > 1 + _ROUNDED or v.min() < -_ROUNDED: return None
         if first is None and v.max() > 0: first = i,v.reshape(-1, v.shape[-1])[0].tolist()
         n += len(v)
     if first is None: return None
     what = 'boxes' if field == 'bboxes' else 'points'
-    return first[0],(f"all {n} {what} lie within 0..1, the first is {first[1]}: they are fractions of the image, and "
+    return first[0],(f"all {n} {what} lie within 0..1, the first is {first[1]}: they are fractions of the image, but "
                      "pixels are expected; multiply x by its width and y by its height, or read the table with "
                      "read_df(..., relative=True)")
 
-_ROUNDED = .01   # so far outside 0..1 fractions may lie, for tools round
+_ROUNDED = .01   # how far outside [0, 1] fractions may lie, since tools round
 
 def check_relative(
     annotations,  # list[Annotation]
     field:str,    # 'bboxes' or 'points'
 ):
-    "Raise `AnnotationError` where all coordinates of the data set are fractions of the image"
+    "Raise `AnnotationError` if all coordinates of the data set are fractions of the image"
     found = relative_coordinates(annotations, field)
     if found is not None: raise AnnotationError(f"{annotations[found[0]].path}: {found[1]}")
 
 def check_images(
     annotations,  # list[Annotation]
 ):
-    """Raise `AnnotationError` for the first image that cannot be read to its end, or has another size than its
-    annotation says; all are decoded, in threads"""
+    """Raise `AnnotationError` for the first image that cannot be read to its end, or whose size differs from that in
+    its annotation; all images are decoded, in threads"""
     with ThreadPoolExecutor() as ex: seen = list(ex.map(lambda a: _file_problems(a)[0], annotations))
     bad = [(a, o) for a,found in zip(annotations, seen) for o in found if o.problem != 'few grey levels']
     if not bad: return
@@ -249,7 +253,7 @@ def check_images(
                           "check_annotations(annotations))")
 
 def _problems_between(annotations, keys):
-    "[(number, Problem)] of images and groups that occur more than once; `keys` are equal where images are"
+    "[(number, Problem)] of images and groups that occur more than once; equal images have equal `keys`"
     rows,images,groups = [],{},{}
     for i,(a,key) in enumerate(zip(annotations, keys)):
         if key is not None:     images.setdefault(key, []).append(i)
@@ -259,7 +263,7 @@ def _problems_between(annotations, keys):
         rows += [(i, Problem('image twice', f"annotation {i} {same}")) for i in more]
     for what,sets in (('image', images), ('group', groups)):
         for key,idxs in sets.items():
-            # reversed: the first of each side stays
+            # reversed: the first image of each split is named
             sides = {annotations[i].split: annotations[i].path for i in reversed(idxs)}
             detail = ', '.join(f"{o}: {sides[o]}" for o in SPLITS if o in sides)
             if what == 'group': detail = f"group {key!r}, {detail}"
@@ -268,8 +272,9 @@ def _problems_between(annotations, keys):
     return rows
 
 def _near_duplicates(annotations, seen, most):
-    """[(number, Problem)] of images whose hash differs in up to `most` bits from that of an image of another side, in
-    the order of the sides, so that those of train are dropped and not those of valid or test; each with its nearest"""
+    """[(number, Problem)] of images whose hash differs in up to `most` bits from that of an image of another split,
+    each with the nearest one. The row belongs to the earlier of train, valid, test, so that images of train are dropped
+    instead of those of valid or test"""
     hashed = [i for i,s in enumerate(seen) if s.hash is not None]
     sides,rows = {o: [i for i in hashed if annotations[i].split == o] for o in SPLITS},[]
     for k,side in enumerate(SPLITS):
@@ -277,7 +282,7 @@ def _near_duplicates(annotations, seen, most):
         codes  = np.array([seen[i].hash for i in others], np.uint64)
         for i in sides[side]:
             off  = _count_bits(codes ^ np.uint64(seen[i].hash))
-            # the same bytes have rows of their own
+            # images with the same bytes have their own rows
             near = [j for j in np.flatnonzero(off <= most) if seen[others[j]].key != seen[i].key]
             if not near: continue
             j = min(near, key=lambda j: off[j])
@@ -291,7 +296,7 @@ def _count_bits(v):   # (k,) uint64 -> (k,), how many are 1
     return np.unpackbits(v.view(np.uint8).reshape(-1, 8), axis=1).sum(1)
 
 def _class_problems(annotations, vocab, classes):
-    "[(number, Problem)] of classes without an image in train, where some are marked as train, and others not"
+    "[(number, Problem)] of classes without an image in train, if some images are marked as train and others are not"
     if not {'train'} < {a.split for a in annotations}: return []
     trained = set().union(*(c for a,c in zip(annotations, classes) if a.split in ('train', None)))
     where = {}
@@ -301,7 +306,7 @@ def _class_problems(annotations, vocab, classes):
         if o not in trained: where.setdefault(o, [])
     rows = []
     for o in sorted(where):
-        if vocab is not None and o not in vocab: continue     # 'unknown class' already
+        if vocab is not None and o not in vocab: continue     # already 'unknown class'
         some = ', '.join(f"{n} in {s}" for s,n in Counter(annotations[i].split for i in where[o]).items())
         detail = f"{o!r}: no image in train, {some or 'nor elsewhere'}"
         rows.append((where[o][0] if where[o] else WHOLE_SET, Problem('class without training images', detail)))

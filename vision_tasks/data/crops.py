@@ -1,4 +1,4 @@
-"Crops of a data set: an image of each object, with its box and its points"
+"Crops of a data set: one image per object, with its box and points"
 from __future__ import annotations
 from pathlib import Path
 import numpy as np
@@ -15,24 +15,24 @@ __all__ = ['crop_instances']
 
 @checked(pad=number(0), min_points=whole(0), min_size=number(0))
 def crop_instances(
-    annotations,     # list[Annotation] with boxes; points and polygons go along
-    dest=None,       # folder of the crops; None = `crops` beside the first picture
-    pad:float=.1,    # margin around the box, as a part of its sides; cut at the image's border
-    min_points:int=1, # marked points that an instance has inside its crop, at least; not asked of annotations without
-                      # points. 0 keeps those without any
-    min_size:float=8, # pixels of the longer side of its box inside the image, at least
-) -> list[Annotation]: # one for each box that is left and not ignored, its file named after the image and the box;
-                       # group = the image, so that a split keeps them together
-    """One image per box, with the points of that instance; for tasks that take one instance an image. Instances with
-    too few marked points, or too small, are dropped, and one warning counts them. All files are replaced together, or
-    none is; other files of the folder stay"""
+    annotations,       # list[Annotation] with boxes
+    dest=None,         # folder of the crops; None (default): `crops` beside each image
+    pad:float=.1,      # margin around the box, as a fraction of its sides; cut at the border of the image
+    min_points:int=1,  # drop instances with fewer marked points in their crop; ignored for annotations without points
+    min_size:float=8,  # drop instances whose box inside the image has a longer side below this, in pixels
+) -> list[Annotation]: # one for each remaining box, without ignored ones; files are named after image and box, and
+                       # `group` is that of the image, or its path, so that a split keeps them together
+    """Save one image per box, with the points of that instance, for tasks with one instance per image. Instances that
+    are too small or have too few marked points are dropped, and one warning counts them. All files are replaced
+    together, or none is; other files in the folder are kept. Raises `AnnotationError` for boxes without a pixel in the
+    image"""
     for i,a in enumerate(annotations):
         if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
     check_relative(annotations, 'bboxes')
     crops = [(a, [_crop(a, i, pad, dest) for i in range(len(object_bboxes(a))) if a.ignore is None or not a.ignore[i]])
              for a in annotations]
     crops = _large_and_marked(crops, min_points, min_size)
-    # all that can fail, before the first file
+    # everything that can fail comes before the first file
     check_outputs([c.path for _,some in crops for c,_ in some], [a.path for a,some in crops for _ in some],
                   todo="rename one, or crop into a folder for each folder of images")
     with writing_set([c.path.parent for _,some in crops for c,_ in some]) as writing:
@@ -43,7 +43,7 @@ def crop_instances(
     return [c for _,some in crops for c,_ in some]
 
 def _large_and_marked(crops, min_points, min_size):
-    "`crops` without the instances that `crop_instances` drops; one warning counts them"
+    "Drop small instances, and those with few points; one warning counts them"
     few = lambda c: c.points is not None and (~np.isnan(marked_points(c)[:,0])).sum() < min_points
     def small(c):
         b = c.bboxes[0].clip(0, [*c.size]*2)
@@ -55,8 +55,8 @@ def _large_and_marked(crops, min_points, min_size):
     kept = [(a, [o for o in some if not few(o[0]) and not small(o[0])]) for a,some in crops]
     n = len(every) - sum(len(o) for _,o in kept)
     warn(f"{n} of {len(every)} instances are dropped: {n_few} have fewer than {min_points} marked points, "
-         f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; min_points=0, "
-         "min_size=0 keep them")
+         f"{n_small} a box of less than {min_size:g} pixels. The first is in {first.path}; pass min_points=0, "
+         "min_size=0 to keep them")
     return kept
 
 def _crop(a, i, pad, dest):

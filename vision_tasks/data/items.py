@@ -1,4 +1,4 @@
-"Item types: what an `Annotation` becomes on its way into a batch"
+"Item types: the tensors and images that an `Annotation` becomes on its way into a batch"
 from __future__ import annotations
 import errno, io, os
 import numpy as np
@@ -20,7 +20,7 @@ from .targets import NO_OBJECT, check_labels, naming_object, object_bboxes, obje
 from ..ops.masks import decode_mask
 from ..ops.rle import rle_columns
 try: from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError: decode_jpeg = None     # torchvision means to give its decoders up; Pillow's give the same pixels
+except ImportError: decode_jpeg = None     # torchvision plans to remove its decoders; Pillow decodes the same pixels
 
 __all__ = ['FileImage', 'LabelSet', 'Keypoints', 'OneObject', 'ClassMask', 'PixelBBox', 'RegionProposals', 'BBoxLabels',
            'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels', 'ObjectMasks']
@@ -28,7 +28,7 @@ __all__ = ['FileImage', 'LabelSet', 'Keypoints', 'OneObject', 'ClassMask', 'Pixe
 # --- images
 
 def _bytes_of(path):
-    "What the file at `path` holds. Raises `OSError` that says what to do"
+    "The bytes of the file at `path`. Raises `OSError` that says what to do"
     try: return read_bytes(path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such image file; fix the path", str(path)) from None
@@ -36,17 +36,20 @@ def _bytes_of(path):
         raise IsADirectoryError(errno.EISDIR, "a folder, not an image file; fix the path", str(path)) from None
 
 class FileImage(PILImage):
-    """An image that stays a file until its pixels are asked for, then upright and RGB; `JointTransform` asks for no
-    more than it needs"""
+    """An image that is decoded when its pixels are needed, then upright and RGB; `JointTransform` decodes no more than
+    it needs"""
     _bytes = _open = _name = _grey_range = None
     exif = 1   # orientation of the file
 
     @classmethod
-    def create(cls, o, grey_range=None):
-        """`o`: a path, an `Annotation`, whose `size` must be that of the image, bytes of an image file, a PIL image, or
-        a uint8 array or tensor as `array_size` takes it, whose alpha channel, if any, is dropped. A JPEG opened by
-        Pillow whose pixels nobody has asked for yet is read like its file, possibly at a reduced size; all other pixels
-        are used as they are. `grey_range`: as of `to_rgb`. Raises `ValueError` for arrays of another shape or dtype"""
+    def create(cls,
+        o,               # path, `Annotation` whose `size` is that of the image, bytes of an image file, PIL image, or a
+                         # uint8 array or tensor as in `array_size`, whose alpha channel, if any, is dropped
+        grey_range=None, # as in `to_rgb`
+    ):
+        """The image of `o`. A JPEG opened by Pillow that is not loaded yet is read like its file, possibly at a reduced
+        size; other pixels are used as they are. Raises `ValueError` for arrays of another shape or dtype, and
+        `AnnotationError` for an `Annotation` of another size"""
         if grey_range is not None: grey_range = resolve_grey_range(grey_range)
         if isinstance(o, Annotation): return cls._of_annotation(o, grey_range)
         if isinstance(o, (str, os.PathLike)): return cls._of_bytes(_bytes_of(o), str(o), grey_range)
@@ -60,7 +63,7 @@ class FileImage(PILImage):
         jpeg = bytes_of_jpeg(o)
         if jpeg is not None: return cls._of_bytes(jpeg, name, grey_range)
         im = decode_rgb(o, grey_range)
-        return cls(im.copy() if im is o else im)   # fastai changes the class of what it is given
+        return cls(im.copy() if im is o else im)   # fastai changes the class of its input
 
     @classmethod
     def _of_annotation(cls, a, grey_range):
@@ -81,19 +84,23 @@ class FileImage(PILImage):
 
     @property
     def loaded(self) -> bool:
-        "Whether the pixels are there"
+        "Whether the pixels are decoded"
         return self._im is not None
 
-    def decode(self, least:tuple[int,int]=None) -> Image.Image:
-        "The pixels as a plain RGB image; of a JPEG possibly a smaller one, but not under `least` (w, h)"
+    def decode(self,
+        least:tuple[int,int]=None, # (w, h) in pixels: a JPEG may be decoded smaller, but not below; None: full size
+    ) -> Image.Image:
+        "The pixels as a plain RGB image. Raises `OSError` if the file is broken"
         return self if self.loaded else decode_image(self._file(), self._name, least, self._grey_range)
 
     def _file(self):
         im,self._open = self._open or open_image(io.BytesIO(self._bytes), self._name),None
         return im
 
-    def pixels(self, least:tuple[int,int]=None) -> Tensor:
-        "The same as (3, h, w) uint8; torchvision decodes a plain JPEG, to the same values and sooner"
+    def pixels(self,
+        least:tuple[int,int]=None, # as in `decode`
+    ) -> Tensor:                   # (3, h, w) uint8
+        "The pixels as a tensor; torchvision decodes plain JPEGs, to the same values and faster"
         if not self.loaded:
             im = self._open = self._file()
             # Pillow makes a JPEG 2, 4 or 8 times smaller
@@ -101,7 +108,7 @@ class FileImage(PILImage):
             plain = im.format == 'JPEG' and im.mode in ('RGB', 'L') and orientation(im) == 1
             if decode_jpeg is not None and plain and fits:
                 try: return decode_jpeg(torch.frombuffer(self._bytes, dtype=torch.uint8), mode=ImageReadMode.RGB)
-                except RuntimeError: pass   # Pillow reads it, or says what is wrong with it
+                except RuntimeError: pass   # Pillow reads it, or raises a better error
         return pil_to_tensor(self.decode(least))
 
     def load(self):
@@ -111,7 +118,7 @@ class FileImage(PILImage):
 
 def array_size(o) -> tuple[int,int]:
     """(w, h) of an image as an array (h, w), (h, w, c), or as a tensor (h, w), (c, h, w), c = 1, 3 or 4 channels. A
-    tensor with channels last, and an array with channels first, are taken where their shape can mean nothing else"""
+    tensor with channels last, and an array with channels first, are accepted if their shape is unambiguous"""
     return _hw(o)[0][::-1]
 
 def _hw(o) -> tuple[tuple[int,int],bool]:
@@ -123,7 +130,7 @@ def _hw(o) -> tuple[tuple[int,int],bool]:
         if first and (isinstance(o, Tensor) or not last): return shape[1:],True
         if last: return shape[:2],False
     what,usual = ("a tensor", "(h, w) or (3, h, w)") if isinstance(o, Tensor) else ("an array", "(h, w) or (h, w, 3)")
-    raise ValueError(f"{what} as an image is {usual}, also with 1 or 4 channels; {shape} came" +
+    raise ValueError(f"{what} as an image is {usual}, also with 1 or 4 channels; got {shape}" +
                      (": pass several images as a list" if len(shape) == 4 else ""))
 
 def _image_of_array(o) -> Image.Image:
@@ -135,20 +142,23 @@ def _image_of_array(o) -> Image.Image:
     if first: o = o.transpose(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(o[...,0] if o.ndim == 3 and o.shape[2] == 1 else o))
 
-# what an image is made from, so that fastai's `dls.test_dl(items)` knows where in the pipeline an item of it belongs
+# inputs of `FileImage.create`, by which fastai's `dls.test_dl(items)` finds the place of an item in the pipeline
 IMAGE_TYPES = Annotation,str,os.PathLike,bytes,bytearray,Image.Image,np.ndarray,Tensor
 
-# --- labels of a picture
+# --- labels of an image
 
 class LabelSet(TensorMultiCategory):
-    "(c,) float, 1 where the picture has the label"
+    "(c,) float, 1 for each label of the image"
 
 class Keypoints(TensorPoint):
-    """(k, 2) or (b, k, 2) points, nan = not marked, which know their `flip_pairs`: whatever mirrors the picture,
-    fastai's batch transforms too, exchanges them; what a batch transform pushes out of the picture becomes nan"""
+    """(k, 2) or (b, k, 2) points with their `flip_pairs`; nan: not marked. Every transform that mirrors the image,
+    fastai's batch transforms too, swaps the pairs; a point that a batch transform moves out of the image becomes nan"""
     flip_pairs = None
-    def set_meta(self, x, as_copy=False):
-        "That of `x`, but for what is known already: the size that a transform of fastai has just made"
+    def set_meta(self,
+        x,             # tensor with the metadata
+        as_copy=False, # copy the metadata
+    ):
+        "Take the metadata of `x`, except what is already set: the size that a transform of fastai has just set"
         known = dict(self.__dict__)
         super().set_meta(x, as_copy)
         self.__dict__.update(known)
@@ -164,21 +174,22 @@ class Keypoints(TensorPoint):
         return Keypoints(torch.where((p.abs() > 1).any(-1, keepdim=True), torch.nan, p), flip_pairs=self.flip_pairs)
 
 class OneObject(Categorize):
-    "A name to its id in `vocab` and back"
+    "Class name to its id in `vocab` and back. Raises `AnnotationError` for other names"
     @checked()
-    def __init__(self, vocab): super().__init__(vocab=list(vocab), sort=False)
+    def __init__(self,
+        vocab, # list of class names
+    ): super().__init__(vocab=list(vocab), sort=False)
     def encodes(self, o):
         if o in self.vocab.o2i: return TensorCategory(self.vocab.o2i[o])
         if o == NO_OBJECT: raise AnnotationError(
-            f"a picture without an object, but no class for such: the vocab {list(self.vocab)} lacks {NO_OBJECT!r}; "
-            f"leave such pictures out, or train with vocab=[{NO_OBJECT!r}, ...]")
+            f"an image without an object, but the vocab {list(self.vocab)} has no class {NO_OBJECT!r} for it; "
+            f"drop such images, or train with vocab=[{NO_OBJECT!r}, ...]")
         raise AnnotationError(f"label {o!r} is not in the vocab {list(self.vocab)}{nearest(o, self.vocab)}")
     def decodes(self, o): return Category(self.vocab[int(o)])
 
 class OneBox(DisplayedTransform):
-    """(n, 4) boxes in [-1, 1], of which there is one or none left, as (1, 4); nan where a crop left none of it in the
-    picture"""
-    order = 3   # after the geometry, before pictures become tensors
+    """(1, 4) of (n, 4) boxes in [-1, 1], of which at most one remains; nan if a crop has removed it from the image"""
+    order = 3   # after the geometry, before images become tensors
     def encodes(self, o:TensorBBox):
         b = o.as_subclass(Tensor).clamp(-1, 1)[:1]
         if not len(b): b = torch.full((1, 4), torch.nan)
@@ -189,18 +200,22 @@ def as_bbox(o): return TensorBBox(torch.tensor(np.asarray(o), dtype=torch.float3
 # --- a class for every pixel
 
 class ClassMask(TensorMask):
-    "(h, w) or (b, h, w) class index of every pixel, 255 = void"
+    "(h, w) or (b, h, w) class index of every pixel, 255: void"
 
 # --- objects: boxes, their labels, their masks
 
 class PixelBBox(TensorBBox):
-    "(n, 4) or (b, n, 4) float x1 y1 x2 y2 in pixels of the picture that it comes with, whose (w, h) is `img_size`"
+    "(n, 4) or (b, n, 4) float x1 y1 x2 y2 in pixels of the image, whose (w, h) is `img_size`"
     @classmethod
-    def create(cls, o, img_size=None):
+    def create(cls,
+        o,             # (n, 4) boxes in pixels
+        img_size=None, # (w, h) of the image
+    ):
+        "The boxes of an array or list, copied"
         return cls(torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 4), img_size=img_size)
 
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
-        "fastai's batch transforms move it as they move the picture; rows of zeros are padding and stay so"
+        "fastai's batch transforms move boxes with the image; rows of zeros are padding and stay zero"
         if pad_mode == 'reflection':
             raise ValueError("pad_mode='reflection' paints objects without boxes; "
                              "use aug_transforms(..., pad_mode='zeros')")
@@ -215,27 +230,33 @@ class PixelBBox(TensorBBox):
         return PixelBBox(torch.where((old == 0).all(-1, keepdim=True), 0., b), img_size=(w, h))
 
     def _do_crop_pad(self, sz, tl, orig_sz, resize_to=None, **kwargs):
-        "fastai's `Resize` and crops of items move it as they move the picture: (w, h) `sz` from `tl` on, `resize_to`"
+        "fastai's `Resize` and crops of items move boxes too: a window of (w, h) `sz` at `tl`, to `resize_to`"
         old,out = self.as_subclass(Tensor),tuple(resize_to or sz)
         cut,start,end = (old.new_tensor([*o]*2) for o in (sz, tl, out))
         return PixelBBox(((old - start)*end/cut).clamp(min=0).minimum(end), img_size=out)
 
-    def flip_lr(self): raise ValueError("fastai's flips of items leave boxes in pixels, and masks, where they are; "
-                                        "JointTransform(size, flip=..., vflip=...) flips all alike")
-    def dihedral(self, k): return self.flip_lr()
+    def flip_lr(self): raise ValueError("fastai's flips of items do not move boxes in pixels and masks; "
+                                        "use JointTransform(size, flip=..., vflip=...), which flips all of them")
+    def dihedral(self,
+        k, # ignored
+    ): return self.flip_lr()
 
 class RegionProposals(PixelBBox):
-    "(k, 4) or (b, k, 4) boxes without labels, where objects may be; they stay or go whatever the objects do"
+    "(k, 4) or (b, k, 4) boxes without labels, where objects may be; kept or dropped independently of the objects"
 
 class BBoxLabels(TensorMultiCategory):
     "(n,) or (b, n) int64, one id per box; 0 = `#na#` = background = padding"
     @classmethod
-    def create(cls, o): return cls(torch.as_tensor(np.asarray(o), dtype=torch.int64).view(-1))
+    def create(cls,
+        o, # (n,) ids
+    ): return cls(torch.as_tensor(np.asarray(o), dtype=torch.int64).view(-1))
 
 class InstanceMasks(TensorMask):
     "(n, h, w) or (b, n, h, w) uint8, one mask of 0 and 1 per box"
     @classmethod
-    def create(cls, o): return cls(torch.tensor(np.asarray(o), dtype=torch.uint8))
+    def create(cls,
+        o, # (n, h, w) of 0 and 1
+    ): return cls(torch.tensor(np.asarray(o), dtype=torch.uint8))
 
     def affine_coord(self, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode='zeros', align_corners=True):
         o = TensorMask(self.as_subclass(Tensor).float())
@@ -247,41 +268,51 @@ class ObjectBBoxes(DisplayedTransform):
     def encodes(self, a): return PixelBBox.create(object_bboxes(a), img_size=a.size)
 
 class ObjectLabels(DisplayedTransform):
-    """The ids of the objects of an `Annotation` in `vocab`, which begins with `NO_OBJECT`; -1 where an object is to be
-    ignored (crowd, difficult)"""
+    """The ids of the objects of an `Annotation`, from 1 (0 is `NO_OBJECT`); -1 for ignored objects (crowd, difficult).
+    Raises `ValueError` if a class is called `NO_OBJECT`, and `AnnotationError` for labels that are not in the vocab"""
     @checked()
-    def __init__(self, vocab):
+    def __init__(self,
+        vocab, # list of class names, without `NO_OBJECT`
+    ):
         if NO_OBJECT in vocab: raise ValueError(
-            f"a class is called {NO_OBJECT!r}, which is fastai's word for no object, the class 0 of background and "
+            f"a class is called {NO_OBJECT!r}, fastai's name for no object, which is class 0 of background and "
             "padding; drop these objects, or rename the class")
         self.vocab,self.o2i = [NO_OBJECT, *vocab],{o: i for i,o in enumerate(vocab, 1)}
     def encodes(self, a):
-        if not self.o2i.keys() >= {*a.labels}: check_labels([a], self.vocab[1:])   # which says what is wrong
+        if not self.o2i.keys() >= {*a.labels}: check_labels([a], self.vocab[1:])   # raises
         ids = np.array([self.o2i[o] for o in a.labels], np.int64)
         return BBoxLabels.create(ids if a.ignore is None else np.where(a.ignore, -1, ids))
     def decodes(self, o): return MultiCategory([self.vocab[i] if i >= 0 else 'ignored' for i in o.tolist()])
 
 class ObjectMasks:
-    """The masks of an `Annotation` as they are kept, until `JointTransform` lays them on the network's input: polygons
-    are filled there, and what is not in view is never decoded"""
+    """The masks of an `Annotation`, not decoded until `JointTransform` rasterizes them at the size of the network's
+    input; masks outside the view are never decoded"""
     @checked()
-    def __init__(self, a):
+    def __init__(self,
+        a, # Annotation with boxes and masks
+    ):
         object_masks(a)
         self.a = a
     def __len__(self): return len(self.a.bboxes)
     def __repr__(self): return f"ObjectMasks({len(self)} of {self.a.path})"
-    def polygons(self, i) -> list|None:   # of (m, 2) float64, pixels of the file
-        "The mask of object `i` as polygons, `None` where it is something else"
+    def polygons(self,
+        i,            # number of the object
+    ) -> list|None:   # of (m, 2) float64, pixels of the file
+        "The mask of an object as polygons, None for an RLE or array. Raises `AnnotationError` that names the file"
         m = self.a.masks[i]
         if not isinstance(m, (list, tuple)): return None
         try:
             res = [np.asarray(p, np.float64).reshape(-1, 2) for p in m]
             if all(len(p) > 2 and np.isfinite(p).all() for p in res): return res
         except (TypeError, ValueError, OverflowError): pass
-        self.decode(i)   # which says what is wrong
-    def decode(self, i) -> np.ndarray:   # (h, w) bool
-        "The mask of object `i`; an error names the file"
+        self.decode(i)   # raises
+    def decode(self,
+        i,               # number of the object
+    ) -> np.ndarray:     # (h, w) bool
+        "The mask of an object. Raises `AnnotationError` that names the file"
         with naming_object(self.a, i): return decode_mask.unchecked(self.a.masks[i], self.a.size)
-    def columns(self, i) -> tuple[int,np.ndarray]:
-        "The columns of the picture that hold some of object `i`, whose mask is run lengths, as of `rle_columns`"
+    def columns(self,
+        i, # number of the object, whose mask is an RLE
+    ) -> tuple[int,np.ndarray]:
+        "The first column of an object, and its columns, as in `rle_columns`. Raises `AnnotationError`"
         with naming_object(self.a, i): return rle_columns(self.a.masks[i], self.a.size)

@@ -15,7 +15,7 @@ from .items import FileImage, RegionProposals
 __all__ = []
 
 def objects_of_items(items, size):
-    "(n, 4) what a view should hold: the boxes, else the marked points as boxes without area; as far as in the picture"
+    "(n, 4) boxes for the choice of a view, clipped to the image; without boxes, the marked points, with area 0"
     for o in items:
         if isinstance(o, TensorBBox) and not isinstance(o, RegionProposals):
             return o.as_subclass(Tensor).clamp(min=0).minimum(torch.tensor([*size, *size]))
@@ -37,40 +37,40 @@ def slice_rect(t, src):
     return t[..., y1:y2, x1:x2]
 
 def cut_image(im, view, exact):
-    """(c, h, w) uint8: the part of `im` that `view` looks at, and the view. A file is decoded no finer than needed;
-    from a reduced JPEG the part is resampled to its size on the canvas at once, so that its edges may fall between
-    pixels. Unless the view must be `exact`, its left and upper edge move out to whole pixels of the reduced image"""
+    """(c, h, w) uint8 pixels of the rectangle `view.src` of `im`, and the view. A JPEG is decoded no larger than
+    needed; from a reduced JPEG the rectangle is resampled to its size on the canvas in one step, since its edges may
+    lie between pixels. If the view need not be `exact`, its left and upper edges move out to whole reduced pixels"""
     if isinstance(im, TensorImage): return slice_rect(im.as_subclass(Tensor), view.src),view
     if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src)),view
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
     k = _reduction((w, h), (t.shape[2], t.shape[1]))
     if k == 1: return slice_rect(t, view.src),view
-    # the columns and rows that reach beyond the edge are the last ones of the file, before it is turned
+    # the columns and rows that reach beyond the edge are the last ones of the file, before its EXIF orientation
     dx,dy = (t.shape[2]*k - w)*(im.exif in (2, 3, 6, 7)),(t.shape[1]*k - h)*(im.exif in (3, 4, 7, 8))
     if not exact: x1,y1 = max((x1+dx)//k*k - dx, 0),max((y1+dy)//k*k - dy, 0)
     box = (x1+dx)/k,(y1+dy)/k,(x2+dx)/k,(y2+dy)/k
     return _reduce(t, box, (u2-u1, v2_-v1)),replace(view, src=(x1, y1, x2, y2))
 
 def _reduce(t, box, size):   # (3, h, w) uint8; x1 y1 x2 y2, fractions of pixels allowed; (w, h)
-    "What is in `box`, resized"
+    "The content of `box`, resized"
     x1,y1,x2,y2 = box
     if not (x1.is_integer() and y1.is_integer()):
         im = Image.fromarray(t.permute(1, 2, 0).numpy())
         return v2.functional.pil_to_tensor(im.resize(size, Image.Resampling.BILINEAR, box))
-    # sooner, but a scale can only be told from the first pixel on; the output may have a pixel more than asked for
+    # faster, but `interpolate` scales from the first pixel on; its output may be one pixel too large
     cut = t[:, int(y1):math.ceil(y2), int(x1):math.ceil(x2)]
     scale = tuple(n/(b-a)*(1 + 1e-9) for n,a,b in ((size[1], y1, y2), (size[0], x1, x2)))
     res = F.interpolate(cut[None], scale_factor=scale, mode='bilinear', antialias=True, recompute_scale_factor=False)
     return res[0, :, :size[1], :size[0]]
 
 def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
-    """How many pixels of a JPEG of `size` a column or row of its `decoded` form covers. This is not the ratio of the
-    sizes: libjpeg's last column and row reach beyond the edge"""
+    """How many pixels of a JPEG of `size` one pixel of its `decoded` form covers, in each direction. This is not the
+    ratio of the sizes, since libjpeg's last column and row reach beyond the edge"""
     return next(k for k in (1, 2, 4, 8) if all(-(-n//k) == m for n,m in zip(size, decoded)))
 
 def lay_pixels(cut, view, fill, nearest=False):
-    "(c, h, w) of what the view looks at on the canvas of the view, the rest `fill`"
+    "(c, h, w) canvas of `view` with the pixels `cut`, the rest `fill`"
     (u1,v1,u2,v2_),(w,h) = view.dst,view.out
     mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
     size = [v2_-v1, u2-u1]
@@ -84,8 +84,8 @@ def lay_pixels(cut, view, fill, nearest=False):
     return _turn(t, view, fill, nearest) if view.angle and len(t) else t
 
 def lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
-    """The masks of `o` on the canvas of `view`: polygons are moved by their corners and filled there; others, and what
-    reaches out of the picture, are decoded, and each pixel of the canvas takes the one under its centre"""
+    """The masks of `o` on the canvas of `view`. The vertices of polygons are mapped and filled there; other masks, and
+    polygons that reach outside the image, are decoded, and each pixel of the canvas takes the one under its centre"""
     (w,h),size,under = view.out,o.a.size,None
     res  = np.zeros((len(o), h, w), np.uint8)
     seen = view.bboxes(torch.tensor(o.a.bboxes)).numpy()
@@ -98,35 +98,35 @@ def lay_masks(o, view) -> Tensor:   # (n, h, w) uint8
             else: res[i] = o.decode(i)[rows, cols] & inside
         else:
             for p in polygons: _fill_polygon(res[i], p@view.matrix[:,:2].T + view.matrix[:,2])
-    # a cut that is turned leaves corners empty, over which polygons would reach
+    # a rotated crop leaves empty corners, which polygons must not cover
     if view.angle and view.src != (0, 0, *size): res &= (under or _under(view, size))[2]
     return torch.from_numpy(res)
 
-def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ..., as of `_under` without a turn
-    "The same for the columns of a picture that hold some of an object: `some`, from the `first` on"
+def _lay_columns(canvas, first, some, rows, cols, inside):   # (h, w) uint8, ..., as in `_under` without a rotation
+    "The same for an RLE, from the columns `some` of the object, which begin at column `first`"
     on = np.flatnonzero((cols >= first) & (cols < first + len(some)))
     if len(on): canvas[:,on] = some[cols[on] - first][:,rows[:,0]].T & inside[:,on]
 
 def _under(view, size):
-    """Row and column of the pixel of a picture of `size` under the centre of each pixel of the canvas, and whether
-    there is one; they broadcast to (h, w)"""
+    """Row and column of the pixel of an image of `size` under the centre of each pixel of the canvas, and whether it
+    exists; they broadcast to (h, w)"""
     (x1,y1,x2,y2),((a,b,_),(c,d,_)) = view.src,view.matrix
     m = np.array([[d, -b], [-c, a]])/(a*d - b*c)
     m = np.column_stack([m, -m @ view.matrix[:,2]])
     x,y = np.arange(view.out[0]) + .5,np.arange(view.out[1])[:,None] + .5
-    # without a turn a row of columns and a column of rows
+    # without a rotation, one row of columns and one column of rows
     u,v = (m[0,0]*x + m[0,2],m[1,1]*y + m[1,2]) if not view.angle else (m[i,0]*x + m[i,1]*y + m[i,2] for i in (0, 1))
     cols,rows = (np.floor(o).astype(int).clip(0, k-1) for o,k in zip((u, v), size))
     return rows,cols,(u >= x1) & (u < x2) & (v >= y1) & (v < y2)
 
 def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
-    "Add to `canvas`, as 1, the pixels whose centres are inside polygon `p` by the even-odd rule"
+    "Set the pixels of `canvas` whose centres are inside polygon `p` to 1 (even-odd rule)"
     (h,w),q = canvas.shape,np.roll(p, -1, 0)
-    # the rows whose centres an edge crosses, its upper end included, its lower not
+    # the rows whose centres an edge crosses, including its upper end and excluding its lower
     ends = np.ceil(np.stack([p[:,1], q[:,1]]) - .5).astype(int).clip(0, h)
     first,n = ends.min(0),abs(ends[1] - ends[0])
     slope = (q[:,0] - p[:,0])/np.where(n, q[:,1] - p[:,1], 1)
-    def crossings(i):   # (k,) edges -> rows, columns: from there on all pixels of the row change sides
+    def crossings(i):   # (k,) edges -> rows, columns: from there on inside and outside are swapped
         edge = np.repeat(i, n[i])
         row  = np.arange(len(edge)) - np.repeat(np.cumsum(n[i]) - n[i] - first[i], n[i])
         x    = p[edge,0] + (row + .5 - p[edge,1])*slope[edge]
@@ -145,21 +145,21 @@ def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
     canvas[top:top+size, left:right] |= sides[:,:-1]
 
 def _turn(t, view, fill, nearest):
-    """`t` (c, h, w) turned as `view` says. v2's `affine` does the same and takes longer: it carries a mask for the
-    fill, and multiplies matrices for each pixel of a grid that is the sum of a row and a column"""
+    """Rotate `t` (c, h, w) by the angle of `view`. v2's `affine` does the same but is slower: it transforms a mask for
+    the fill, and multiplies a matrix for each pixel of a grid that is the sum of a row and a column"""
     (c,s),(h,w) = view.turn[0,:2].tolist(),t.shape[-2:]
     x,y = torch.arange(w)[:,None] - (w-1)/2,torch.arange(h)[:,None,None] - (h-1)/2
-    # the turn back, x and y in grid_sample's -1..1
+    # the inverse rotation, x and y in [-1, 1] for grid_sample
     grid = x*torch.tensor([c*2/w, s*2/h]) + y*torch.tensor([-s*2/w, c*2/h])
     ground = torch.as_tensor(fill, dtype=torch.float32).reshape(-1, 1, 1)
     mode = 'nearest' if nearest else 'bilinear'
     out = F.grid_sample(t.float().sub_(ground)[None], grid[None], mode, 'zeros', align_corners=False)[0]
-    return out.add_(ground).round_().to(t.dtype)   # what comes from outside is 0 above the ground
+    return out.add_(ground).round_().to(t.dtype)   # pixels from outside are 0, and become the fill
 
 def tight_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
     "The tight box of each mask"
     out = []
-    for dim in (1, 2):       # rows folded away: x; columns folded away: y
+    for dim in (1, 2):       # over rows: x; over columns: y
         on = m.bool().any(dim)
         first = on.int().argmax(1)
         last  = on.shape[1] - on.flip(1).int().argmax(1)
@@ -168,11 +168,11 @@ def tight_bboxes(m):   # (n, h, w) -> (n, 4), zeros for an empty mask
     return torch.stack([x1, y1, x2, y2], 1).float()
 
 def _no_clamp(cls):
-    "torchvision moves what leaves the canvas to its border; where possible not, for `_sanitize` must see it outside"
+    "Keep torchvision, where possible, from clamping to the canvas: `_sanitize` must see what is outside"
     return dict(clamping_mode=None) if 'clamping_mode' in inspect.signature(cls.__new__).parameters else {}
 
 def apply_v2(tfms, items):
-    "v2 transforms on the picture and all that follows it; they see tv_tensors, the caller gets its own types back"
+    "Apply v2 transforms to the image and its targets, which are tv_tensors inside and keep their types outside"
     canvas = items[next(i for i,o in enumerate(items) if type(o) is Tensor and o.ndim == 3)].shape[-2:]
     def wrap(o):
         t = o.as_subclass(Tensor) if isinstance(o, Tensor) else o

@@ -1,21 +1,19 @@
-"""What all readers share: text files, the size of an image file, the loop over the images of a data set, and one rule
-for what appears twice.
+"""Shared by all readers: text files, the size of an image file, the loop over the images of a data set, and duplicates.
 
-- *Text.* Lists, tables, yaml, json and label files are UTF-8, or what their byte order mark says (UTF-8, UTF-16 or
-  UTF-32), with the line ends of any system. Blanks at the end of a line and blank lines mean nothing. Text in another
-  encoding is an error that names the line, and so is a key of json or yaml that appears twice in one table.
-- *Files lie in the folder that was named.* What a user passes as an argument is trusted (`path`, `images=`, lists of
-  paths, a DataFrame, what `mask_of` returns); what a file says is not. A name in a file, or a link in a folder, that
-  leads out of the folder that the user named (by `../`, an absolute path, or a link to elsewhere) is an
-  error that names the file, the name and the folder, and `on_error='drop'` drops the image; `allow_outside=True` reads
-  it. Where the path leads decides, not how it is written: an absolute path into the folder is fine, and so is a folder
-  that is itself a link.
-- *An image has one entry.* Two entries (ids, rows, lines, xml files, names) that lead to the same file, through links
-  and `..` too, are an error that names both; `on_error='drop'` drops the image with all its entries and counts them.
-  Copies of a file are two images here (`check_annotations` compares bytes).
-- *An object that repeats another of its image* in everything (class, box, mask, points, flag, score) is kept, as the
-  file has it, and one warning counts such objects; `check_annotations` lists them.
-- *A label that an image without boxes has twice* counts once, and one warning counts these"""
+- *Text.* Lists, tables, yaml, json and label files are UTF-8, or as their byte order mark says (UTF-8, UTF-16 or
+  UTF-32), with the line ends of any system. Blanks at the end of a line and blank lines are ignored. Text in another
+  encoding is an error that names the line; so is a key that appears twice in one table of json or yaml.
+- *Files must be in the folder that the user passed.* Arguments are trusted (`path`, `images=`, lists of paths, a
+  DataFrame, the result of `mask_of`), the content of files is not. A name in a file, or a link in a folder, that leads
+  out of that folder (by `../`, an absolute path, or a link) is an error that names the file, the name and the folder;
+  `on_error='drop'` drops the image, and `allow_outside=True` reads it. The target of the path decides, not its
+  spelling: an absolute path into the folder is accepted, and so is a folder that is itself a link.
+- *An image has one entry.* Two entries (ids, rows, lines, xml files, names) for the same file, also through links and
+  `..`, are an error that names both; `on_error='drop'` drops the image with all its entries and counts them. Copies of
+  a file are different images here (`check_annotations` compares bytes).
+- *An object that repeats another one of its image* in all fields (class, box, mask, points, flag, score) is kept, and
+  one warning counts such objects; `check_annotations` lists them.
+- *A label that appears twice on an image without boxes* counts once, and one warning counts these"""
 from __future__ import annotations
 import codecs, gc, json, os
 from collections import Counter
@@ -38,13 +36,13 @@ __all__ = ['read_text', 'read_lines', 'read_json', 'read_yaml', 'size_of', 'read
 
 # --- text files
 
-# the marks of UTF-32 begin with those of UTF-16, or end with them: they come first
+# the marks of UTF-32 contain those of UTF-16, so they come first
 _MARKS = ((codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF32_LE, 'utf-32-le'), (codecs.BOM_UTF32_BE, 'utf-32-be'),
           (codecs.BOM_UTF16_LE, 'utf-16-le'), (codecs.BOM_UTF16_BE, 'utf-16-be'))
 
 def read_text(
-    file, # text file: UTF-8, or as its byte order mark says
-) -> str: # without the mark, with '\n' at the end of lines
+    file, # path of a text file: UTF-8, or as its byte order mark says
+) -> str: # without the mark, with '\n' as line end
     "The text of `file`. Raises `FileNotFoundError`, and `AnnotationError` that names the line that cannot be read"
     try: data = read_bytes(file)
     except FileNotFoundError: raise
@@ -62,12 +60,16 @@ def read_text(
                               "without a byte order mark, or no text; save the file as UTF-8")
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
-def read_lines(file) -> list[tuple[int,str]]:
-    "(number, counted from 1; text without blanks at its ends) of the lines of `file` that are not blank"
+def read_lines(
+    file, # path of a text file
+) -> list[tuple[int,str]]:
+    "(number from 1, stripped text) of the lines of `file` that are not blank. Raises as `read_text`"
     return [(i, o.strip()) for i,o in enumerate(read_text(file).split('\n'), 1) if o.strip()]
 
-def read_json(file):
-    "What a json file holds; `AnnotationError` where it cannot be read, or a key appears twice in one object"
+def read_json(
+    file, # path of a json file
+):        # its content
+    "Read a json file. Raises `AnnotationError` if it cannot be read, or a key appears twice in one object"
     try: text = read_text(file)
     except FileNotFoundError: raise AnnotationError(f"{file}: no such json file") from None
     try:
@@ -82,9 +84,11 @@ def _table(pairs):
 
 def _repeated(keys): return brief(next(k for k,n in Counter(keys).items() if n > 1))
 
-def read_yaml(file):
-    """What a yaml file holds, every scalar as the text that it is: other loaders make False of a class `no`, and 7 of
-    007. Raises `FileNotFoundError`, and `AnnotationError` where it cannot be read or one table has a key twice"""
+def read_yaml(
+    file, # path of a yaml file
+):        # its content
+    """Read a yaml file, with every scalar as text: other loaders convert a class `no` to False, and 007 to 7. Raises
+    `FileNotFoundError`, and `AnnotationError` if it cannot be read or a key appears twice in one table"""
     class Loader(yaml.BaseLoader):
         def construct_mapping(self, node, deep=False):
             res = super().construct_mapping(node, deep)
@@ -97,8 +101,8 @@ def read_yaml(file):
 
 @contextmanager
 def paused_gc():
-    """A block that makes millions of objects without Python's search for reference cycles, of which there are none: the
-    search looks at all objects again and again, and takes longer than the rest"""
+    """Context without Python's garbage collector, for code that creates millions of objects without reference cycles:
+    the collector visits all of them again and again, and takes longer than the rest"""
     was = gc.isenabled()
     gc.disable()
     try: yield
@@ -107,35 +111,40 @@ def paused_gc():
 
 # --- files
 
-def size_of(path) -> tuple[int,int]:
-    "`image_size` for readers: a file that is missing or no image is an `AnnotationError`"
+def size_of(
+    path,              # image file
+) -> tuple[int,int]:   # (w, h) in pixels of the image as shown
+    "`image_size` for readers. Raises `AnnotationError` if the file is missing or not an image"
     try: return image_size(path)
     except FileNotFoundError: why,todo = "no such image file", "fix the name or the folder"
     except BROKEN as e:
         why,todo = f"cannot be read as an image ({getattr(e, 'why', brief_text(e))})", "replace the file"
     raise AnnotationError(f"{path}: {why}; {todo}, or drop the image before reading")
 
-def find_files(folder, suffixes) -> list[Path]:
-    """The files in and below `folder` with one of `suffixes` (lower case; the files' own may have any case), sorted.
-    What begins with a dot is skipped, be it a file or a folder: systems and editors leave such"""
+def find_files(
+    folder,     # where to search, with its subfolders
+    suffixes,   # set of suffixes in lower case, such as {'.xml'}; those of the files may have any case
+) -> list[Path]:
+    """The files in and below `folder` with one of `suffixes`, sorted; empty if there are none. Hidden files and
+    folders, which begin with a dot, are skipped"""
     return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in suffixes and p.is_file() and
                   not any(o.startswith('.') for o in p.relative_to(folder).parts))
 
 def inside_of(
-    folder,                   # the folder that the user named
-    allow_outside:bool=False, # whether files elsewhere are read too
-) -> Callable:                # (path, where='', name=None) -> path; for the message, `where` says what names it,
-                              # such as 'x.json, image 7: ', and `name` how
-    "A check that paths lead into `folder`, links followed: a function that raises `AnnotationError` where one does not"
+    folder,                   # the folder that the user passed
+    allow_outside:bool=False, # accept files outside
+) -> Callable:                # (path, where='', name=None) -> path; for the message, `where` is the place of the name,
+                              # such as 'x.json, image 7: ', and `name` the name there
+    "A function that raises `AnnotationError` for a path that does not lead into `folder`, with links followed"
     if allow_outside: return lambda path, where='', name=None: path
     base = os.path.normcase(os.path.realpath(folder))
     def check(path, where='', name=None):
         try: real = os.path.realpath(path)
-        except ValueError: return path   # a NUL: no file has such a name, and whoever opens it says so
+        except ValueError: return path   # a NUL: such a file does not exist, and opening it raises
         if os.path.normcase(real) == base or os.path.normcase(real).startswith(os.path.join(base, '')): return path
         link = f" is a link to {brief(real, 200)}" if name is None else f" leads to {brief(real, 200)}"
         raise AnnotationError(f"{where}{path if name is None else brief(name, 200)}{link}, outside the folder "
-                              f"{folder}; copy the file there, name a folder that holds both, or pass "
+                              f"{folder}; copy the file there, pass a folder that holds both, or pass "
                               "allow_outside=True if you trust the data set")
     return check
 
@@ -143,12 +152,12 @@ def inside_of(
 
 def read_all(
     read,                 # item -> Annotation, or `AnnotationError`
-    items,                # what there is to read, one item an image
-    on_error:str='raise', # 'raise': the first error ends the reading; 'drop': one warning counts the images dropped
-    entry=None,           # item -> what the file calls it, such as 'x.json, image 7'; None = the path of its image
+    items,                # one item per image
+    on_error:str='raise', # 'raise' at the first error, or 'drop' such images, with one warning that counts them
+    entry=None,           # item -> its name in messages, such as 'x.json, image 7'; None (default): path of its image
 ) -> list[Annotation]:    # in the order of `items`
-    """`read` each of `items`, in threads, for the files that it opens: the loop that all readers share. What appears
-    twice is treated as the top of this module says; images in a folder whose writer was interrupted are an error"""
+    """`read` all `items`, in threads, since it opens files: the loop of all readers. Duplicates are treated as
+    described at the top of this module. Raises `AnnotationError`, also after an interrupted writer"""
     if on_error not in ('raise', 'drop'): raise ValueError(f"on_error is 'raise' or 'drop', not {on_error!r}")
     items = list(items)
     def attempt(item):
@@ -165,20 +174,20 @@ def read_all(
         for i in idxs: res[i],repeats[i] = e,0
     _warn_of_repeats(res, repeats)
     good = [o for o in res if not isinstance(o, AnnotationError)]
-    bad = list({id(o): o for o in res if isinstance(o, AnnotationError)}.values())   # several entries, one error
+    bad = list({id(o): o for o in res if isinstance(o, AnnotationError)}.values())   # one error for several entries
     if bad:
         more = f"; and {len(bad)-3} more" if len(bad) > 3 else ''
         warn(f"{len(bad)} of {len(good)+len(bad)} images are dropped: {'; '.join(map(str, bad[:3]))}{more}")
     return good
 
 def _file_id(path):
-    "What is equal for two paths of the same file"
+    "A key that is equal for two paths of the same file"
     try: s = os.stat(path)
     except (OSError, TypeError): return path and os.path.realpath(path)
     return (s.st_dev, s.st_ino) if s.st_ino else os.path.realpath(path)
 
 def _shared(found, items, entry):
-    "(indices, error) for every image file that several items lead to"
+    "(indices, error) for every image file that several items refer to"
     owners = {}
     for i,(_,_,key) in enumerate(found):
         if key: owners.setdefault(key, []).append(i)
@@ -189,16 +198,16 @@ def _shared(found, items, entry):
         if len({*paths}) > 1 and entry: names = [f"{n} ({p})" for n,p in zip(names, paths)]
         more = f" and {len(idxs)-3} more" if len(idxs) > 3 else ''
         yield idxs,AnnotationError(f"{' and '.join(names)}{more} are the same image file, "
-                                   f"{os.path.realpath(paths[0])}; an image has one entry: keep one, and put all "
-                                   "objects there")
+                                   f"{os.path.realpath(paths[0])}; an image must have one entry: keep one, with all "
+                                   "objects")
 
 def _repeats(a):
-    "`a`, without boxes each label once; how many of its objects or labels repeat another"
+    "`a`, with unique labels if it has no boxes; number of its objects or labels that repeat another"
     if a.bboxes is None:
         labels = list(dict.fromkeys(a.labels))
         return (a,0) if len(labels) == len(a.labels) else (replace(a, labels=labels),len(a.labels) - len(labels))
     n = len(a.labels)
-    # most objects differ in class or box: then there is no need to look at masks and points
+    # most objects differ in class or box: then masks and points need not be compared
     if len({*zip(a.labels, map(bytes, a.bboxes))}) == n: return a,0
     return a,n - len({_object_key(a, i) for i in range(n)})
 
@@ -213,7 +222,7 @@ def _mask_key(m):
     return repr([np.asarray(p).tolist() for p in m])
 
 def _warn_of_repeats(res, repeats):
-    for boxed,what,todo in ((True, 'objects', "they are kept, and count twice in losses and scores"),
+    for boxed,what,todo in ((True, 'objects', "they are kept, and count twice in losses and metrics"),
                             (False, 'labels', "each counts once")):
         some = [(a, n) for a,n in zip(res, repeats) if n and (a.bboxes is not None) == boxed]
         if not some: continue

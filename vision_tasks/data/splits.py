@@ -1,4 +1,4 @@
-"How annotations are split into train and valid, or into folds"
+"Split annotations into train and valid, or into folds"
 from __future__ import annotations
 from collections import defaultdict
 import numpy as np
@@ -9,27 +9,27 @@ from ..warning import warn
 __all__ = ['AnnotationSplitter', 'StratifiedSplitter', 'stratified_folds']
 
 def _units(annotations):
-    "Indices of what must stay together: one group, or one file"
+    "Indices of annotations that must stay together: of one group, or of one file"
     units,group_of = defaultdict(list),{a.path: a.group for a in annotations if a.group is not None}
     for i,a in enumerate(annotations):
         if a.split == 'test': continue
-        group = a.group if a.group is not None else group_of.get(a.path)   # of the same file elsewhere
+        group = a.group if a.group is not None else group_of.get(a.path)   # of another annotation of the file
         units[('group', group) if group is not None else ('file', i if a.path is None else str(a.path))].append(i)
     return list(units.values())
 
 def _check_enough(annotations, units):
     if not len(annotations):
-        raise AnnotationError("the data set is empty: no annotation came; look at what the reader was given")
+        raise AnnotationError("the data set is empty: got no annotations; check the arguments of the reader")
     if len(units) < 2:
         n = sum(a.split == 'test' for a in annotations)
         marked = f", {n} of them marked 'test'," if n else ''
         raise AnnotationError(f"{len(annotations)} image(s) in {len(units)} group(s){marked} cannot be split into "
-                              "train and valid: at least two files or groups are needed; add images, or pass a "
+                              "train and valid: expected at least two files or groups; add images, or pass a "
                               "`splitter`")
 
 def _warn_far(what, sides, wanted, annotations, units):
-    """One warning where a side misses the share of images that it should have by more than half of it, though not where
-    that is less than an image; `sides` are the indices of each"""
+    """Warn once if the number of images of a side differs from the wanted one by more than half of it, and by more than
+    one image; `sides` are the indices of each"""
     total,off = sum(map(len, units)),[]
     for name,idxs,share in zip(what, sides, wanted):
         want = share*total
@@ -38,18 +38,18 @@ def _warn_far(what, sides, wanted, annotations, units):
     _,name,n,want = max(off)
     more = f", and {len(off)-1} more are off by more than half" if len(off) > 1 else ''
     u = max(units, key=len)
-    why = "groups are kept whole, and the largest, {!r}, has {} images; divide it, or choose another share".format(
+    why = "groups are kept whole, and the largest, {!r}, has {} images; split it, or choose another share".format(
           annotations[u[0]].group or str(annotations[u[0]].path), len(u)) if len(u) > 1 else (
-          "each label of two images or more has one there")
+          "each label with two images or more needs one there")
     warn(f"{name} has {n} of {total} images instead of {want:.0f}{more}: {why}")
 
 class AnnotationSplitter:
-    """The annotations' own splits where both 'train' and 'valid' occur; else whole groups at random, so that valid has
-    its share of the images as nearly as the groups allow. A warning says where the share is missed by more than half.
-    'test' is on neither side"""
+    """Use the annotations' own splits if both 'train' and 'valid' occur; otherwise split whole groups at random, with a
+    share of valid as close to `valid_pct` as the groups allow (a warning if it is off by more than half). 'test' is on
+    neither side. Raises `AnnotationError` for fewer than two groups, and if only some annotations have a split"""
     @checked()
     def __init__(self,
-        valid_pct:float=.2,   # share of the images in valid, between 0 and 1, both excluded
+        valid_pct:float=.2,   # share of the images in valid, in (0, 1)
         seed:int=42,          # the same seed gives the same split
     ):
         self.valid_pct,self.seed = valid_pct,seed
@@ -61,7 +61,7 @@ class AnnotationSplitter:
             if None in own:
                 raise AnnotationError(f"{own.count(None)} of {len(own)} annotations have no split, the first is "
                                       f"{annotations[own.index(None)].path}, while others are marked 'train' and "
-                                      "'valid'; mark them too, or unmark all to split at random")
+                                      "'valid'; mark them too, or set all to None to split at random")
             return tuple([i for i,s in enumerate(own) if s == name] for name in ('train', 'valid'))
         units = _units(annotations)
         _check_enough(annotations, units)
@@ -75,14 +75,16 @@ class AnnotationSplitter:
         _warn_far(['valid'], sides[1:], [self.valid_pct], annotations, units)
         return sides
 
-    def choose(self, annotations, units):
-        """The set of the units of valid, by number: at random what fits into its share of images, then one more where
-        that is nearer to it"""
+    def choose(self,
+        annotations, # list[Annotation]
+        units,       # list of the indices of annotations that stay together
+    ) -> set:        # numbers of the units
+        "The units for valid: random ones that fit into its share of the images, and one more if that is closer to it"
         sizes = np.array([len(u) for u in units])
         want,order = self.valid_pct*sizes.sum(),np.random.default_rng(self.seed).permutation(len(units))
         taken,n = set(),0
         for k in order:
-            # over by less than an image is no more than rounding up; one unit stays in train
+            # less than one image too many is rounding; one unit remains in train
             if n + sizes[k] < want + 1 and len(taken) < len(units) - 1: taken.add(k); n += sizes[k]
         rest = [k for k in order if k not in taken]
         if n < want and len(rest) > 1:
@@ -95,8 +97,12 @@ def _two_sides(units, valid):
 
 class StratifiedSplitter(AnnotationSplitter):
     """Like `AnnotationSplitter`, but valid gets its share of the images of every label, and at least one image of each
-    label that has two in different groups (Sechidis et al., 2011)"""
-    def choose(self, annotations, units):
+    label with images in two groups or more (Sechidis et al., 2011)"""
+    def choose(self,
+        annotations, # list[Annotation]
+        units,       # list of the indices of annotations that stay together
+    ) -> set:        # numbers of the units
+        "The units for valid, by iterative stratification"
         shares = [1-self.valid_pct, self.valid_pct]
         side = _stratify(_unit_labels(annotations, units), shares, np.random.default_rng(self.seed), covered=1)
         return set(np.flatnonzero(side == 1).tolist())
@@ -106,13 +112,13 @@ def stratified_folds(
     annotations, # list[Annotation]
     k:int=5,     # number of folds, 2 or more
     seed:int=42, # the same seed gives the same folds
-) -> np.ndarray: # (n,) fold of each annotation, 0..k-1; -1 for those marked 'test'
-    """Folds with nearly equal numbers of images, of every label too (iterative stratification, Sechidis et al., 2011);
-    a group is never divided, and no fold is empty. A warning says where a fold misses its share of the images by more
-    than half. Raises `AnnotationError` where there are fewer files or groups than folds"""
+) -> np.ndarray: # (n,) fold of each annotation, 0 to k-1; -1 for 'test'
+    """Folds with nearly equal numbers of images, in total and of every label (iterative stratification, Sechidis et
+    al., 2011); a group is never split, and no fold is empty. Warns if the size of a fold is off by more than half.
+    Raises `AnnotationError` for fewer files or groups than folds"""
     units = _units(annotations)
     if len(units) < k:
-        raise AnnotationError(f"{len(units)} files or groups cannot make {k} folds; ask for at most {len(units)}")
+        raise AnnotationError(f"{len(units)} files or groups are too few for {k} folds; pass k={len(units)} or less")
     fold = _stratify(_unit_labels(annotations, units), [1/k]*k, np.random.default_rng(seed))
     res = np.full(len(annotations), -1)
     for f,u in zip(fold, units): res[u] = f
@@ -121,8 +127,8 @@ def stratified_folds(
     return res
 
 def _unit_labels(annotations, units):
-    """(units, labels + 1) int: of how many images of a unit each label is; the last column counts the images, so that
-    sizes are balanced too"""
+    """(units, labels + 1) int: number of images of a unit with each label; the last column counts all images, to
+    balance the sizes too"""
     vocab = {o: j for j,o in enumerate(sorted({o for a in annotations for o in a.labels}))}
     m = np.zeros((len(units), len(vocab)+1), dtype=int)
     for k,u in enumerate(units):
@@ -131,8 +137,8 @@ def _unit_labels(annotations, units):
     return m
 
 def _stratify(m, shares, rng, covered=None):
-    """(units,) side of each unit, by iterative stratification. Where units have several images it is the best of
-    several, each followed by moves and exchanges that bring the sides nearer to their shares"""
+    """(units,) side of each unit, by iterative stratification. If units have several images, the best of several runs,
+    each followed by moves and swaps that bring the sides closer to their shares"""
     if m[:,-1].max() == 1: return _deal(m, shares, rng, covered)
     tries = [_improve(_deal(m, shares, rng, covered), m, shares) for _ in range(max(1, min(10, 2000//len(m))))]
     return min(tries, key=lambda side: _off(side, m, shares))
@@ -143,15 +149,15 @@ def _off(side, m, shares):
     return sum((((m[side == s].sum(0) - w)**2)/w).sum() for s,w in enumerate(want))
 
 def _deal(m, shares, rng, covered):
-    """(units,) side of each unit: the rarest label is dealt first, its largest units before others, to the side that
-    lacks it most; side `covered` gets one of each label first"""
+    """(units,) side of each unit: the rarest label is assigned first, its largest units first, each to the side that
+    needs it most; side `covered` first gets one unit of each label"""
     side,free = np.full(len(m), -1),np.ones(len(m), dtype=bool)
     want,has = np.outer(shares, m.sum(0)),m > 0          # (sides, labels) images still to come; (units, labels)
     def deal(u, s): side[u],free[u] = s,False; want[s] -= m[u]
     if covered is not None:
         for j in np.argsort(m.sum(0), kind='stable'):
             if has[:,j].sum() < 2 or (has[:,j] & (side == covered)).any(): continue
-            # not the last one that the other side could have of some label
+            # not the last unit with some label that the other side could get
             last = has[free].sum(0) == 1
             spare = [u for u in rng.permutation(np.flatnonzero(has[:,j] & free)) if not (has[u] & last).any()]
             if spare: deal(min(spare, key=lambda u: m[u].sum()), covered)
@@ -167,15 +173,15 @@ def _deal(m, shares, rng, covered):
     return side
 
 def _fill_empty(side, m, n):
-    "Give each empty side the smallest unit of the side that has the most units"
+    "Move to each empty side the smallest unit of the side with the most units"
     for s in range(n):
         if (side == s).any(): continue
         rich = np.flatnonzero(side == np.bincount(side, minlength=n).argmax())
         side[rich[m[rich,-1].argmin()]] = s
 
 def _improve(side, m, shares, most=1000):
-    """`side` after up to `most` moves of a unit to another side, or exchanges of two where no move helps: each lowers
-    `_off` as much as one can, and takes from no side its last unit of a label"""
+    """`side` after up to `most` moves of a unit to another side, or swaps of two units if no move helps. Each lowers
+    `_off` as much as possible, and does not take the last unit with a label from a side"""
     want,sides = np.outer(shares, m.sum(0)),np.arange(len(shares))
     weight = 1/want.clip(1e-9)
     got  = np.stack([m[side == s].sum(0) for s in sides])
@@ -185,7 +191,7 @@ def _improve(side, m, shares, most=1000):
         side[u] = t
     for _ in range(most):
         slope,last = 2*(got - want)*weight,((many[side] == 1) & (m > 0)).any(1)
-        # (units, sides): by how much `_off` changes where a unit leaves its side, and where it comes to each
+        # (units, sides): change of `_off` when a unit moves to each side
         change = (m**2*weight[side] - m*slope[side]).sum(1)[:,None] + m**2@weight.T + m@slope.T
         change[last[:,None] | (side[:,None] == sides)] = np.inf
         u,t = np.unravel_index(change.argmin(), change.shape)
@@ -197,7 +203,7 @@ def _improve(side, m, shares, most=1000):
     return side
 
 def _best_exchange(side, m, weight, slope, free, most=500):
-    "(change of `_off`, two units that change places), among the first `most` free units of each side"
+    "(change of `_off`, two units to swap), among the first `most` free units of each side"
     best,idxs = (np.inf, -1, -1),[np.flatnonzero((side == s) & free)[:most] for s in range(len(weight))]
     for s,a in enumerate(idxs):
         for t,b in enumerate(idxs[:s]):

@@ -15,23 +15,23 @@ __all__ = ['draw_shapes', 'SHAPES', 'SHAPE_CODES', 'SHAPE_POINTS', 'SHAPE_FLIP_P
            'draw_figures', 'FIGURE_JOINTS', 'FIGURE_FLIP_PAIRS', 'FIGURE_SKELETON']
 
 SHAPES = ('circle', 'square', 'star', 'triangle')
-SHAPE_CODES = ('background', *SHAPES)   # the names of the class masks' indices, in order
+SHAPE_CODES = ('background', *SHAPES)   # class names of the class masks, in the order of their indices
 SHAPE_POINTS = ('centre', 'left', 'right', 'top', 'bottom')
-SHAPE_FLIP_PAIRS = ((1, 2),)            # the points that change places in a mirrored picture
+SHAPE_FLIP_PAIRS = ((1, 2),)            # indices of the points to swap in a mirrored image
 
 @checked(n=COUNT, size=None, most=COUNT)
 def draw_shapes(
-    path,                         # folder, made where it is missing; files of the same name are written over
-    n:int=32,                     # pictures, 1 or more
-    size:int|tuple[int,int]=64,   # pixels of a square picture, or (w, h); 16 or more
+    path,                         # folder, created if missing; files of the same name are replaced
+    n:int=32,                     # images, 1 or more
+    size:int|tuple[int,int]=64,   # pixels of a square image, or (w, h); 16 or more
     seed:int=0,                   # 0 or more; the same arguments give the same pixels
-    most:int=4,                   # objects in a picture, 1 or more
-) -> list[Annotation]:            # label, box, polygon, `SHAPE_POINTS` of each object; `mask`: a file, by `SHAPE_CODES`
-    """Draw `n` pictures into `path`/images and their class masks into `path`/masks, and tell exactly what is on them.
+    most:int=4,                   # objects in an image, 1 or more
+) -> list[Annotation]:            # label, box, polygon, `SHAPE_POINTS` of each object; `mask`: a file of `SHAPE_CODES`
+    """Draw `n` images into `path`/images and their class masks into `path`/masks, with exact annotations.
 
-    A picture holds one to `most` objects that neither touch nor leave it, as many as find room; one picture in eight
-    is empty, and at least one of four or more. The shapes take turns, so that few pictures show them all. All files
-    are replaced together, or none is."""
+    An image has one to `most` objects that do not touch each other or the border, fewer if there is no room; one image
+    in eight has none, and at least one of four or more images. Few images are enough to show all shapes. All files are
+    replaced together, or none is. Raises `ValueError` for a size below 16"""
     w,h = _wh(size)
     path,rng = Path(path),np.random.default_rng(seed)
     empty = _some(rng, n, 1/8)
@@ -48,7 +48,7 @@ def _wh(size, least=16):
     raise ValueError(f"size: expected a whole number of pixels or two (w, h), each {least} or more, got {size!r}")
 
 def _some(rng, n, share):   # -> set of indices below n
-    "That share of `n` pictures, and at least one of four or more"
+    "A random share of `n` images, at least one of four or more"
     return set(rng.permutation(n)[:max(round(n*share), int(n >= 4))].tolist())
 
 # --- geometry: each shape upright around (0, 0), with a width of about 1, y downwards
@@ -68,10 +68,10 @@ def _outlines():          # -> {shape: ((m, 2) outline, (5, 2) points)}
         ('triangle', _polar((0, 120, 240), .6),                           (-120, 120, 0, 180), [.6, .6, .6, .3]))}
 
 _OUTLINES = _outlines()
-_RADIUS = {k: np.hypot(*o.T).max() for k,(o,_) in _OUTLINES.items()}   # of the circle around it
+_RADIUS = {k: np.hypot(*o.T).max() for k,(o,_) in _OUTLINES.items()}   # of the surrounding circle
 
 def _arrange(rng, w, h, n, kinds):   # -> [(label, (m, 2) outline, (5, 2) points)] in pixels
-    "Up to `n` objects whose surrounding circles keep 2 pixels apart and 1 from the border; the first always finds room"
+    "Up to `n` objects whose surrounding circles are 2 pixels apart and 1 from the border; there is room for one"
     objects,circles = [],np.empty((0, 3))
     for _ in range(n):
         kind,side = next(kinds),max(rng.uniform(.2, .45)*min(w, h), 6)
@@ -83,14 +83,14 @@ def _arrange(rng, w, h, n, kinds):   # -> [(label, (m, 2) outline, (5, 2) points
         at = at[free[0]]
         turn = np.deg2rad(0 if kind == 'circle' else rng.uniform(-20, 20))
         c,s = np.cos(turn),np.sin(turn)
-        # two decimals, so that a text file gives back the same pixels
+        # two decimals, so that text files store the same pixels
         objects.append((kind, *((o@[[c, s], [-s, c]]*side + at).round(2) for o in _OUTLINES[kind])))
         circles = np.append(circles, [[*at, r]], 0)
     return objects
 
-# --- paint
+# --- drawing
 
-_HUES = dict(circle=.01, square=.6, star=.13, triangle=.36)   # red, blue, yellow, green: likely, not certain
+_HUES = dict(circle=.01, square=.6, star=.13, triangle=.36)   # red, blue, yellow, green, with some overlap
 
 def _draw(path, name, objects, rng, w, h, writing):   # -> Annotation
     polygons = [[o.ravel().tolist()] for _,o,_ in objects]
@@ -113,7 +113,7 @@ def _save(image, file, writing):   # (h, w, 3) in about [0, 1]
     with writing(file) as part: image.save(part, 'PNG')
 
 def _background(rng, w, h):     # -> (h, w, 3) in about [0, 1]
-    "Dull clouds of one colour, with a breath of others"
+    "Dull clouds of one colour, with slight tints of others"
     base = hsv_to_rgb(rng.random(), rng.uniform(.03, .15), rng.uniform(.3, .75))
     return base + .09*_cloud(rng, w, h, 3)[...,None] + .03*np.stack([_cloud(rng, w, h, 6) for _ in range(3)], -1)
 
@@ -122,16 +122,16 @@ def _cloud(rng, w, h, cells):   # -> (h, w) in about [-1, 1]
     return np.asarray(Image.fromarray(grid).resize((w, h), Image.Resampling.BICUBIC), np.float64)
 
 def _colours(rng, hue, mask):   # -> (k, 3) in about [0, 1], for the pixels of `mask`
-    "A strong colour near `hue`, lit from a random side, with a darker rim"
+    "A saturated colour near `hue`, lit from a random side, with a darker rim"
     rgb = hsv_to_rgb((hue + rng.normal(0, .04))%1, rng.uniform(.65, .9), rng.uniform(.65, 1))
     side = rng.uniform(0, 2*np.pi)
     yx = np.argwhere(mask)
     along = (yx - yx.mean(0))@[np.sin(side), np.cos(side)]
-    # an object never touches the border, so the neighbours of its pixels are all there
+    # an object never touches the border, so all neighbours of its pixels exist
     inner = np.logical_and.reduce([mask[tuple((yx + d).T)] for d in ((-1, 0), (1, 0), (0, -1), (0, 1))])
     return np.multiply.outer((1 + .15*along/max(np.abs(along).max(), 1))*np.where(inner, 1, .85), rgb)
 
-def _palette():   # -> 256*3 bytes: background black, each shape in its hue, void (255) as VOC paints it
+def _palette():   # -> 256*3 bytes: background black, each shape in its hue, void (255) as in VOC
     rgb = np.zeros((256, 3))
     for i,k in enumerate(SHAPES, 1): rgb[i] = hsv_to_rgb(_HUES[k], .75, .9)
     rgb[255] = np.array([224, 224, 192])/255
@@ -150,18 +150,18 @@ FIGURE_SKELETON = (('head_top', 'neck'), ('left_hip', 'right_hip'),
 
 @checked(n=COUNT, size=None)
 def draw_figures(
-    path,                         # folder, made where it is missing; files of the same name are written over
-    n:int=32,                     # pictures, 1 or more
-    size:int|tuple[int,int]=96,   # pixels of a square picture, or (w, h); 32 or more
+    path,                         # folder, created if missing; files of the same name are replaced
+    n:int=32,                     # images, 1 or more
+    size:int|tuple[int,int]=96,   # pixels of a square image, or (w, h); 32 or more
     seed:int=0,                   # 0 or more; the same arguments give the same pixels
 ) -> list[Annotation]:            # `points` (14, 2) and `visible` by `FIGURE_JOINTS`; neither boxes nor labels
-    """Draw `n` pictures of one stick figure each into `path`/figures, and tell where its joints are.
+    """Draw `n` images of one stick figure each into `path`/figures, with its joints.
 
-    Left and right are the figure's own, and nothing but the side that we see tells them apart: three in four face us,
-    with their left on the right of the picture, one in four shows its back. A bush hides one or two joints of every
-    third figure, and limbs hide some: `visible` is 1 there. In one picture of eight a joint is not marked: 0, nan. Of
-    four pictures or more at least one shows a back, one a bush, one lacks a mark. All files are replaced together, or
-    none is."""
+    Left and right are those of the figure, and depend only on the visible side: three in four figures face the camera,
+    with their left on the right of the image, one in four shows its back. A bush hides one or two joints of every
+    third figure, and limbs hide some; their `visible` is 1. In one image of eight a joint is not marked: `visible` 0,
+    nan. Of four images or more, at least one shows a back, one a bush, and one has a joint that is not marked. All
+    files are replaced together, or none is. Raises `ValueError` for a size below 32"""
     w,h = _wh(size, 32)
     path,rng = Path(path)/'figures',np.random.default_rng(seed)
     behind,bushes,unmarked = (_some(rng, n, share) for share in (1/4, 1/3, 1/8))
@@ -177,13 +177,13 @@ def _draw_figure(file, rng, w, h, behind, bush, unmarked, writing):   # -> Annot
     if unmarked: j = rng.integers(len(points)); points[j],visible[j] = np.nan,0
     return Annotation(file, (w, h), points=points, visible=visible)
 
-def _pose(rng):   # -> (14, 2) of a figure that is 1 high when it stands upright and faces us: its left is at +x
-    "Forward kinematics: a bone's length is always the same, its angle is random within what a body can do"
+def _pose(rng):   # -> (14, 2) of a figure of height 1 when upright, facing the camera: its left is at +x
+    "Forward kinematics: bones of fixed length, with random angles in the range of a human body"
     bone = lambda start, degrees, length: start + _polar(degrees, length)[0]
     lean = rng.normal(0, 8)
     p = {'neck': np.zeros(2), 'head_top': bone(0, lean + rng.normal(0, 10), .2)}
     pelvis = bone(0, lean + 180, .3)
-    # angles are outward from the top: 180 hangs down
+    # angles are outward from the top: 180 is down
     for side,s in (('left', 1), ('right', -1)):
         arm,leg = rng.uniform(30, 175),rng.uniform(140, 180)
         forearm,shin = arm + np.clip(rng.normal(0, 50), -110, 110),rng.uniform(leg - 5, 188)
@@ -196,25 +196,25 @@ def _pose(rng):   # -> (14, 2) of a figure that is 1 high when it stands upright
     return np.stack([p[o] for o in FIGURE_JOINTS])
 
 def _set_down(rng, pose, w, h):   # -> (14, 2) pixels, pixels per unit
-    "`pose` at a random place and scale, all of it inside the picture"
-    around = .09   # how far head and limbs reach beyond the joints
+    "`pose` at a random place and scale, all of it inside the image"
+    around = .09   # margin of head and limbs beyond the joints
     lo = pose.min(0) - around
     side = pose.max(0) + around - lo
     unit = rng.uniform(.75, 1)*([w, h]/side).min()
-    # two decimals, so that a text file gives back the same pixels
+    # two decimals, so that text files store the same pixels
     return ((pose - lo)*unit + rng.uniform(0, [w, h] - side*unit)).round(2),unit
 
-_FINE = 4   # drawn at so many times the size, then averaged: smooth edges
+_FINE = 4   # factor of supersampling, for smooth edges
 
 class _Layer:
-    "A figure to be laid over a background, and which of its parts is on top"
+    "A figure to draw over a background, and which of its parts is on top"
     def __init__(self, w, h, unit):
         self.unit = unit*_FINE   # pixels of the layer per unit
         self.rgba,self.top = (Image.new(mode, (w*_FINE, h*_FINE)) for mode in ('RGBA', 'L'))
-        self.joints = [()]   # of each part, the names of those that it shows; part 0 is the background
+        self.joints = [()]   # names of the joints that each part shows; part 0 is the background
 
-    def part(self, xy, width, rgb, joints):   # xy (m, 2) in pixels of the picture, width in units
-        "A bone, or the outline of something rounder, with a darker rim"
+    def part(self, xy, width, rgb, joints):   # xy (m, 2) in pixels of the image, width in units
+        "A bone, or a filled outline, with a darker rim"
         self.joints.append(joints)
         rim = self.unit*.018
         for draw,width,fill in ((ImageDraw.Draw(self.top), self.unit*width + rim, len(self.joints) - 1),
@@ -230,7 +230,7 @@ class _Layer:
         ImageDraw.Draw(self.rgba).ellipse((x - r, y - r, x + r, y + r), _rgb8(rgb))
 
     def shows(self, joint, xy):
-        "Whether what is on top at `xy` is a part that has `joint`"
+        "Whether the part on top at `xy` shows `joint`"
         x,y = (int(o*_FINE) for o in xy)
         return joint in self.joints[self.top.getpixel((x, y))]
 
@@ -262,7 +262,7 @@ def _paint(rng, points, unit, w, h, behind, bush):   # -> (h, w, 3) in about [0,
         _paint_head(layer, p['neck'], p['head_top'], skin, hair, behind)
 
     sides = rng.permutation(['left', 'right']).tolist()
-    # arms bend forward: in front of the body, or behind it where the back is seen
+    # arms bend forward: in front of the body, or behind it if the back is visible
     for paint in (arms, legs, body) if behind else (legs, body, arms): paint()
     if bush: _paint_bush(rng, layer, points)
     visible = np.array([1 + layer.shows(o, xy) for o,xy in p.items()])
@@ -272,7 +272,7 @@ def _paint(rng, points, unit, w, h, behind, bush):   # -> (h, w, 3) in about [0,
 def _paint_head(layer, neck, top, skin, hair, behind):
     up = (top - neck)/np.hypot(*(top - neck))
     across,u = np.array([-up[1], up[0]]),layer.unit/_FINE
-    at = lambda x, y: neck + u*(x*across + y*up)          # x to the right of the picture, y up from the neck
+    at = lambda x, y: neck + u*(x*across + y*up)          # x to the right of the image, y up from the neck
     oval = lambda rx, ry, degrees: [at(rx*x, .115 - ry*y) for x,y in _polar(degrees, 1)]
     layer.part([neck, at(0, .06)], .06, skin, ('neck',))
     layer.part(oval(.06, .07, np.arange(0, 360, 15)), .03, hair if behind else skin, ('neck', 'head_top'))
@@ -282,11 +282,11 @@ def _paint_head(layer, neck, top, skin, hair, behind):
         layer.dot(at(x, y), width, (.1, .07, .07))
 
 def _paint_bush(rng, layer, points):
-    "An oval of leaves over a random joint, and over one more at most; the head, which tells the side, stays free"
+    "An oval of leaves over a random joint, and at most one more; the head, which shows the side, stays visible"
     wide = np.array([rng.uniform(.8, 1.3), 1])
     near = lambda at: np.sort(np.hypot(*((points - at)/wide).T))
     joint = points[rng.integers(12)]                      # neck and head_top are the last two
-    reach = near(joint)[2]                                # the second of the other joints stays free
+    reach = near(joint)[2]                                # the second nearest other joint stays visible
     at = joint + wide*_polar(rng.uniform(0, 360), rng.uniform(0, .3)*reach)[0]
     r = rng.uniform(.45, .6)*reach
     green = lambda: hsv_to_rgb(rng.uniform(.22, .4), rng.uniform(.4, .7), rng.uniform(.25, .55))

@@ -17,8 +17,6 @@ from .views import IMAGENET_GREY, VIEW, CropView, View, view_by_name
 
 __all__ = ['JointTransform', 'TightBoxes', 'LightJitter']
 
-# --- the transform
-
 def _angle_todo(o):
     if isinstance(o, (tuple, list)) and len(o) == 2 and all(map(is_number, o)) and o[0] == -o[1]:
         return f"write rotate={abs(o[1])} for angles from {-abs(o[1])} to {abs(o[1])}"
@@ -34,28 +32,29 @@ INDEX_PAIRS = several(Kind("a pair (left, right) of point indices", lambda o: le
                       "a list of pairs (left, right) of point indices")
 
 class JointTransform(ItemTransform):
-    "Bring every picture to `size` and let boxes, labels, points and masks follow; random when training, plain when not"
+    """Bring every image to `size`, with its boxes, labels, points and masks; random for training, deterministic
+    otherwise. Raises `ValueError` if an item has no image, or a view returns a rectangle outside the image"""
     order = 0   # before fastai's PointScaler
     @checked(train=VIEW, valid=VIEW, flip=FRACTION, vflip=FRACTION, rotate=ANGLE, p_rotate=FRACTION, tfms=FUNCTION,
              fill=FILL, mask_fill=whole(0, what="a class index, a whole number"), min_visible=FRACTION, keep=FLAG,
              flip_pairs=INDEX_PAIRS)
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
-        train=None,                   # view when training: callable (w, h, out, bboxes) -> src, dst, or a name as of
-                                      # `valid`; None: `CropView()`
-        valid='squish',               # view otherwise: 'squish', 'pad', 'crop', or such a callable that is not random
-        flip:float=.5,                # probability of a left-right flip when training
-        vflip:float=0.,               # probability of a top-bottom flip
-        rotate:float=0.,              # largest angle in degrees, both ways
-        p_rotate:float=.75,           # probability of a turn
-        tfms=None,                    # further torchvision.transforms.v2 transforms for training, on the canvas
-        fill=IMAGENET_GREY,           # colour around the picture, 0..255
-        mask_fill:int=255,            # class index around the picture in a class mask: void
-        min_visible:float=.1,         # an object goes when less than this part of its box stays on the canvas, or less
-                                      # than a pixel
-        keep:bool=False,              # when training, look again where an object or marked point would leave the canvas
-        flip_pairs=None,              # pairs of point indices (left, right) that change places in a mirrored picture;
-                                      # `Keypoints` bring their own
+        train=None,                   # view for training: callable (w, h, out, bboxes) -> src, dst, or a name as for
+                                      # `valid`; None (default): `CropView()`
+        valid='squish',               # view otherwise: 'squish', 'pad', 'crop', or a callable that is not random
+        flip:float=.5,                # probability of a left-right flip in training
+        vflip:float=0.,               # probability of a top-bottom flip in training
+        rotate:float=0.,              # largest angle in degrees, in both directions
+        p_rotate:float=.75,           # probability of a rotation in training
+        tfms=None,                    # more torchvision.transforms.v2 transforms for training, applied to the canvas;
+                                      # None (default): none
+        fill=IMAGENET_GREY,           # colour around the image, three numbers in 0..255
+        mask_fill:int=255,            # class index around the image in a class mask; 255: void
+        min_visible:float=.1,         # drop an object if less than this part of its box, or less than a pixel, remains
+        keep:bool=False,              # in training, draw again if an object or marked point would leave the canvas
+        flip_pairs=None,              # pairs of point indices (left, right) to swap in a mirrored image; None
+                                      # (default): none, but `Keypoints` have their own
     ):
         self.size = (int(size),)*2 if is_whole(size) else tuple(map(int, size))
         self.train,self.valid = view_by_name(train or CropView()),view_by_name(valid)
@@ -68,8 +67,12 @@ class JointTransform(ItemTransform):
         names = 'size train valid flip vflip rotate p_rotate tfms fill mask_fill min_visible keep flip_pairs'.split()
         return f"JointTransform({', '.join(f'{o}={getattr(self, o)!r}' for o in names)})"
 
-    def view(self, size:tuple[int,int], split_idx:int=1, bboxes=None) -> View:
-        "The view of a picture of `size` (w, h): random for `split_idx` 0, else the plain one that `annotate` undoes"
+    def view(self,
+        size:tuple[int,int], # (w, h) of the image in pixels
+        split_idx:int=1,     # 0: training, random; otherwise the deterministic view, which `annotate` undoes
+        bboxes=None,         # (n, 4) boxes in pixels, for views that depend on them; None (default): no boxes
+    ) -> View:
+        "The view of an image"
         if split_idx != 0: return View(*self._rects(self.valid, size, bboxes), self.size)
         for _ in range(10 if self.keep else 1):
             view = self._random_view(size, bboxes)
@@ -77,7 +80,7 @@ class JointTransform(ItemTransform):
         return View(*self._rects(self.valid, size, bboxes), self.size)
 
     def _rects(self, look, size, bboxes):
-        "`look`'s rectangles of the image and of the canvas, in whole pixels: pixels are cropped there"
+        "The rectangles that `look` returns for image and canvas, in whole pixels, since pixels are cropped"
         src,dst = (tuple(round(float(o)) for o in r) for r in look(*size, self.size, bboxes))
         for what,(x1,y1,x2,y2),(w,h) in (('image', src, size), ('canvas', dst, self.size)):
             if not (0 <= x1 < x2 <= w and 0 <= y1 < y2 <= h): raise ValueError(
@@ -96,12 +99,11 @@ class JointTransform(ItemTransform):
         return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
 
     def __call__(self, x, split_idx=None, **kwargs):
-        """`x`: a tuple whose first picture sets the geometry, and whose boxes, labels, points and masks follow it; or a
-        picture alone"""
+        "Transform `x`: a tuple whose first image sets the geometry for boxes, labels, points and masks; or one image"
         items = list(x) if isinstance(x, (tuple, list)) else [x]
         at = next((i for i,o in enumerate(items) if is_image(o)), None)
         if at is None:
-            raise ValueError(f"JointTransform needs a picture in the item, got {[type(o).__name__ for o in items]}")
+            raise ValueError(f"JointTransform needs an image in the item, got {[type(o).__name__ for o in items]}")
         im = items[at]
         size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
         view = self.view(size, split_idx, objects_of_items(items, size))
@@ -113,7 +115,7 @@ class JointTransform(ItemTransform):
         return tuple(items) if isinstance(x, (tuple, list)) else items[0]
 
     def _follow(self, o, view):
-        "A target of the picture where `view` brings it; what has no geometry as it is"
+        "A target, moved by `view`; values without geometry are unchanged"
         if isinstance(o, TensorBBox): return as_type_of(view.bboxes(o.as_subclass(Tensor)), o)
         if isinstance(o, TensorPoint):
             p = view.points(o.as_subclass(Tensor))
@@ -126,7 +128,7 @@ class JointTransform(ItemTransform):
         return type(o)(lay_pixels(cut[None], view, self.mask_fill, nearest=True)[0])
 
     def _sanitize(self, items, tight):
-        "Objects that left go, with their labels, masks and points; boxes are clipped; points that left are nan"
+        "Drop objects outside the canvas, with their labels, masks and points; clip boxes; points outside become nan"
         if not any(isinstance(o, (TensorBBox, TensorPoint)) for o in items): return items
         hi = torch.tensor([*self.size]*2, dtype=torch.float32)
         get = lambda cls: next((o for o in items if isinstance(o, cls) and not isinstance(o, RegionProposals)), None)
@@ -136,14 +138,14 @@ class JointTransform(ItemTransform):
             new = raw.clamp(min=0).minimum(hi)
             if masks is not None:
                 has = masks.as_subclass(Tensor).flatten(1).any(1).bool()
-                # the box around a turned box is loose: where there is a mask it is drawn anew
+                # the box around a rotated box is loose: recompute it from the mask
                 if tight: new = torch.where(has[:,None], tight_bboxes(masks.as_subclass(Tensor)), new)
-                # what is to be ignored need not have one
+                # ignored objects need no mask
                 if labels is not None: has |= labels.as_subclass(Tensor) < 0
             sides,area = new[:,2:]-new[:,:2],lambda o: (o[:,2:]-o[:,:2]).prod(1)
             keep = (sides >= 1).all(1) & (area(new) >= self.min_visible*area(raw))
             if masks is not None: keep &= has
-            if keep.all(): keep = slice(None)      # masks are long to copy
+            if keep.all(): keep = slice(None)      # do not copy masks
         def clean(o):
             if isinstance(o, RegionProposals):
                 p = o.as_subclass(Tensor).clamp(min=0).minimum(hi)
@@ -160,9 +162,8 @@ class JointTransform(ItemTransform):
         return [clean(o) for o in items]
 
 class TightBoxes(ItemTransform):
-    """Draws the boxes of a batch anew around their masks, after fastai's batch transforms, which move a box by its
-    corners and leave it loose. An object that left the picture has a box without area then; one to be ignored keeps its
-    box"""
+    """Recompute the boxes of a batch from their masks, after fastai's batch transforms, which move a box by its corners
+    and leave it loose. An object outside the image gets a box without area; an ignored object keeps its box"""
     order,split_idx = 40,0   # after the geometry
     def encodes(self, b):
         kinds = PixelBBox,BBoxLabels,InstanceMasks
@@ -171,21 +172,23 @@ class TightBoxes(ItemTransform):
         tight = torch.where(labels[...,None] > 0, tight_bboxes(masks.flatten(0, 1)).view_as(bboxes), bboxes)
         return tuple(as_type_of(tight, o) if type(o) is PixelBBox else o for o in b)
 
-# --- light
-
 class LightJitter(RandTransform):
-    """Brightness and contrast of each picture of a batch, linear in the pixel values, in place on the device:
+    """Change brightness and contrast of each image of a batch, in place on the device:
     x -> (x - 1/2)*contrast + 1/2 + brightness"""
-    order = 30   # after the pixels became floats in 0..1, before `Normalize`
+    order = 30   # after the pixels became floats in [0, 1], before `Normalize`
     @checked(max_lighting=Kind("a number from 0 to below 1", lambda o: FRACTION.ok(o) and o < 1), p=FRACTION)
     def __init__(self,
-        max_lighting:float=.2,  # brightness within +- half of it, contrast between 1 - it and 1/(1 - it)
-        p:float=.75,            # probability that a picture is changed
+        max_lighting:float=.2,  # m in [0, 1): brightness in [-m/2, m/2], contrast in [1 - m, 1/(1 - m)]
+        p:float=.75,            # probability that an image is changed
     ):
         super().__init__(p=1.)
         self.max_lighting,self.p_each = max_lighting,p
 
-    def before_call(self, b, split_idx):
+    def before_call(self,
+        b,         # batch
+        split_idx, # ignored
+    ):
+        "Draw brightness and contrast for each image of the batch"
         self.do = True
         n,m = len(b[0] if isinstance(b, (tuple, list)) else b),self.max_lighting
         on = torch.rand(n) < self.p_each

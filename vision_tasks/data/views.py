@@ -1,4 +1,4 @@
-"Views: which part of an image is laid where on the input of the network"
+"Views: which part of an image is mapped to which part of the network's input"
 from __future__ import annotations
 import math, random
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from ..arguments import FRACTION, Kind, checked, choice, either, number, several
 
 __all__ = ['IMAGENET_GREY', 'FitView', 'CropView', 'JitterView', 'IoUView', 'ZoomOutView']
 
-IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero once it is normalised
+IMAGENET_GREY = (124, 116, 104)   # ImageNet's mean colour: zero after normalization
 
 @dataclass(frozen=True)
 class View:
-    "A rectangle of the picture, `src`, on a rectangle, `dst`, of a canvas; then flipped and turned about its centre"
+    "Map the rectangle `src` of an image to the rectangle `dst` of a canvas, then flip and rotate about its centre"
     src:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the image
     dst:tuple[float,float,float,float] # x1 y1 x2 y2 in pixels of the canvas
     out:tuple[int,int]                 # (w, h) of the canvas
-    flip:bool = False                  # left and right change places
-    vflip:bool = False                 # top and bottom do
-    angle:float = 0.                   # degrees, counter-clockwise as seen
+    flip:bool = False                  # left and right swapped
+    vflip:bool = False                 # top and bottom swapped
+    angle:float = 0.                   # degrees, counter-clockwise
 
     @cached_property
     def matrix(self) -> np.ndarray:    # (2, 3) float64
-        "Picture pixels to canvas pixels, both continuous: (0, 0) is the corner of the first pixel, not its centre"
+        "Image pixels to canvas pixels, both continuous: (0, 0) is the corner of the first pixel, not its centre"
         (x1,y1,x2,y2),(u1,v1,u2,v2),(w,h) = self.src,self.dst,self.out
         sx,sy = (u2-u1)/(x2-x1),(v2-v1)/(y2-y1)
         m = np.array([[sx, 0, u1-sx*x1], [0, sy, v1-sy*y1], [0, 0, 1.]])
@@ -34,7 +34,7 @@ class View:
 
     @property
     def turn(self) -> np.ndarray:      # (3, 3)
-        "The turn by `angle` about the centre of the canvas"
+        "The rotation by `angle` about the centre of the canvas"
         c,s = math.cos(math.radians(self.angle)),math.sin(math.radians(self.angle))
         cx,cy = self.out[0]/2,self.out[1]/2
         return np.array([[c, s, cx-c*cx-s*cy], [-s, c, cy+s*cx-c*cy], [0, 0, 1.]])
@@ -43,35 +43,35 @@ class View:
     def mirrored(self) -> bool: return self.flip != self.vflip
 
     def points(self, p:Tensor) -> Tensor:        # (..., 2) -> (..., 2), nan stays nan
-        "`p` of the picture on the canvas"
+        "Points of the image on the canvas"
         m = torch.from_numpy(self.matrix).to(p)
         return p @ m[:,:2].T + m[:,2]
 
     def undo_points(self, p:Tensor) -> Tensor:   # (..., 2) -> (..., 2)
-        "`p` of the canvas back in the picture"
+        "Points of the canvas in the image"
         m = torch.from_numpy(self.matrix).to(p)
         return (p - m[:,2]) @ torch.linalg.inv(m[:,:2]).T
 
     def bboxes(self, b:Tensor) -> Tensor:        # (n, 4) -> (n, 4), may reach outside the canvas
-        "`b` of the picture on the canvas: the upright box around the four corners"
+        "Boxes of the image on the canvas: the upright box around the four corners"
         if self.angle: return _around(self.points(_corners(b)))
-        # without a turn two corners are enough
+        # without a rotation two corners are enough
         (kx,_,x),(_,ky,y) = self.matrix.tolist()
         p,q = (b*b.new_tensor([kx, ky, kx, ky]) + b.new_tensor([x, y, x, y])).split(2, -1)
         return torch.cat([p.minimum(q), p.maximum(q)], -1)
 
-    def undo_bboxes(self, b:Tensor) -> Tensor:   # (n, 4) -> (n, 4), may reach outside the picture
-        "`b` of the canvas back in the picture"
+    def undo_bboxes(self, b:Tensor) -> Tensor:   # (n, 4) -> (n, 4), may reach outside the image
+        "Boxes of the canvas in the image"
         return _around(self.undo_points(_corners(b)))
 
     def then(self, other:View) -> View:
-        "This view followed by `other`, a view of its canvas; neither is flipped or turned"
+        "This view followed by `other`, a view of its canvas; neither is flipped or rotated"
         (x1,y1,x2,y2),(u1,v1,u2,v2) = self.dst,other.src
-        seen = max(x1, u1),max(y1, v1),min(x2, u2),min(y2, v2)      # of the canvas in between
+        seen = max(x1, u1),max(y1, v1),min(x2, u2),min(y2, v2)      # on the canvas between the two
         return View(_moved(seen, self.dst, self.src), _moved(seen, other.src, other.dst), other.out)
 
 def _moved(r, a, b):
-    "Rectangle `r` where the map of rectangle `a` onto `b` takes it"
+    "Rectangle `r` under the map of rectangle `a` to `b`"
     a,b,r = (np.array(o, float).reshape(2, 2) for o in (a, b, r))
     return tuple((b[0] + (r - a[0])*(b[1] - b[0])/(a[1] - a[0])).flatten().tolist())
 
@@ -81,12 +81,15 @@ def _corners(b):   # (..., 4) -> (..., 4, 2)
 def _around(p):    # (..., 4, 2) -> (..., 4)
     return torch.cat([p.amin(-2), p.amax(-2)], -1)
 
-# --- which rectangle of the picture to look at: callables (w, h, out, bboxes) -> src, dst
+# --- choice of the rectangles: callables (w, h, out, bboxes) -> src, dst
 
 class FitView:
-    "The whole picture: 'squish'ed to the canvas, 'pad'ded to its shape, or the largest centred 'crop' of its shape"
+    "The whole image, or its centre"
     @checked(method=choice('squish', 'pad', 'crop'))
-    def __init__(self, method:str='squish'):
+    def __init__(self,
+        method:str='squish', # 'squish': stretch to the canvas; 'pad': fit, and pad to the aspect of the canvas; 'crop':
+                             # the largest centred crop with the aspect of the canvas
+    ):
         self.method = method
     def __repr__(self): return f"FitView({self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
@@ -100,7 +103,7 @@ class FitView:
         return src,dst
 
 def _centred(w, h, W, H):
-    "The rectangle of `w` x `h` in the middle of `W` x `H`"
+    "The rectangle of `w` x `h` at the centre of `W` x `H`"
     x,y = (W-w)//2,(H-h)//2
     return x,y,x+w,y+h
 
@@ -115,9 +118,12 @@ VIEW    = either(choice('squish', 'pad', 'crop'),
                  Kind("a function (w, h, out, bboxes) -> src, dst, such as `CropView()`", callable))
 
 class CropView:
-    "A random part, as `RandomResizedCrop` takes it: `scale` of the area, `ratio` of width to height"
+    "A random crop, as in `RandomResizedCrop`"
     @checked(scale=range_of(number(1e-6, 1), "(smallest, largest) part of the area, above 0 and up to 1"), ratio=RATIO)
-    def __init__(self, scale=(.35, 1.), ratio=(3/4, 4/3)): self.scale,self.ratio = scale,ratio
+    def __init__(self,
+        scale=(.35, 1.),  # (smallest, largest) part of the area, in (0, 1]
+        ratio=(3/4, 4/3), # (smallest, largest) ratio of width to height
+    ): self.scale,self.ratio = scale,ratio
     def __repr__(self): return f"CropView(scale={self.scale}, ratio={self.ratio})"
     def __call__(self, w, h, out, bboxes=None):
         for _ in range(10):
@@ -131,12 +137,15 @@ class CropView:
         return (x, y, x+cw, y+ch),(0, 0, *out)
 
 class JitterView:
-    """Scale jitter: the picture at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
-    arXiv:2012.07177). `method` says what fits: 'pad', as in the paper, or 'squish'. A range around 1 shows objects in
-    the mean as large as whole pictures will; crops show them larger, and a net that tells sizes learns just that"""
+    """Scale jitter: the image at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
+    arXiv:2012.07177). With a range around 1, the mean size of objects in training is that in whole images; crops show
+    them larger, which biases networks that predict sizes"""
     @checked(scale=range_of(number(0, 100, open=True), "(smallest, largest) scale, above 0 and below 100"),
              method=choice('pad', 'squish'))
-    def __init__(self, scale=(.1, 2.), method='pad'):
+    def __init__(self,
+        scale=(.1, 2.), # (smallest, largest) factor on the size that fits the canvas
+        method='pad',   # the size that fits: 'pad' keeps the aspect of the image, as in the paper, 'squish' does not
+    ):
         self.scale,self.method = scale,method
     def __repr__(self): return f"JitterView(scale={self.scale}, method={self.method!r})"
     def __call__(self, w, h, out, bboxes=None):
@@ -147,22 +156,27 @@ class JitterView:
         return (x1, y1, x2, y2),(u1, v1, u2, v2)
 
 def _place(n, m, N):
-    "`n` pixels at `m` on a canvas of `N`: all of them somewhere on it, or the part of them that covers it"
+    "On one axis, `n` pixels resized to `m` on a canvas of `N`: at a random place, or a random part that covers it"
     if m <= N: u = random.randint(0, N-m); return 0,n,u,u+m
     k = min(n, max(1, round(n*N/m))); x = random.randint(0, n-k)
     return x,x+k,0,N
 
 class IoUView:
-    """SSD's crop: a part that keeps IoU `min_iou` with some box and the centre of at least one (Liu et al., 2015,
-    arXiv:1512.02325)"""
+    """SSD's crop, which has IoU `min_iou` or more with some box whose centre is inside (Liu et al., 2015,
+    arXiv:1512.02325); the whole image without boxes, or if no crop is found"""
     @checked(min_iou=MIN_IOU, ratio=RATIO, trials=whole(1, 10**6),
              scale=range_of(number(1e-6, 1), "(smallest, largest) part of a side, above 0 and up to 1"))
-    def __init__(self, min_iou=(0., .1, .3, .5, .7, .9, None), scale=(.3, 1.), ratio=(.5, 2.), trials=40):
+    def __init__(self,
+        min_iou=(0., .1, .3, .5, .7, .9, None), # IoUs in [0, 1] to choose from; None among them: the whole image
+        scale=(.3, 1.),                         # (smallest, largest) part of each side, in (0, 1]
+        ratio=(.5, 2.),                         # (smallest, largest) ratio of width to height
+        trials=40,                              # crops to try
+    ):
         self.min_iou,self.scale,self.ratio,self.trials = min_iou,scale,ratio,trials
     def __repr__(self): return f"IoUView(min_iou={self.min_iou})"
     def __call__(self, w, h, out, bboxes=None):
         whole = (0, 0, w, h),(0, 0, *out)
-        least = random.choice(self.min_iou)     # None: the whole picture
+        least = random.choice(self.min_iou)     # None: the whole image
         if least is None or bboxes is None or not len(bboxes): return whole
         b = np.asarray(bboxes, dtype=np.float64)
         for _ in range(self.trials):
@@ -181,10 +195,13 @@ def _iou(a, b):   # (4,), (n, 4) -> (n,)
     return inter/np.maximum(area(a)+area(b)-inter, 1e-9)
 
 class ZoomOutView:
-    """The whole picture at 1 to `most` times smaller sides, anywhere on the canvas (SSD), with probability `p`; else
-    what `other` takes"""
+    "The whole image, reduced and at a random place on the canvas (SSD), or another view"
     @checked(most=number(1, 1000), p=FRACTION, other=VIEW)
-    def __init__(self, most=4., p=.5, other=None): self.most,self.p,self.other = most,p,view_by_name(other or FitView())
+    def __init__(self,
+        most=4.,    # the sides are 1 to `most` times smaller
+        p=.5,       # probability of zooming out
+        other=None, # view otherwise, a callable or a name; None (default): `FitView()`
+    ): self.most,self.p,self.other = most,p,view_by_name(other or FitView())
     def __repr__(self): return f"ZoomOutView(most={self.most}, p={self.p}, other={self.other})"
     def __call__(self, w, h, out, bboxes=None):
         if random.random() >= self.p: return self.other(w, h, out, bboxes)

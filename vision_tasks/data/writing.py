@@ -1,8 +1,9 @@
-"""Files are replaced whole or not at all, and so are data sets of several files; no two inputs are written to one file.
+"""Atomic writing: a file, or a data set of several files, is replaced completely or not at all, and no two inputs are
+written to the same file.
 
-A data set of several files is written under temporary names, brought to the disk, and renamed at the end. While its
-files are renamed, each of their folders has a file `.incomplete`. Where a process is killed before, the old set is
-there; after, the new set; in between, `check_complete` refuses the folder, and so do the readers"""
+A data set of several files is written under temporary names, flushed to disk, and renamed at the end. While its files
+are renamed, each of their folders has a file `.incomplete`. If the process is killed before, the old set remains;
+after, the new set; in between, `check_complete` and the readers raise"""
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,18 +17,18 @@ from .errors import AnnotationError
 
 __all__ = ['replacing', 'writing_set', 'check_complete', 'remove_leftovers', 'check_outputs', 'check_once']
 
-MARKER = '.incomplete'   # in each folder of a set while its files are renamed; the names of these files, as json
+MARKER = '.incomplete'   # in each folder of a set while its files are renamed; their names as json
 
 # --- one file
 
 @contextmanager
 def replacing(
-    path,           # file to write; its folder is made where it does not exist
-    tidy:bool=True, # remove what killed writers of `path` left; it takes a look at all names in the folder
-):                  # a temporary path in the same folder, which is an empty file, for the block to write to
-    """A block that writes `path` whole or not at all: what it wrote is flushed to the disk and renamed at its end.
-    Where it is killed, fails or finds the disk full, the old file is unchanged; an error removes the temporary file,
-    and an `OSError` names `path`. A link is followed, and the mode of the old file is kept"""
+    path,           # file to write; its folder is created if missing
+    tidy:bool=True, # remove temporary files of killed writers of `path`; this lists the folder
+):                  # path of an empty temporary file in the same folder, to write to
+    """Context that writes `path` completely or not at all: the temporary file is flushed to disk and renamed at the
+    end. If the process is killed, the block raises or the disk is full, the old file is unchanged; an error removes the
+    temporary file, and an `OSError` names `path`. Links are followed, and the mode of the old file is kept"""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():   # /dev/stdout or a pipe is written, not replaced
         yield path
@@ -44,31 +45,31 @@ def replacing(
             if path.exists(): shutil.copymode(path, part)
             os.replace(part, path)
 
-def _part_name(path, key, suffix):   # hidden, with a suffix that no reader takes; cut: a name has 255 bytes at most
+def _part_name(path, key, suffix):   # hidden, with a suffix that readers skip; cut, since a name has at most 255 bytes
     return path.with_name(f'.{path.name[:40]}.{key}.{suffix}')
 
 @contextmanager
 def _locked_part(path):
-    "A temporary file beside `path`, locked for as long as this process lives, so that it is known to be in use"
+    "A temporary file beside `path`, locked while this process lives, which marks it as in use"
     for _ in range(100):
         part = _part_name(path, uuid4().hex[:12], 'part')
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if fcntl is None: os.close(fd)   # an open file cannot be renamed there
+        if fcntl is None: os.close(fd)   # Windows cannot rename an open file
         try:
-            # another process may have taken it for a leftover before it was locked
+            # another process may have removed it before it was locked
             if fcntl is not None and _lock(fd, wait=True) and not os.fstat(fd).st_nlink: continue
             yield part
             return
         finally:
             with suppress(OSError): part.unlink()
             if fcntl is not None: os.close(fd)
-    raise OSError(errno.EBUSY, f"temporary files beside {path} are removed by another process")
+    raise OSError(errno.EBUSY, f"another process removes the temporary files beside {path}")
 
 def remove_leftovers(
-    folder,
-    path=None, # only what is left of writing this file; None (default): of any single file
+    folder,    # where to search
+    path=None, # remove only temporary files of this file; None (default): of all files
 ):
-    "Remove the temporary files of writers that were killed; those of writers that live are locked, and stay"
+    "Remove the temporary files of killed writers; those of live writers are locked, and remain"
     if fcntl is None: return
     begin = None if path is None else f'.{Path(path).name[:40]}.'
     with os.scandir(folder) as names: found = [o.path for o in names if _is_part(o.name, begin)]
@@ -86,18 +87,18 @@ def _opened(path):
     finally: os.close(fd)
 
 def _lock(fd, wait=False):
-    "Whether `fd` could be locked; False, too, in a file system that knows no locks"
+    "Whether `fd` could be locked; also False in a file system without locks"
     try: fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError: return False
     return True
 
 @contextmanager
 def _alone(folder):
-    "A while in which no other process is in this block for `folder`; whether the file system knows locks"
+    "Context that only one process enters for `folder`; whether the file system supports locks"
     with _opened(folder) as fd:
         alone = _lock(fd, wait=True)
         try: yield alone
-        finally:   # not by `close` alone: a process that was forked meanwhile holds the lock, too
+        finally:   # `close` is not enough: a process forked meanwhile also holds the lock
             if alone: fcntl.flock(fd, fcntl.LOCK_UN)
 
 def _check_target(path):
@@ -108,20 +109,20 @@ def _flush(file):
     with open(file, 'rb+') as f: os.fsync(f.fileno())
 
 def _flush_folder(folder):
-    "Bring the names in `folder` to the disk, where the system can"
+    "Flush the names in `folder` to disk, if the system supports it"
     if os.name == 'nt': return
     with suppress(OSError), _opened(folder) as fd: os.fsync(fd)
 
 @contextmanager
 def _naming(path, part=None):
-    "A block whose errors name `path`, and not its temporary file `part`"
+    "Context whose errors name `path` instead of its temporary file `part`"
     try: yield
     except OSError as e: raise _named(e, path, e.strerror if e.filename in (None, str(part)) else e) from e
     except UnicodeEncodeError as e:
         raise ValueError(f"{path} cannot be written: {e}; rename the file or label that holds it") from e
 
 def _named(e, path, why):
-    "The kind of `e` with a message that begins with `path`"
+    "An error of the type of `e` with a message that begins with `path`"
     there = "; the old file is unchanged" if path.is_file() else ''
     res = type(e)(f"{path} cannot be written ({why or e}){there}")
     res.errno = e.errno
@@ -131,15 +132,15 @@ def _named(e, path, why):
 
 @contextmanager
 def writing_set(
-    folders, # all folders that get files; made where they do not exist
-):           # function of a path in one of them: a block that writes that file, as `replacing` does
-    """A block that writes several files, all or none: they are renamed together at its end, in the order in which they
-    were written. An error in the block leaves all old files unchanged, and no others. A kill while they are renamed
-    leaves the marker `.incomplete` in `folders`, which `check_complete` refuses; so does an error then, and it says so.
+    folders, # all folders that get files; created if missing
+):           # function: path in one of them -> context that writes that file, as `replacing`
+    """Context that writes several files, all or none: they are renamed at its end, in the order in which they were
+    written. An error in the block leaves all old files unchanged, and no new ones. If the process is killed, or an
+    error occurs, while files are renamed, the marker `.incomplete` remains in `folders`, and `check_complete` raises.
 
-    The set needs its space beside that of the old one until it is whole. Files that are not written again stay. Where
-    an earlier writer was interrupted, all files that it may have replaced must be written again: `AnnotationError`
-    otherwise. Two processes take turns where the first of their sorted folders is the same and the system has locks"""
+    The new set needs disk space beside the old one until it is complete. Files that are not written again are kept.
+    Raises `AnnotationError` if an earlier writer was interrupted, and files that it may have replaced are not written
+    again. Two processes take turns if the first of their sorted folders is the same and the system supports locks"""
     folders = sorted({Path(o).absolute() for o in folders})
     if not folders:
         yield None
@@ -163,7 +164,7 @@ class _Set:
 
     @contextmanager
     def write(self, path):
-        "A block that writes `path` under a temporary name"
+        "Context that writes `path` under a temporary name"
         path = Path(path).absolute()
         assert path.parent in self.by_folder, path
         target = Path(os.path.realpath(path))
@@ -175,9 +176,9 @@ class _Set:
             yield part
 
     def rename(self):
-        "Bring all files to the disk, then rename them, with the marker in their folders meanwhile"
+        "Flush all files to disk, then rename them, with the marker in their folders meanwhile"
         self.check_interrupted()
-        # in threads, since a disk flushes many files together: a third to a quarter of the time of one by one
+        # in threads, since a disk flushes many files together: three to four times as fast as one by one
         with ThreadPoolExecutor(16) as ex: list(ex.map(self.flush, list(self.staged)))
         marked = self.mark()
         for part,target in list(self.staged.items()):
@@ -190,23 +191,23 @@ class _Set:
         for o in marked: o.unlink()
 
     def flush(self, part):
-        if part.stat().st_nlink > 1: return   # a link to a file that is on the disk already
+        if part.stat().st_nlink > 1: return   # a link to a file that is already on disk
         target = self.staged[part]
         with _naming(target, part):
             _flush(part)
             if target.exists(): shutil.copymode(target, part)
 
     def check_interrupted(self):
-        "Raise where an earlier writer was interrupted, and a file that it may have replaced is not among those to come"
+        "Raise if an earlier writer was interrupted, and a file that it may have replaced is not written again"
         for folder,names in self.by_folder.items():
             _,before = _read_marker(folder)
             lost = [folder/o for o in sorted({*before} - {*names}) if names and os.path.lexists(folder/o)]
-            if lost: raise AnnotationError(f"a writer was interrupted in {folder}, and {len(lost)} of its files would "
-                                           f"stay, old or new, among those written now; the first is {lost[0]}. "
+            if lost: raise AnnotationError(f"a writer was interrupted in {folder}, and {len(lost)} of its files, old "
+                                           f"or new, would remain among those written now; the first is {lost[0]}. "
                                            "Delete them, or write them too; nothing was written")
 
     def mark(self):   # -> the markers
-        "Put the marker into each folder that gets files, or into none"
+        "Write the marker into each folder that gets files, or into none"
         mine,marked = [],[o/MARKER for o,names in self.by_folder.items() if names]
         try:
             for o in marked:
@@ -221,7 +222,7 @@ class _Set:
         return marked
 
     def remove_leftovers(self):
-        "Remove the temporary files of sets whose writers were killed; that none lives is what the lock says"
+        "Remove the temporary files of killed writers of sets; the lock guarantees that none is alive"
         for folder in self.folders:
             with os.scandir(folder) as names:
                 found = [o.path for o in names if re.fullmatch(r'\..{1,40}\.[0-9a-f]{12}-\d+\.staged', o.name, re.S)]
@@ -233,22 +234,22 @@ class _Set:
             with suppress(OSError): part.unlink()
 
 def check_complete(
-    *folders, # those that a data set is read from; ones that do not exist are complete
+    *folders, # folders of a data set; those that do not exist are complete
 ):
-    """Raise `AnnotationError` where a writer was interrupted while it replaced the files of one of `folders`. A writer
-    that is still at work is waited for, up to a minute"""
+    """Raise `AnnotationError` if a writer was interrupted while it replaced the files of one of `folders`. Wait up to a
+    minute for a writer that is still running"""
     for o in sorted({*map(Path, folders)}):
         if os.path.lexists(o/MARKER) and not _finishes(o):
-            raise AnnotationError(f"a writer was interrupted in {o}, whose files may be of an old and a new set; write "
-                                  f"the set again, or delete {o/MARKER} if you know that the files are good")
+            raise AnnotationError(f"a writer was interrupted in {o}, whose files may belong to an old and a new set; "
+                                  f"write the set again, or delete {o/MARKER} if you know that the files are good")
 
-def _read_marker(folder):   # -> the folder that a living writer has locked, or None; the names of its files
+def _read_marker(folder):   # -> the folder that a live writer has locked, or None; the names of its files
     try: data = json.loads((folder/MARKER).read_text(encoding='utf-8'))
-    except (OSError, ValueError): return None,[]   # there is none, or one made by hand
+    except (OSError, ValueError): return None,[]   # missing, or written by hand
     return (folder/data['lock'],data['names']) if isinstance(data, dict) and {*data} >= {'lock', 'names'} else (None,[])
 
 def _finishes(folder):
-    "Wait for the writer of `folder`, if it lives; whether the marker is gone"
+    "Wait for the writer of `folder`, if it is alive; whether the marker is gone"
     lock,_ = _read_marker(folder)
     end = time.monotonic() + 60
     with suppress(OSError):
@@ -258,33 +259,33 @@ def _finishes(folder):
             time.sleep(.02)
     return not os.path.lexists(folder/MARKER)
 
-# --- what may be written
+# --- checks before writing
 
 def check_outputs(
     files,            # paths to write, one for each of `sources`
-    sources,          # paths that they are made from
-    keep=(),          # further paths that must not be written over
-    todo:str="rename one",
+    sources,          # paths of their inputs
+    keep=(),          # more paths that must not be replaced
+    todo:str="rename one", # advice in the message about two inputs of one file
 ):
-    "Raise `AnnotationError` where two of `sources` would be written to one file, or a file would replace a source"
+    "Raise `AnnotationError` if two of `sources` would be written to one file, or a file would replace a source"
     owners,taken = {},{_place(o) for o in (*sources, *keep)}
     for file,source in zip(files, sources):
         place = _place(file)
         if place in owners: raise AnnotationError(f"{source} and {owners[place]} would both become {file}; {todo}; "
                                                   "nothing was written")
-        if place in taken: raise AnnotationError(f"{file} is an image or mask of these annotations, and what is made "
-                                                 f"from {source} would be written over it; choose another folder; "
-                                                 "nothing was written")
+        if place in taken: raise AnnotationError(f"{file} is an image or mask of these annotations, and the output for "
+                                                 f"{source} would replace it; choose another folder; nothing was "
+                                                 "written")
         owners[place] = source
 
 def check_once(
     annotations,      # list[Annotation] with paths
 ):
-    "Raise `AnnotationError` where two annotations are of one image file, which a file format holds once"
+    "Raise `AnnotationError` if two annotations have the same image file, which a format stores once"
     owners = {}
     for i,a in enumerate(annotations):
         j = owners.setdefault(os.path.normcase(os.path.abspath(a.path)), i)
-        if i != j: raise AnnotationError(f"{a.path} appears twice, in annotations {j} and {i}; put its objects into "
+        if i != j: raise AnnotationError(f"{a.path} appears twice, in annotations {j} and {i}; merge its objects into "
                                          "one annotation, or drop one; nothing was written")
 
 def _place(path): return os.path.normcase(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"What the pixels of mask files mean: class names by value or by color"
+"What the pixels of mask files mean: class names by value or by colour"
 from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Integral
@@ -20,15 +20,15 @@ VOID_VALUES    = Kind("a value, a colour (r, g, b), or a list of such, () for no
 
 @checked()
 def read_codes(
-    fname,               # yaml file with `classes` or `names`: a list, or a table of values and names
-) -> dict[int,str]:      # value in the mask files -> name of the class
-    """The classes of mask files, for `read_masks`; `list(codes.values())` is the vocab. Values may skip numbers. Names
-    are text as it stands, `no` and `007` too"""
+    fname,          # yaml file with `classes` or `names`: a list, or a table of values and names
+) -> dict[int,str]: # {value in the mask files: class name}
+    """Read the classes of mask files, for `read_masks`; `list(codes.values())` is the vocab. Values may skip numbers.
+    Names are read as text, also `no` and `007`. Raises `AnnotationError`"""
     fname = Path(fname)
     try: data = read_yaml(fname)
     except FileNotFoundError:
         raise AnnotationError(f"{fname}: no such yaml file; "
-                              "codes are a list of names, {value: name}, or such a file") from None
+                              "codes is a list of names, {value: name}, or such a file") from None
     found = [data[k] for k in ('classes', 'names') if k in data] if isinstance(data, dict) else []
     if len(found) != 1 or not isinstance(found[0], (list, dict)):
         what = brief(sorted(data) if isinstance(data, dict) else data)
@@ -54,11 +54,11 @@ def values_of_codes(codes):   # -> {value: name}, in the order of the class indi
     names = list(codes.values())
     twice = [o for o in names if names.count(o) > 1]
     if twice:
-        raise ValueError(f"codes: {brief(twice[0])} appears twice; every class needs a name of its own, and where "
-                         "several values are one class, colors={value: name} says so")
-    if not names: raise ValueError("codes is empty; expected the names of the classes")
+        raise ValueError(f"codes: {brief(twice[0])} appears twice; every class needs its own name; for several "
+                         "values of one class pass colors={value: name}")
+    if not names: raise ValueError("codes is empty; expected class names")
     if len(names) > VOID and names[VOID] != 'void':
-        raise ValueError(f"codes: index {VOID} is void whatever the number of classes, so of {len(names)} codes that "
+        raise ValueError(f"codes: index {VOID} is always void, so of {len(names)} codes that "
                          f"one must be 'void', not {brief(names[VOID])}; insert it there")
     return codes
 
@@ -66,7 +66,7 @@ def mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
     names = list(codes.values())
     if colors is None: items = list(zip(codes, names))
     elif list(codes) != list(range(len(codes))):
-        raise ValueError("codes and colors both say what stands in the files; with colors, codes is a list of names")
+        raise ValueError("codes and colors both have values; with colors, codes is a list of names")
     elif isinstance(colors, Mapping): items = list(colors.items())
     elif len(colors) == len(names):   items = list(zip(colors, names))
     else: raise ValueError(f"colors: expected one for each of the {len(names)} codes, got {len(colors)}")
@@ -74,7 +74,7 @@ def mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
     def put(key, i):
         if table.setdefault(_number(key, colours), i) == i: return
         both = ' and '.join('void' if j == VOID else repr(names[j]) for j in (table[_number(key, colours)], i))
-        raise ValueError(f"{key!r} stands for {both}; it can be one of them only, so leave it out of the other")
+        raise ValueError(f"{key!r} is both {both}; remove it from one of them")
     for k,o in items: put(k, _index(o, names))
     if void is None: void = [] if colours or 255 in table else 255
     for k in [void] if isinstance(void, Integral) or colours and _is_colour(void) else void: put(k, VOID)
@@ -89,10 +89,10 @@ def _number(k, colours):
     if colours and _is_colour(k): r,g,b = map(int, k); return 65536*r + 256*g + b
     if not colours and isinstance(k, Integral) and abs(k) < 2**31: return int(k)
     raise ValueError(f"expected {'colours (r, g, b) of 0 to 255' if colours else 'whole numbers'}, got {brief(k)}; "
-                     "colors holds colours only or values only, and void the same")
+                     "colors and void hold either colours or values")
 
 def _index(o, names):
     "The class index of a name or an index"
     if isinstance(o, str) and o in names: return names.index(o)
     if isinstance(o, Integral) and (0 <= o < len(names) or o == VOID): return int(o)
-    raise ValueError(f"colors: {brief(o)} is none of the {len(names)} codes, by name or index{nearest(o, names)}")
+    raise ValueError(f"colors: {brief(o)} is not one of the {len(names)} codes, by name or index{nearest(o, names)}")

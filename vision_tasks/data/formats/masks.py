@@ -1,4 +1,4 @@
-"Class masks in files: one per image, whose pixels are class indices, other values, or colors"
+"Class masks in files: one per image, whose pixels are class indices, other values, or colours"
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 import os
@@ -24,31 +24,30 @@ MASK_FILES   = either(_FOLDER, several(either(choice(None), PATH, PATHS), "a lis
 
 @checked(images=IMAGE_FILES, masks=MASK_FILES, codes=CODES, mask_of=FUNCTION, colors=COLORS, void=VOID_VALUES)
 def read_masks(
-    images,               # folder of the pictures, or a list of their paths
-    masks,                # folder of the masks; or a list of their paths, beside a list of pictures
-    codes,                # names of the classes, in the order of their indices; or {value in the files: name}, whose
-                          # order is that of the indices; or a yaml file of either, as of `read_codes`
-    mask_of=None,         # path of a picture -> path of its mask, absolute or from the folder `masks`, which may then
-                          # be None; None = the file in `masks` whose stem is the picture's
-    colors=None,          # what stands in the files for a class: {(r, g, b) or value: name or index}, or a list of
-                          # colours or values in the order of `codes`; None = the indices, or the values of `codes`
-    void=None,            # value(s) that become 255, or colour(s) where `colors` has such; () = none; None = the value
-                          # 255, unless it is a class, and no colour
-    split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
+    images,               # folder of the images, or a list of their paths
+    masks,                # folder of the masks; or a list of their paths, beside a list of images
+    codes,                # class names in the order of their indices; or {value in the files: name}, in the order of
+                          # the indices; or a yaml file of either, as for `read_codes`
+    mask_of=None,         # function: path of an image -> path of its mask, absolute or relative to `masks`, which may
+                          # then be None; None (default): the file in `masks` with the stem of the image
+    colors=None,          # value or colour of each class in the files: {(r, g, b) or value: name or index}, or a list
+                          # in the order of `codes`; None (default): the indices, or the values of `codes`
+    void=None,            # value(s), or colour(s) if `colors` has colours, that become 255; (): none; None (default):
+                          # the value 255, unless it is a class, and no colour
+    split:str=None,       # split of all these images: 'train', 'valid' or 'test'; None (default): no split
     on_error:str='raise', # 'raise' `AnnotationError` at the first image that cannot be read, or 'drop' such images and
                           # count them
-    allow_outside:bool=False, # whether links in the folders that lead out of them are followed; paths that you pass may
-                          # lie anywhere
-) -> list[Annotation]:    # in the order of the list, or of the files' names
-    """Pictures with class masks. Every mask is read once, in threads: sizes must agree, and a value or colour without a
-    class is an error that counts its pixels; so is a mask without a picture where `images` is a folder. `mask` is the
-    file's path where the file holds the indices, otherwise a `MaskFile`; `decode_class_mask` reads both when they are
-    needed. A palette file's values are its indices, or its colours where `colors` has such; transparency says nothing.
-    A mask lies on the picture as shown (EXIF applied to either). Lossy formats (JPEG) are refused, since they blur
-    classes into others.
+    allow_outside:bool=False, # also follow links that lead out of the folders; paths that you pass may be anywhere
+) -> list[Annotation]:    # in the order of the list or of the file names
+    """Read images with class masks. Every mask is read once, in threads. Raises `AnnotationError` if sizes differ, if a
+    value or colour has no class (with the number of its pixels), if `images` is a folder and a mask has no image, and
+    for lossy formats (JPEG), which blur classes. `mask` of an annotation is the path if the file holds class indices,
+    otherwise a `MaskFile`; `decode_class_mask` reads both when they are needed. The values of a palette file are its
+    indices, or its colours if `colors` has colours; transparency is ignored. EXIF orientation is applied to images and
+    masks.
 
-    Files of 0 and 255 are ambiguous, for 255 is void unless said otherwise: `colors=[0, 255]` makes two classes of
-    them. A trimap of 1, 2 and 3 = border: `codes={1: 'pet', 2: 'background'}, void=3`"""
+    Files with only 0 and 255 are ambiguous, since 255 is void by default: `colors=[0, 255]` makes two classes of them.
+    For a trimap with 1, 2 and 3 = border, pass `codes={1: 'pet', 2: 'background'}, void=3`"""
     named = values_of_codes(codes)
     table = mask_table(named, colors, void)
     pairs,seen = candidate_pairs(images, masks, mask_of),set()
@@ -57,36 +56,36 @@ def read_masks(
     anns = read_all(lambda o: _read(*o, table, split, seen, inside), pairs, on_error)
     if void is None and colors is None and VOID in seen and seen <= {0, VOID}:
         first = brief(next(iter(named.values())))
-        raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold nothing but {first} "
-                              "and the value 255, which is void unless said otherwise; write colors=[0, 255] where "
-                              "0 and 255 are the two classes, void=255 where 255 is void indeed")
+        raise AnnotationError(f"all {len(anns)} masks in {masks!s:.80} hold only {first} and the value "
+                              "255, which is void by default; pass colors=[0, 255] if 0 and 255 are two classes, "
+                              "void=255 if 255 is void")
     return anns
 
-# --- which mask is whose
+# --- pairs of images and masks
 
 def candidate_pairs(images, masks, mask_of):
-    "[(pictures, masks, by what they were paired)], one of each where all is well"
-    pictures = _files(images, 'images')
+    "[(images, masks, how they were paired)], one image and one mask each if all is well"
+    files = _files(images, 'images')
     if not isinstance(masks, (str, Path, type(None))):
         masks = list(masks)
-        if isinstance(images, (str, Path)) or mask_of is not None or len(pictures) != len(masks):
-            raise ValueError(f"masks: a list of {len(masks)} paths goes beside a list of as many pictures, without "
-                             f"mask_of; there are {len(pictures)} pictures")
-        return [([p], _mask_files(m, Path()), 'by masks=') for p,m in zip(pictures, masks)]
+        if isinstance(images, (str, Path)) or mask_of is not None or len(files) != len(masks):
+            raise ValueError(f"masks: a list of {len(masks)} paths needs a list of equally many images, without "
+                             f"mask_of; got {len(files)} images")
+        return [([p], _mask_files(m, Path()), 'by masks=') for p,m in zip(files, masks)]
     if mask_of is not None:
-        return [([p], _mask_files(_called(mask_of, p), Path(masks or '')), 'by mask_of=') for p in pictures]
-    if masks is None: raise ValueError("masks=None says not where the masks are; name the folder, or give mask_of=")
+        return [([p], _mask_files(_called(mask_of, p), Path(masks or '')), 'by mask_of=') for p in files]
+    if masks is None: raise ValueError("masks is None; pass the folder of the masks, or mask_of=")
     stems = {}
-    for p in pictures: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
+    for p in files: stems.setdefault(p.stem, ([], [], f'of its stem in {masks}'))[0].append(p)
     for m in _files(masks, 'masks'):
         if m.stem in stems: stems[m.stem][1].append(m)
-        # a list may be a choice of the pictures; a folder should hold them all
+        # a list may be a subset of the images; a folder should hold all of them
         elif isinstance(images, (str, Path)): stems[m.stem] = [],[m],f'of its stem in {images}'
     return list(stems.values())
 
 def check_complete_pairs(pairs):
-    "Raise where a writer of these images or masks was interrupted"
-    files = [f for pictures,masks,_ in pairs for o in (*pictures, *masks) for f in (o if isinstance(o, list) else [o])]
+    "Raise if a writer of these images or masks was interrupted"
+    files = [f for images,masks,_ in pairs for o in (*images, *masks) for f in (o if isinstance(o, list) else [o])]
     check_complete(*{f.parent for f in files})
 
 def _called(mask_of, image):
@@ -94,7 +93,7 @@ def _called(mask_of, image):
     except Exception as e: raise AnnotationError(f"{image}: mask_of failed: {type(e).__name__}: {e}") from e
 
 def _mask_files(m, folder):
-    "[one path]; [a list of paths] for a list, or a folder, of files with one object each; [] for `None`"
+    "[path]; for a list or folder of files with one object each, [list of paths]; for None, []"
     if m is None: return []
     if not isinstance(m, (str, os.PathLike)): return [[folder/o for o in m]]
     return [ListedFiles(folder/m)] if (folder/m).is_dir() else [folder/m]
@@ -106,74 +105,73 @@ class ListedFiles(list):
         self.folder = folder
 
 def inside_checks(images, masks, mask_of, allow_outside):
-    "The checks of images and of masks, as of `inside_of`, for those that a folder lists; other paths are the user's"
+    "`inside_of` for images and masks that are listed from a folder; paths passed by the user are trusted"
     is_folder = lambda o: isinstance(o, (str, os.PathLike))
     return (inside_of(images, allow_outside or not is_folder(images)),
             inside_of(masks, allow_outside or mask_of is not None or not is_folder(masks)))
 
 def _image_files(folder):
-    return sorted(p for p in Path(folder).iterdir()   # ._x.png is what macOS leaves beside x.png
+    return sorted(p for p in Path(folder).iterdir()   # macOS writes ._x.png beside x.png
                   if p.suffix.lower() in Image.registered_extensions() and p.name[0] != '.')
 
 def _files(o, arg):
     "The image files of a folder, sorted, or the paths of a list"
     if not isinstance(o, (str, Path)): files = [Path(p) for p in o]
     elif not Path(o).is_dir():
-        raise AnnotationError(f"{o}: no such folder; name it with {arg}=, or give a list of paths")
+        raise AnnotationError(f"{o}: no such folder; pass it as {arg}=, or pass a list of paths")
     else: files = _image_files(o)
     if files: return files
-    raise AnnotationError(f"{arg}={o} holds no image file itself; name the folders in it one by one, or give paths")
+    raise AnnotationError(f"{arg}={o} holds no image file itself; pass its folders one by one, or paths")
 
-def _read(pictures, masks, paired, table, split, seen, inside):
-    picture,file = pair_files(pictures, masks, paired)
+def _read(images, masks, paired, table, split, seen, inside):
+    image,file = pair_files(images, masks, paired)
     if isinstance(file, list):
-        raise AnnotationError(f"{picture} has a list or folder of masks {paired}; a class mask is one file, and "
+        raise AnnotationError(f"{image} has a list or folder of masks {paired}; a class mask is one file; "
                               "`read_instance_masks` reads a file for each object")
-    file,size = MaskFile(inside[1](file), table),size_of(inside[0](picture))
-    m = mask_of_size(decode_class_mask, file, file.path, picture, size)
+    file,size = MaskFile(inside[1](file), table),size_of(inside[0](image))
+    m = mask_of_size(decode_class_mask, file, file.path, image, size)
     seen.update(np.flatnonzero(np.bincount(m.ravel())).tolist())
-    return Annotation(picture, size, mask=file.path if table.is_identity else file, split=split)
+    return Annotation(image, size, mask=file.path if table.is_identity else file, split=split)
 
-def pair_files(pictures, masks, paired):   # -> picture, mask
-    if not pictures:
-        raise AnnotationError(f"mask {masks[0]} has no picture {paired}; "
-                              "bring the picture back, or give a list of pictures")
-    if len(pictures) > 1 or len(masks) > 1:
-        raise AnnotationError(f"{' and '.join(map(str, pictures))}: not clear which mask is whose; {paired} there is "
-                              f"{' and '.join(m.name for m in masks) or 'none'}; pair them by mask_of= or two lists")
-    if masks: return pictures[0],masks[0]
-    raise AnnotationError(f"{pictures[0]} has no mask {paired}; name it with mask_of=, or leave the picture out")
+def pair_files(images, masks, paired):   # -> image, mask
+    if not images:
+        raise AnnotationError(f"mask {masks[0]} has no image {paired}; "
+                              "restore the image, or pass a list of images")
+    if len(images) > 1 or len(masks) > 1:
+        raise AnnotationError(f"{' and '.join(map(str, images))}: ambiguous masks; {paired} there is "
+                              f"{' and '.join(m.name for m in masks) or 'none'}; pair them with mask_of= or two lists")
+    if masks: return images[0],masks[0]
+    raise AnnotationError(f"{images[0]} has no mask {paired}; pass it with mask_of=, or drop the image")
 
-def mask_of_size(decode, mask, file, picture, size):   # -> (h, w), as `decode` gives it
-    "The mask of `picture`, which must have its size"
+def mask_of_size(decode, mask, file, image, size):   # -> (h, w), as `decode` returns it
+    "The mask of `image`; raises if their sizes differ"
     try: m = decode(mask)
-    except OSError as e: raise AnnotationError(f"{e} (mask of {picture})") from e
+    except OSError as e: raise AnnotationError(f"{e} (mask of {image})") from e
     if m.shape == size[::-1]: return m
-    raise AnnotationError(f"mask {file} is {wh(m.shape[::-1])}, but its picture {picture} is {wh(size)}"
-                          f"{unturned(picture, m.shape[::-1])}; bring both to one size, or pair them anew")
+    raise AnnotationError(f"mask {file} is {wh(m.shape[::-1])}, but its image {image} is {wh(size)}"
+                          f"{unturned(image, m.shape[::-1])}; bring both to one size, or correct the pairs")
 
 # --- write
 
 @checked(codes=CODES, values=COLORS, colors=COLORS, void=VOID_VALUES)
 def write_masks(
     annotations,     # list[Annotation] with `mask`
-    dest,            # folder, made if not there; no image and no mask of `annotations` may be written over
-    codes,           # as of `read_masks`: names; or {value: name}, then those values are written; or a yaml file
+    dest,            # folder, created if missing; images and masks of `annotations` are never overwritten
+    codes,           # as in `read_masks`: names; or {value: name}, to write those values; or a yaml file of either
     values=None,     # the value of each class, 0 to 65535, in the order of `codes`, or {value: name or index};
                      # None (default): the class indices, or the values of `codes`
-    colors=None,     # the colour (r, g, b) of each class, in the same forms, in place of values
+    colors=None,     # the colour (r, g, b) of each class, in the same forms, instead of values; None (default): values
     void=None,       # value or colour of void pixels; None (default): 255 unless it is the value of a class, and no
                      # colour. Void pixels without a value or colour are an error
 ) -> list[Path]:     # the files, in the order of `annotations`
-    """Write what `read_masks(images, dest, codes)` reads: a png for every image, named by its stem, void as 255. The
-    palette is PASCAL VOC's; where a value is above 255 the files are grey of 16 bits.
+    """Write files for `read_masks(images, dest, codes)`: a png for every image, with its stem, void as 255 and PASCAL
+    VOC's palette; if a value is above 255, the files are grey with 16 bits.
 
-    With `values` the files are grey, without a palette, and with `colors` RGB; `read_masks(images, dest, codes,
-    colors=values or colors, void=void)` reads them: `values=[0, 255]` are masks of two classes as many tools expect
-    them.
+    With `values` the files are grey without a palette, with `colors` RGB; read them with `read_masks(images, dest,
+    codes, colors=values or colors, void=void)`. Many tools expect `values=[0, 255]` for two classes.
 
-    All files are replaced together, or none is; the masks of other images in `dest` stay, so that a set can be written
-    in parts"""
+    All files are replaced together, or none is; masks of other images in `dest` are kept, so that a set can be written
+    in parts. Raises `AnnotationError` for annotations without a mask, and for indices without a class"""
     dest,codes = Path(dest),values_of_codes(codes)
     pixels,rgb = _written_as(codes, values, colors, void)
     files = mask_targets_of(annotations, dest)
@@ -183,8 +181,8 @@ def write_masks(
         m = decode_class_mask(a.mask, a.size)
         bad = np.unique(m[(m < 0) | (m >= len(pixels)) | (pixels[m.clip(0, len(pixels) - 1)] < 0)])
         if VOID in bad and len(codes) <= VOID:
-            raise AnnotationError(f"{a.path}, mask: {(m == VOID).sum()} pixels are void (255), for which there is no "
-                                  "value or colour; give void=")
+            raise AnnotationError(f"{a.path}, mask: {(m == VOID).sum()} pixels are void (255), which has no value or "
+                                  "colour; pass void=")
         if len(bad):
             raise AnnotationError(f"{a.path}, mask: expected class indices below {len(codes)}, or 255 (void), got "
                                   f"{bad[:10].tolist()}; are these the codes of this data set?")
@@ -197,18 +195,18 @@ def write_masks(
     return files
 
 def write_mask_files(write, annotations, files, dest):
-    "`write` each of `files`, in threads: all or none"
+    "`write` all of `files`, in threads, or none"
     with writing_set([dest]) as writing, ThreadPoolExecutor() as ex:
         list(ex.map(lambda a, file: write(a, file, writing), annotations, files))
 
 def _written_as(codes, values, colors, void):
-    """(256 or more,) what is written for each class index, a colour as one number, -1 where there is nothing; whether
-    they are colours"""
+    """(256 or more,) the value written for each class index, a colour as one number, -1 for no class; whether they are
+    colours"""
     if values is not None and colors is not None:
-        raise ValueError("values and colors both say what is written; give one of them")
+        raise ValueError("got both values and colors; pass one of them")
     given,rgb = (values, False) if colors is None else (colors, True)
     if given is None:
-        if void is not None: raise ValueError("void= goes with values= or colors=; without them void is written as 255")
+        if void is not None: raise ValueError("void= needs values= or colors=; without them void is written as 255")
         return _written(codes),False
     table = mask_table(codes, given, void)
     if table.colours != rgb: raise ValueError(f"{'colors' if rgb else 'values'}: expected "
@@ -216,22 +214,22 @@ def _written_as(codes, values, colors, void):
     if not rgb and not (0 <= table.values.min() and table.values.max() < 65536):
         raise ValueError(f"values: expected whole numbers from 0 to 65535, got {table.values.tolist()}")
     res = np.full(max(len(codes), VOID + 1), -1)
-    res[table.indices[::-1]] = table.values[::-1]   # the smallest where a class has several
+    res[table.indices[::-1]] = table.values[::-1]   # the smallest of several values of a class
     return res,rgb
 
-def _written(codes):   # {value: name} -> (256 or more,) the value of each class index, -1 where there is no class
+def _written(codes):   # {value: name} -> (256 or more,) the value of each class index, -1 for no class
     values = np.full(max(len(codes), VOID + 1), -1)
     values[:len(codes)] = list(codes)
     values[VOID] = VOID
     wrong = [v for i,v in enumerate(codes) if i != VOID and (v == VOID or not 0 <= v < 65536)]
-    if wrong: raise ValueError(f"codes: {wrong[0]} has no place in a mask, whose classes are 0 to 65535 without 255, "
-                               "which is void; write with the list of names")
+    if wrong: raise ValueError(f"codes: {wrong[0]} cannot be stored in a mask, whose values are 0 to 65535 "
+                               "without 255, which is void; pass the list of names")
     return values
 
 def mask_targets_of(annotations, dest):
-    "The file of each annotation's mask, once it is sure that all can be written"
+    "The file of each annotation's mask; raises if one cannot be written"
     for i,a in enumerate(annotations):
-        if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask by; set `path`")
+        if a.path is None: raise AnnotationError(f"annotation {i} has no file to name its mask after; set `path`")
     files = [dest/f'{a.path.stem}.png' for a in annotations]
     masks = [a.mask.path if isinstance(a.mask, MaskFile) else a.mask for a in annotations]
     check_outputs(files, [a.path for a in annotations], keep=[o for o in masks if isinstance(o, Path)])

@@ -18,22 +18,23 @@ __all__ = ['read_via', 'write_via']
 @checked(images=PATH, label=TEXT)
 def read_via(
     fname,                # json file: a project, or exported annotations
-    images,               # folder of the pictures; the file names may go on through folders below it
-    label:str=None,       # the region attribute that holds the name of an object; None = the only one there is. Where
-                          # no region of the file has attributes: the name of all objects
-    split:str=None,       # 'train', 'valid' or 'test': what all these pictures are for; None = not said
+    images,               # folder that the file names are relative to
+    label:str=None,       # region attribute with the class of an object; None (default): the only attribute. If no
+                          # region of the file has attributes: the class of all objects
+    split:str=None,       # split of all these images: 'train', 'valid' or 'test'; None (default): no split
     on_error:str='raise', # 'raise' at the first image that cannot be read, or 'drop' such images and count them
-    allow_outside:bool=False, # whether image files outside `images` are read too, to which file names (../, absolute)
-                          # and links may lead
-) -> list[Annotation]:    # in the order of the file, pictures without objects included
-    """Pictures with the regions that are a polygon, whose extent is the box, or a rect, which is a box. Circles,
-    ellipses, lines and points are errors. Where any picture has polygons, all have `masks`; that of a rect is [], which
-    is empty. Numbers are pixels of the picture as shown; regions may reach outside. A name is the value of a text,
-    dropdown or radio attribute (its id, not its description); attributes of files are not read"""
+    allow_outside:bool=False, # also read image files outside `images`, which file names (../, absolute) and links may
+                          # lead to
+) -> list[Annotation]:    # in the order of the file, images without objects included
+    """Read images whose regions are polygons, whose extent becomes the box, or rects, which become boxes. If any image
+    has polygons, all have `masks`, with an empty mask [] for each rect. Numbers are pixels of the image as shown;
+    regions may reach outside. The class is the value of a text, dropdown or radio attribute (its id, not its
+    description); attributes of files are not read. Raises `AnnotationError`, also for circles, ellipses, lines and
+    points"""
     fname,images = Path(fname),Path(images)
     files = _load(fname)
     if not images.is_dir():
-        raise AnnotationError(f"{images}: no such folder; images= is where the file names in {fname} start")
+        raise AnnotationError(f"{images}: no such folder, which the file names in {fname} are relative to; fix images=")
     names,items = _names(fname, files, label),{}
     for key,o in files.items(): items.setdefault(o['filename'], []).append((f"{fname}, file {brief(key, 200)}", o))
     polygons = any(_shape(r).get('name') == 'polygon' for o in files.values() for r in _regions(o))
@@ -41,42 +42,42 @@ def read_via(
     read = lambda o: _read(o, images, names, polygons, split, inside)
     return read_all(read, items.values(), on_error, lambda o: o[0][0])
 
-# --- the file as a whole: what is wrong here cannot be dropped
+# --- the file as a whole: errors here are not dropped
 
-def _load(fname):   # -> {key: what VIA has of a picture}
+def _load(fname):   # -> {key: VIA's entry of an image}
     data = read_json(fname)
     if isinstance(data, dict) and isinstance(data.get('project'), dict) and 'metadata' in data:
-        raise AnnotationError(f"{fname} is of VIA 3, which is another format; this reads versions 1 and 2: "
-                              "draw in VIA 2, or export COCO json and use `read_coco`")
+        raise AnnotationError(f"{fname} is a file of VIA 3, whose format differs; this function reads versions 1 "
+                              "and 2: use VIA 2, or export COCO json and use `read_coco`")
     files = data.get('_via_img_metadata', data) if isinstance(data, dict) else None
     if not isinstance(files, dict) or not all(isinstance(o, dict) and isinstance(o.get('filename'), str)
                                               and isinstance(o.get('regions', []), (list, dict))
                                               for o in files.values()):
         what = brief(sorted(data)[:5]) if isinstance(data, dict) else type(data).__name__
-        raise AnnotationError(f"{fname}: expected VIA's pictures, each with filename and regions, alone or under "
+        raise AnnotationError(f"{fname}: expected VIA's images, each with filename and regions, alone or under "
                               f"'_via_img_metadata', got {what}; save the project, or export annotations as json")
     if files: return files
-    raise AnnotationError(f"{fname} lists no pictures")
+    raise AnnotationError(f"{fname} lists no images")
 
 def _regions(o):   # a list in version 2, in version 1 a table of numbers and regions
     regions = o.get('regions', [])
     return list(regions.values() if isinstance(regions, dict) else regions)
 
-def _part(r, key):   # a table, empty where a region has none
+def _part(r, key):   # a table, empty if the region has none
     return r[key] if isinstance(r, dict) and isinstance(r.get(key), dict) else {}
 def _shape(r): return _part(r, 'shape_attributes')
 def _attributes(r): return _part(r, 'region_attributes')
 
-def _names(fname, files, label):   # -> region -> name, None where there is none
+def _names(fname, files, label):   # -> function: region -> class name, or None
     found = sorted({k for o in files.values() for r in _regions(o) for k in _attributes(r)})
     if not found:
         if label is not None or not any(map(_regions, files.values())): return lambda r: label
-        raise AnnotationError(f"{fname}: no region has attributes; say what all objects are with label=")
+        raise AnnotationError(f"{fname}: no region has attributes; pass the class of all objects as label=")
     if label in found or label is None and len(found) == 1: return lambda r: _attributes(r).get(label or found[0])
     raise AnnotationError(f"{fname}: the region attributes are {brief(found, 200)}, and label is {label!r}; "
-                          "name the one that holds the name of an object with label=")
+                          "pass the attribute with the class of an object as label=")
 
-# --- one picture
+# --- one image
 
 def _read(entries, images, names, polygons, split, inside):
     (where,o),*more = entries
@@ -92,13 +93,13 @@ def _read(entries, images, names, polygons, split, inside):
                       np.array(bboxes, dtype=np.float32).reshape(-1, 4), masks=masks if polygons else None, split=split)
 
 def _fail(where, came, expected):
-    raise AnnotationError(f"{where}: {came}; expected {expected}; mend it, or drop the region before reading")
+    raise AnnotationError(f"{where}: {came}; expected {expected}; fix it, or drop the region before reading")
 
 def _label(where, r, names):
     name = names(r)
     if not isinstance(name, str) or not name.strip():
-        _fail(where, f"its name is {brief(name)}, its attributes are {brief(_attributes(r), 120)}",
-              "a text that is not empty, as text, dropdown and radio attributes hold it")
+        _fail(where, f"its class is {brief(name)}, its attributes are {brief(_attributes(r), 120)}",
+              "a text that is not empty, as in text, dropdown and radio attributes")
     return name
 
 def _object(where, r):   # -> x1 y1 x2 y2, polygons
@@ -107,7 +108,7 @@ def _object(where, r):   # -> x1 y1 x2 y2, polygons
     if kind == 'polygon':
         xs,ys = (_numbers(where, shape, f'all_points_{o}') for o in 'xy')
         if len(xs) != len(ys) or len(xs) < 3:
-            _fail(where, f"{len(xs)} x and {len(ys)} y", "as many of both, for three or more points")
+            _fail(where, f"{len(xs)} x and {len(ys)} y", "equally many, for three or more points")
         polygon = [o for xy in zip(xs, ys) for o in xy]
         try: check_mask([polygon], (1, 1))   # of any size: polygons may reach outside
         except ValueError as e: raise AnnotationError(f"{where}: {e}, or drop the region before reading") from None
@@ -116,12 +117,12 @@ def _object(where, r):   # -> x1 y1 x2 y2, polygons
         x,y,w,h = _numbers(where, dict(rect=[shape.get(o) for o in ('x', 'y', 'width', 'height')]), 'rect')
         if w >= 0 and h >= 0: return (x, y, x+w, y+h),[]
         _fail(where, f"width and height are {w} and {h}", "0 or more")
-    _fail(where, f"the shape is {brief(kind)}", "a polygon or a rect, for other shapes have no place in an annotation")
+    _fail(where, f"the shape is {brief(kind)}", "a polygon or a rect; an `Annotation` has no other shapes")
 
 def _numbers(where, shape, key):
     v = shape.get(key)
     try: ok = isinstance(v, list) and all(map(isfinite, v))
-    except (TypeError, OverflowError): ok = False   # OverflowError: a whole number beyond all floats
+    except (TypeError, OverflowError): ok = False   # OverflowError: an integer beyond all floats
     if not ok: _fail(where, f"{key} is {brief(v)}", "finite numbers")
     return v
 
@@ -130,27 +131,28 @@ def _numbers(where, shape, key):
 @checked(images=PATH, label=TEXT)
 def write_via(
     annotations,         # list[Annotation] with boxes
-    fname,               # json file; its folder is made where it is not there
-    images=None,         # folder that file names start from; None = the deepest that holds all pictures
-    label:str='label',   # the region attribute that gets the names
-) -> Path:               # the folder that file names start from: what `read_via` wants as `images`
-    """Write what `read_via` reads, and what VIA 2 opens as a project (in whose settings the folder of the pictures is
-    its default path), to mend predictions by hand, say. Pictures stay where they are.
+    fname,               # json file; its folder is created if missing
+    images=None,         # folder that file names are relative to; None (default): the deepest with all images
+    label:str='label',   # region attribute for the class names
+) -> Path:               # the folder that file names are relative to: `images` of `read_via`
+    """Write a file for `read_via`, which VIA 2 opens as a project (its default path is the folder of the images), for
+    example to correct predictions by hand. Images are not moved.
 
-    An object without a mask is a rect. A mask is one polygon, whose extent becomes the box: parts are joined by lines
-    without area, RLE and bool masks become outlines. What would not decode to the same pixels is an error: parts that
-    overlap, and holes; so are objects to ignore, and points. Scores, `mask`, `group` and `split` have no place"""
+    An object without a mask becomes a rect. A mask becomes one polygon, and its extent the box: parts are joined by
+    lines without area, RLE and bool masks become outlines. Raises `AnnotationError` for masks that would not decode to
+    the same pixels (overlapping parts, holes), ignored objects and points. Scores, `mask`, `group` and `split` are not
+    written"""
     fname,files = Path(fname),{}
     for i,a in enumerate(annotations):
-        if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its picture and set `path`")
-        if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file, and VIA wants its bytes counted")
+        if a.path is None: raise AnnotationError(f"annotation {i} has no file: save its image and set `path`")
+        if not a.path.is_file(): raise AnnotationError(f"{a.path}: no such image file; VIA stores its size in bytes")
     check_once(annotations)
     folder = common_folder(annotations, fname) if images is None else Path(images)
     for a in annotations:
         name,n = name_in_folder(a.path, folder),a.path.stat().st_size
         regions = [dict(shape_attributes=o, region_attributes={label: name}) for name,o in zip(a.labels, _shapes(a))]
         key = f'{name}{n}'
-        while key in files: key += '_'   # `1` of 1070 bytes and `110` of 70 would share one
+        while key in files: key += '_'   # `1` of 1070 bytes and `110` of 70 would share a key
         files[key] = dict(filename=name, size=n, regions=regions, file_attributes={})
     names = dict(type='dropdown', description='', options={o: '' for o in vocab_of(annotations)}, default_options={})
     data = dict(_via_settings=dict(ui={}, core=dict(default_filepath=f'{folder.as_posix()}/'),
@@ -161,30 +163,31 @@ def write_via(
     return folder
 
 def _shapes(a):
-    "The shape of each object of `a` as json has it"
+    "The shape of each object of `a` as in the json"
     def fail(what, todo): raise AnnotationError(f"{a.path}: {what}; {todo}")
     if a.bboxes is None:
-        fail("VIA holds objects, and this annotation has none (`bboxes` is None)",
-             "an empty (0, 4) array says that there are no objects")
+        fail("VIA files hold objects, but this annotation has no boxes (`bboxes` is None)",
+             "for an image without objects pass an empty (0, 4) array")
     if a.ignore is not None and a.ignore.any():
-        fail("VIA has no objects to ignore, and others would train on them", "leave them out (`select_objects`)")
+        fail("VIA has no flag for ignored objects, and other tools would train on them",
+             "drop them (`select_objects`)")
     if a.points is not None and np.isfinite(a.points).any():
-        fail("points have no place in this format", "use `write_coco`, or set points=None and visible=None")
+        fail("this format cannot store points", "use `write_coco`, or set points=None and visible=None")
     for i,(name,box) in enumerate(zip(a.labels, a.bboxes.astype(np.float64).tolist())):   # as in `write_coco`
-        if not name.strip(): fail(f"row {i}: an empty label has no place in this format", "name it")
+        if not name.strip(): fail(f"row {i}: this format cannot store an empty label", "give it a name")
         try: p = _outline(a.masks[i], a.size) if a.masks is not None else []
         except ValueError as e: raise AnnotationError(f"{a.path}, masks, row {i}: {e}") from None
         x1,y1,x2,y2 = box
         yield (dict(name='polygon', all_points_x=p[:,0].tolist(), all_points_y=p[:,1].tolist()) if len(p) else
                dict(name='rect', x=x1, y=y1, width=x2-x1, height=y2-y1))
 
-def _outline(mask, size):   # -> (k, 2), [] for none
+def _outline(mask, size):   # -> (k, 2), or [] for no mask
     "`mask` as one polygon with the same pixels"
     parts = mask if isinstance(mask, (list, tuple)) else mask_polygons(decode_mask(mask, size))
     if not len(parts):
         if isinstance(mask, (list, tuple)): return []
-        raise ValueError("no pixels, so that the mask would be lost; leave the object out, or write [] to have its box")
+        raise ValueError("the mask is empty and would be lost; drop the object, or set its mask to [] to write its box")
     p = join_polygons(parts)
     if len(parts) == 1 or np.array_equal(decode_mask([p], size), decode_mask(parts, size)): return p
-    raise ValueError("the polygons overlap, and as one they would leave a hole there; write the mask's outlines, "
-                     "`mask_polygons(decode_mask(mask, size))`")
+    raise ValueError("the polygons overlap, and joined to one they would have a hole there; pass the mask's "
+                     "outlines, `mask_polygons(decode_mask(mask, size))`")
