@@ -51,7 +51,7 @@ def detection_block(
     proposals=None,   # for networks that do not find their own: a method of `Proposals`, a `Proposals`, or another
                       # callable image -> (k, 4) boxes in pixels of the file
 ) -> DataBlock:
-    """Picture in, with `proposals` (k, 4) boxes beside it; out (n, 4) boxes in pixels of the network's input and (n,)
+    """Image in, with `proposals` (k, 4) boxes beside it; out (n, 4) boxes in pixels of the network's input and (n,)
     ids, 0 = padding, -1 = to be ignored. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then
     `vocab`"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')

@@ -38,7 +38,7 @@ def instance_block(
     batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training. Boxes are tight around
                       # their masks after fastai's `aug_transforms` too
 ) -> DataBlock:
-    """Picture in; out (n, 4) boxes in pixels of the network's input, (n,) ids, 0 = padding, -1 = to be ignored, and
+    """Image in; out (n, 4) boxes in pixels of the network's input, (n,) ids, 0 = padding, -1 = to be ignored, and
     (n, h, w) masks, uint8. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
     if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
     batch_tfms = batch_geometry(batch_tfms, 'boxes')
