@@ -15,7 +15,8 @@ try: import fcntl
 except ImportError: fcntl = None   # Windows
 from .errors import AnnotationError
 
-__all__ = ['replacing', 'writing_set', 'check_complete', 'remove_leftovers', 'check_outputs', 'check_once']
+__all__ = ['replacing', 'writing_set', 'check_complete', 'remove_leftovers', 'check_outputs', 'check_once',
+           'link_or_copy']
 
 MARKER = '.incomplete'   # in each folder of a set while its files are renamed; their names as json
 
@@ -289,3 +290,11 @@ def check_once(
                                          "one annotation, or drop one; nothing was written")
 
 def _place(path): return os.path.normcase(os.path.realpath(path))
+
+def link_or_copy(
+    source, # file
+    dest,   # path of the new file
+):
+    "Make `dest` a hard link to `source`, or a copy where it is on another disk, or one that has no links"
+    try: os.link(source, dest)
+    except OSError: shutil.copyfile(source, dest)

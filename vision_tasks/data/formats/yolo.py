@@ -1,6 +1,6 @@
 "YOLO: a data.yaml, and for each image a txt file with one row per object, as Ultralytics documents the format"
 from __future__ import annotations
-import filecmp, os, shutil
+import filecmp, os
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..annotation import SPLITS, Annotation, vocab_of
 from ..image import wh
 from ..errors import AnnotationError
 from ..reading import inside_of, read_all, read_lines, read_yaml, size_of
-from ..writing import check_complete, check_outputs, writing_set
+from ..writing import check_complete, check_outputs, link_or_copy, writing_set
 
 __all__ = ['read_yolo', 'write_yolo']
 
@@ -258,7 +258,7 @@ def write_yolo(
             source = a.path.resolve()
             if target.is_symlink(): target.unlink()   # written by other tools; `read_yolo` does not follow it
             if not target.exists():
-                with writing(target) as part: _link(part, source)
+                with writing(target) as part: link_or_copy(source, part)
             with writing(file) as part: part.write_text(text, encoding='utf-8')
         _write_lists(writing, dest, lists, list(ids))   # last, so that all files that they list exist
     return dest/'data.yaml'
@@ -298,11 +298,6 @@ def _targets(annotations, dest):
         res.append(target)
     check_outputs([_label_file(o, 'labels') for o in res], [a.path for a in annotations])
     return res
-
-def _link(part, image):
-    "Make `part` a hard link to `image`, or a copy if the file system does not allow a link"
-    try: os.link(image, part)
-    except OSError: shutil.copyfile(image, part)
 
 def _rows(a, ids):
     "The row of each object, as text"
