@@ -88,7 +88,7 @@ def test_the_positional_callbacks_of_fit_are_called(task, learn):
 @pytest.mark.train
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
 def test_mixed_images_are_for_labels_alone(task, learn, mix):
-    if task.name == 'multilabel':
+    if task.name in ('multilabel', 'classification'):
         learn.fit(1, 1e-4, cbs=mix())
         return
     before = state(learn)
@@ -315,7 +315,7 @@ def test_a_list_for_evaluation_is_checked_as_the_dls_check_theirs(task, learn, a
     with pytest.raises(ValueError, match="expected an Annotation, got .*Path"): learn.evaluate(dl=[anns[0].path])
     with pytest.raises((AnnotationError, ValueError), match="without ground truth"):
         learn.evaluate(dl=learn.dls.test_dl([anns[0].path]))
-    if task.name in ('multilabel', 'localization', 'detection', 'instance'):
+    if task.name in ('classification', 'multilabel', 'localization', 'detection', 'instance'):
         a = next(a for a in anns if a.labels)
         with pytest.raises(AnnotationError, match="'sphere', which is not in the vocab"):
             learn.evaluate(dl=[replace(a, labels=['sphere']*len(a.labels))])
@@ -419,8 +419,8 @@ def test_save_and_load_keep_thresholds(task, learn, tmp_path):
             other.load(file)
             assert np.array_equal(other.loss_func.thresh, thresh) and type(other.loss_func.thresh) is type(thresh)
             assert same(state(other), state(learn))
-    if task.name == 'multilabel':
-        for temperature in (2.5, torch.linspace(1, 2, n)):
+    if task.name in ('multilabel', 'classification'):
+        for temperature in [2.5, torch.linspace(1, 2, n)] if task.name == 'multilabel' else [2.5]:
             learn.loss_func.temperature = temperature
             other.load(learn.save('x'))
             assert np.array_equal(other.loss_func.temperature, temperature)
@@ -622,7 +622,7 @@ def test_every_callback_of_fastai_runs_with_its_defaults(task, made, tmp_path, n
     if name in SKIPPED: pytest.skip(SKIPPED[name])
     learn = pickle.loads(made)
     learn.path = tmp_path
-    if name in MIXING and task.name != 'multilabel':
+    if name in MIXING and task.name not in ('multilabel', 'classification'):
         with pytest.raises(ValueError, match="cannot follow"): learn.fit(1, 1e-4, cbs=ALL[name]())
         return
     with warnings.catch_warnings():

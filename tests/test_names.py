@@ -6,8 +6,8 @@ from public import modules
 
 NAMES = '''
 Annotation AnnotationError vocab_of select_objects
-read_biwi read_coco read_codes read_df read_dlc read_instance_masks read_masks read_via read_voc read_yolo
-write_coco write_df write_dlc write_instance_masks write_masks write_via write_voc write_yolo
+read_biwi read_coco read_codes read_df read_dlc read_folders read_instance_masks read_masks read_via read_voc read_yolo
+write_coco write_df write_dlc write_folders write_instance_masks write_masks write_via write_voc write_yolo
 coco_keypoints dlc_points set_grey_range
 check_annotations drop_problems class_weights balanced_pos_weight
 AnnotationSplitter StratifiedSplitter stratified_folds
@@ -16,6 +16,7 @@ decode_mask encode_rle mask_polygons decode_class_mask dense_crf selective_searc
 draw_shapes SHAPES SHAPE_CODES SHAPE_POINTS SHAPE_FLIP_PAIRS
 draw_figures FIGURE_JOINTS FIGURE_FLIP_PAIRS FIGURE_SKELETON
 
+classification_block classification_dls classification_learner
 multilabel_block multilabel_dls multilabel_learner
 keypoint_block keypoint_dls keypoint_learner crop_instances
 localization_block localization_dls localization_learner largest_object
@@ -24,8 +25,9 @@ detection_block detection_dls detection_learner fit_anchors
 instance_block instance_dls instance_learner
 TaskLearner load_learner list_archs get_arch list_encoders create_encoder
 
-MultilabelBCE MultilabelFocal AsymmetricLoss PointLoss LocalizationLoss DetectionLoss
+ClassificationCE ClassificationFocal MultilabelBCE MultilabelFocal AsymmetricLoss PointLoss LocalizationLoss DetectionLoss
 SegmentationCE SegmentationFocal SegmentationDice SegmentationCEDice BorderCE
+ClassificationAccuracy ClassificationF1 ClassificationCoverage
 MultilabelAP MultilabelF1 MultilabelAccuracy PointError NME PCK LocalizationAccuracy LocalizationIoU
 MeanIoU PixelAccuracy ClassAccuracy FrequencyIoU MeanDice MeanAP coco_ap voc_ap
 best_threshold sweep_thresholds bootstrap_threshold out_of_fold_threshold best_detection_threshold

@@ -8,6 +8,7 @@ from fastai.vision.all import (CSVLogger, EarlyStoppingCallback, GradientAccumul
                                Normalize, SaveModelCallback, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor
+from vision_tasks.classification import classification_dls, classification_learner
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_FLIP_PAIRS, SHAPE_POINTS
 from vision_tasks.detection import detection_dls, detection_learner
@@ -67,8 +68,13 @@ def pointed(shapes):
     none = [Annotation(a.path, a.size, points=np.full((5, 2), np.nan)) for a in shapes if not a.labels]
     return [*none, *one][:40]
 
+def one_class(shapes):
+    "The class of the largest shape alone; images of none are a class of their own"
+    return [Annotation(a.path, a.size, a.labels or ['nothing']) for a in largest_object(shapes)]
+
 TASKS = [
     Task('multilabel', multilabel_dls, multilabel_learner, 'map_macro', count=lambda a: len(set(a.labels))),
+    Task('classification', classification_dls, classification_learner, 'accuracy', one_class, lambda a: 1),
     Task('keypoint', keypoint_dls, keypoint_learner, 'pck@.05', pointed, lambda a: (~np.isnan(a.points[:,0])).sum(),
          dict(vocab=SHAPE_POINTS, flip_pairs=SHAPE_FLIP_PAIRS),
          without=('thresh',), raises=dict(tune="no threshold to tune")),
@@ -296,7 +302,7 @@ def test_interpretation_finds_the_same_top_losses(learn):
     interp.plot_top_losses(3); interp.show_results([0, 1])
 
 def test_stock_tta_runs_or_says_what_to_use(task, learn):
-    if task.name == 'multilabel': assert learn.tta(n=2)[0].shape == learn.get_preds()[0].shape
+    if task.name in ('multilabel', 'classification'): assert learn.tta(n=2)[0].shape == learn.get_preds()[0].shape
     else:
         with pytest.raises(ValueError, match=task.raises.get('tta', r"use annotate\(items, tta=True\)")): learn.tta()
 
@@ -317,7 +323,7 @@ def test_batches_of_one_of_pictures_without_objects_and_odd_sizes_are_ordinary(t
         learn = task.make(some, tmp_path, size=size, bs=bs)
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, 1e-4)
-            assert np.isfinite(learn.validate(dl=learn.dls.test_dl(empty, with_labels=True))[0])
+            if empty: assert np.isfinite(learn.validate(dl=learn.dls.test_dl(empty, with_labels=True))[0])
             assert len(learn.annotate(empty)) == len(empty)
             assert np.isfinite(learn.validate(dl=learn.dls.valid.new(bs=1))[0])
 

@@ -10,6 +10,7 @@ from .data.crops import crop_instances
 from .data.drop import drop_problems
 from .data.errors import AnnotationError
 from .data.formats.coco import coco_keypoints, read_coco, write_coco
+from .data.formats.folders import read_folders, write_folders
 from .data.formats.instance_masks import read_instance_masks, write_instance_masks
 from .data.formats.mask_values import read_codes
 from .data.formats.masks import read_masks, write_masks
@@ -29,6 +30,7 @@ from .ops.crf import dense_crf
 from .ops.masks import decode_mask, encode_rle, mask_polygons
 from .ops.proposals import selective_search
 # tasks
+from .classification import classification_block, classification_dls, classification_learner
 from .detection import detection_block, detection_dls, detection_learner, fit_anchors
 from .instance import instance_block, instance_dls, instance_learner
 from .keypoint import keypoint_block, keypoint_dls, keypoint_learner
@@ -42,11 +44,13 @@ from .models.encoders import create_encoder, list_encoders
 from .models.registry import get_arch, list_archs
 # losses and metrics
 from .losses.borders import BorderCE
+from .losses.classes import ClassificationCE, ClassificationFocal
 from .losses.detection import DetectionLoss
 from .losses.labels import AsymmetricLoss, MultilabelBCE, MultilabelFocal, balanced_pos_weight
 from .losses.localization import LocalizationLoss
 from .losses.points import PointLoss
 from .losses.segmentation import SegmentationCE, SegmentationCEDice, SegmentationDice, SegmentationFocal
+from .metrics.classes import ClassificationAccuracy, ClassificationCoverage, ClassificationF1
 from .metrics.detection import MeanAP, coco_ap, voc_ap
 from .metrics.labels import MultilabelAccuracy, MultilabelAP, MultilabelF1
 from .metrics.localization import LocalizationAccuracy, LocalizationIoU

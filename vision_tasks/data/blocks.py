@@ -14,11 +14,11 @@ from ..arguments import FUNCTION, checked
 from .image import wh
 from .image import image_size, resolve_grey_range
 from .items import (IMAGE_TYPES, BBoxLabels, ClassMask, FileImage, InstanceMasks, Keypoints, LabelSet, ObjectBBoxes,
-                    ObjectLabels, ObjectMasks, OneBox, OneObject, PixelBBox, RegionProposals, as_bbox)
+                    ObjectLabels, ObjectMasks, OneBox, OneClass, OneObject, PixelBBox, RegionProposals, as_bbox)
 from .proposals import check_boxes
 from .targets import class_mask, point_pairs
 
-__all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'KeypointEncode', 'KeypointBlock', 'OneObjectBlock',
+__all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'ClassBlock', 'KeypointEncode', 'KeypointBlock', 'OneObjectBlock',
            'ClassMaskEncode', 'ClassMaskBlock', 'ObjectMasksBlock', 'ObjectBlock', 'ProposalsBlock', 'pad_objects']
 
 class FileImageEncode(DisplayedTransform):
@@ -49,6 +49,13 @@ class LabelSetEncode(MultiCategorize):
         for name in o: res[self.vocab.o2i[name]] = 1
         return LabelSet(res)
     def decodes(self, o): return MultiCategory([self.vocab[i] for i in o.nonzero().flatten().tolist()])
+
+@checked()
+def ClassBlock(
+    vocab, # list of class names
+):
+    "Block for one class name as its index in `vocab`"
+    return TransformBlock(type_tfms=OneClass(vocab))
 
 @checked()
 def LabelSetBlock(

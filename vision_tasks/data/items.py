@@ -16,14 +16,15 @@ from .image import wh
 from .errors import AnnotationError
 from .image import (bytes_of_jpeg, check_single, decode_image, decode_rgb, open_image, orientation, read_bytes,
                     resolve_grey_range, shown_size)
-from .targets import NO_OBJECT, check_labels, naming_object, object_bboxes, object_masks, swap_points
+from .targets import (NO_OBJECT, REJECTED, check_labels, naming_object, object_bboxes, object_masks,
+                      swap_points)
 from ..ops.masks import decode_mask
 from ..ops.rle import rle_columns
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision plans to remove its decoders; Pillow decodes the same pixels
 
-__all__ = ['FileImage', 'LabelSet', 'Keypoints', 'OneObject', 'ClassMask', 'PixelBBox', 'RegionProposals', 'BBoxLabels',
-           'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels', 'ObjectMasks']
+__all__ = ['FileImage', 'LabelSet', 'ClassId', 'OneClass', 'Keypoints', 'OneObject', 'ClassMask', 'PixelBBox',
+           'RegionProposals', 'BBoxLabels', 'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels', 'ObjectMasks']
 
 # --- images
 
@@ -149,6 +150,18 @@ IMAGE_TYPES = Annotation,str,os.PathLike,bytes,bytearray,Image.Image,np.ndarray,
 
 class LabelSet(TensorMultiCategory):
     "(c,) float, 1 for each label of the image"
+
+class ClassId(TensorCategory):
+    "() int64, the id of the class of an image"
+
+class OneClass(Categorize):
+    "A name to its `ClassId` in `vocab` and back; -1 is `REJECTED`"
+    @checked()
+    def __init__(self, vocab): super().__init__(vocab=list(vocab), sort=False)
+    def encodes(self, o):
+        if o in self.vocab.o2i: return ClassId(self.vocab.o2i[o])
+        raise AnnotationError(f"label {o!r} is not in the vocab {list(self.vocab)}{nearest(o, self.vocab)}")
+    def decodes(self, o): return Category(REJECTED if int(o) < 0 else self.vocab[int(o)])
 
 class Keypoints(TensorPoint):
     """(k, 2) or (b, k, 2) points with their `flip_pairs`; nan: not marked. Every transform that mirrors the image,

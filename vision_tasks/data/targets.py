@@ -12,9 +12,9 @@ from .errors import AnnotationError
 from ..ops.masks import decode_mask
 from ..ops.rle import rle_counts
 
-__all__ = ['path_of', 'label_set', 'check_labels', 'point_pairs', 'mirror_points', 'marked_points', 'NO_OBJECT',
-           'the_object', 'object_label', 'object_bbox', 'clip_objects', 'class_mask', 'annotation_of', 'object_bboxes',
-           'object_masks', 'check_masks']
+__all__ = ['path_of', 'label_set', 'check_labels', 'REJECTED', 'image_class', 'check_classes', 'point_pairs',
+           'mirror_points', 'marked_points', 'NO_OBJECT', 'the_object', 'object_label', 'object_bbox', 'clip_objects',
+           'class_mask', 'annotation_of', 'object_bboxes', 'object_masks', 'check_masks']
 
 def path_of(
     o, # Annotation, or another item
@@ -41,6 +41,30 @@ def check_labels(
     what = "an empty label" if o == '' else f"label {o!r}, which is not in the vocab of {len(vocab)} names"
     raise AnnotationError(f"{a.path}, row {i}: {what} ({len({j for j,*_ in bad})} images have such labels)"
                           f"{nearest(o, vocab)}; fix the label, or add it to the vocab")
+
+# --- the one class of an image
+
+REJECTED = '(rejected)'   # stands for the class of an image whose prediction is not sure enough
+
+def image_class(a):
+    "The one label of `a`; repeated labels, as of several boxes of one class, count once. Raises for none or several"
+    names = label_set(a)
+    if len(names) == 1: return names[0]
+    if names: raise AnnotationError(f"{a.path}: labels {brief(names)}, but this task is about one class per image; keep "
+                                    "one, or train with `multilabel_dls`")
+    raise AnnotationError(f"{a.path}: no label, but this task is about one class per image; drop the image, or give "
+                          "such images a class of their own")
+
+@checked()
+def check_classes(annotations):
+    "Raise `AnnotationError` for the first image that has not exactly one class, and count these"
+    bad = [a for a in annotations if len(label_set(a)) != 1]
+    if not bad: return
+    try: image_class(bad[0])
+    except AnnotationError as e:
+        none = sum(not a.labels for a in bad)
+        raise AnnotationError(f"{e} (of {len(annotations)} images {none} have no label, {len(bad)-none} several)"
+                              ) from None
 
 # --- points
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from statistics import NormalDist
 import numpy as np, pandas as pd
 from ..arguments import checked, numbers
-from .threshold_scores import MAX_TEMPERATURE, SCORE_ARRAY, TARGET_ARRAY, cast_as, float32_like, read_scores
+from .threshold_scores import (MAX_TEMPERATURE, SCORE_ARRAY, TARGET_ARRAY, as_numpy, cast_as, float32_like,
+                               read_scores)
 
-__all__ = ['fit_temperature', 'reliability', 'calibration_error', 'wilson_interval']
+__all__ = ['fit_temperature', 'fit_softmax_temperature', 'reliability', 'calibration_error', 'wilson_interval']
 
 @checked(logits=SCORE_ARRAY, targs=TARGET_ARRAY)
 def fit_temperature(
@@ -25,10 +26,14 @@ def _temperature(z, t):
     "The best T for logits `z` (n,) and targets `t` (n,)"
     if t.all() or not t.any(): return 1.
     z = z.astype(np.float64)
-    low,high,a = 1/MAX_TEMPERATURE,MAX_TEMPERATURE,1. # of a = 1/T, in which the loss is convex
-    def slopes(a): # first and second derivative of the loss; tanh, since exp overflows
+    def slopes(a): # tanh, since exp overflows
         s = .5 + .5*np.tanh(a/2*z)
         return z @ (s-t),(z*z) @ (s*(1-s))
+    return _least(slopes)
+
+def _least(slopes):
+    "The T = 1/a within its bounds that has the least loss, given a -> first and second derivative of that"
+    low,high,a = 1/MAX_TEMPERATURE,MAX_TEMPERATURE,1. # of a, in which the loss is convex
     if slopes(low)[0]  >= 0: return 1/low
     if slopes(high)[0] <= 0: return 1/high
     while high-low > 1e-12*a: # Newton's step, or half the bracket where that leaves it
@@ -40,6 +45,31 @@ def _temperature(z, t):
         if abs(new-a) < 1e-9*a: return float(1/new)
         a = new
     return float(1/a)
+
+@checked(logits=numbers((None, None), what="logits (n, c) as an array or a tensor", types='f'),
+         targs=numbers((None,), what="(n,) class ids, whole numbers", types='iu'))
+def fit_softmax_temperature(
+    logits, # (n, c) before the softmax, Tensor or array
+    targs,  # (n,) true class ids
+) -> float: # in [1/20, 20]
+    """The T > 0 for which `softmax(logits/T)` has the least cross-entropy (Guo et al., 2017, arXiv:1706.04599). It is
+    a bound where the data pull beyond it: low where the largest logit is always that of the true class, high where
+    logits tell nothing"""
+    z,t = as_numpy(logits).astype(np.float64),as_numpy(targs)
+    if not z.size or len(z) != len(t):
+        raise ValueError(f"logits are (n, c) and targs (n,), of one image or more; got {z.shape} and {t.shape}")
+    if not np.isfinite(z).all():
+        raise ValueError(f"{(~np.isfinite(z)).sum()} of {z.size} logits are not finite; look for a diverged model")
+    if t.min() < 0 or t.max() >= z.shape[1]:
+        raise ValueError(f"targs holds ids from {t.min()} to {t.max()}; expected 0 to {z.shape[1]-1}")
+    z = z - z[np.arange(len(t)),t][:,None]   # the true class' is 0, so that the loss of an image is logsumexp(a z)
+    if (z == 0).all(): return 1.             # nothing depends on T
+    def slopes(a):
+        e = np.exp(a*(z - z.max(1, keepdims=True)))
+        p = e/e.sum(1, keepdims=True)
+        mean = (p*z).sum(1)
+        return mean.sum(),((p*z*z).sum(1) - mean**2).sum()
+    return _least(slopes)
 
 @checked(probs=SCORE_ARRAY, targs=TARGET_ARRAY)
 def reliability(

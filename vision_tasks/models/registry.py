@@ -6,7 +6,7 @@ from ..arguments import TEXT, brief, checked, nearest
 
 __all__ = ['TASKS', 'register', 'list_archs', 'get_arch', 'arch_facts']
 
-TASKS = ('multilabel', 'keypoint', 'localization', 'segmentation', 'detection', 'instance')
+TASKS = ('classification', 'multilabel', 'keypoint', 'localization', 'segmentation', 'detection', 'instance')
 _archs = {} # (task, name) -> (builder, facts)
 
 def _check_task(task):

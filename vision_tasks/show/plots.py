@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from ..arguments import FLAG, NAMES, TEXT, Kind, checked, number, several
+from ..arguments import FLAG, NAMES, TEXT, Kind, checked, either, number, several
 from ..data.class_masks import decode_class_mask
+from ..data.targets import REJECTED
 from ..ops.colours import class_colours, palette, text_colour
 from .layout import GREY, columns_for
 from .one_object import shown_name
@@ -19,11 +20,14 @@ SQUARE = Kind("a DataFrame (c, c) of numbers, row = true class, column = predict
               lambda o: isinstance(o, pd.DataFrame) and o.shape[0] == o.shape[1] > 0 and
               not (o.to_numpy(float) < 0).any())
 
+COUNTS = either(SQUARE, Kind("such a table with a last column of rejected images", lambda o: isinstance(o, pd.DataFrame)
+                and o.columns[-1] == REJECTED and SQUARE.ok(o.iloc[:,:-1]) and not (o[REJECTED] < 0).any()))
+
 # --- tables as plots
 
-@checked(counts=SQUARE, normalize=FLAG)
+@checked(counts=COUNTS, normalize=FLAG)
 def plot_confusion(
-    counts,          # DataFrame (c, c), row = true class, column = predicted class
+    counts,          # DataFrame (c, c), row = true class, column = predicted class; or (c, c + 1) with `REJECTED` last
     normalize=True,  # True: shares of the row in [0, 1]; False: counts
     ax=None,         # matplotlib Axes to draw on; None (default): new ones
 ):                   # the axes
@@ -60,7 +64,7 @@ def _heatmap(values, totals, ax, label, xlabel, ylabel, top):
     ax.set_facecolor('#dddddd'); ax.set_anchor('N')
     turned = (dict(rotation=60, ha='right', rotation_mode='anchor') if n <= 30 else
               dict(rotation=90, ha='center', rotation_mode='default'))
-    ax.set_xticks(range(n), [shown_name(str(o)) for o in values.columns], fontsize=fontsize, **turned)
+    ax.set_xticks(range(len(values.columns)), [shown_name(str(o)) for o in values.columns], fontsize=fontsize, **turned)
     ax.set_yticks(range(n), rows, fontsize=fontsize)
     ax.set_xlabel(xlabel, fontsize=9); ax.set_ylabel(ylabel, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, shrink=.8, aspect=25, pad=.02,

@@ -1,13 +1,15 @@
 "Plots of thresholds and of calibration"
 from __future__ import annotations
 import matplotlib.pyplot as plt, numpy as np
-from ..arguments import checked
+from ..arguments import FRACTION, checked
 from ..metrics.calibration import error_of_bins, reliability, wilson_interval
+from ..metrics.classes import IDS, PROBS
+from ..metrics.rejection import coverage_curve
 from ..metrics.threshold_curves import sweep_thresholds
 from ..metrics.threshold_scores import SCORE_ARRAY, TARGET_ARRAY
 from ..metrics.thresholds import best_threshold
 
-__all__ = ['plot_thresholds', 'plot_reliability']
+__all__ = ['plot_thresholds', 'plot_reliability', 'plot_coverage']
 
 _HUES = dict(score='#0072b2', precision='#d55e00', recall='#009e73', mark='#882255', ink='#444444')
 
@@ -93,4 +95,29 @@ def plot_reliability(
     below.set(yscale='log', ylim=(.5, 2.5*bins.n.max()), xlabel='Mean score', ylabel='Entries')
     _quiet(below)
     ax.tick_params(labelbottom=False)
+    return ax
+
+@checked(probs=PROBS, targs=IDS, thresh=FRACTION)
+def plot_coverage(
+    probs,       # (n, c) of a softmax
+    targs,       # (n,) true class ids
+    thresh=None, # marked on the curve; None (default): no mark
+    ax=None,     # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None (default):
+                 # a new figure
+):               # the axes
+    """The accuracy of the accepted images by their share of all, from the most confident on; dotted that of all. The
+    better confidence tells right from wrong, the sooner the curve reaches 1 to the left"""
+    curve = coverage_curve(probs, targs)
+    ax = _axes(ax, 'Accuracy by coverage', 'Share of the images accepted', 'Accuracy on these')
+    all_of = curve.accuracy.iloc[-1]
+    ax.axhline(all_of, color=_HUES['ink'], lw=1, ls=':', label=f'Of all images: {all_of:.3f}')
+    ax.plot(curve.coverage, curve.accuracy, color=_HUES['score'], lw=2.5, label='Of the accepted images')
+    on = curve[curve.thresh >= thresh] if thresh is not None else curve[:0]
+    if len(on):
+        x,y = on.coverage.iloc[-1],on.accuracy.iloc[-1]
+        ax.plot(x, y, 'o', color=_HUES['mark'], ms=8, mec='white', mew=1.5, zorder=5, clip_on=False, ls='none',
+                label=f'Threshold {thresh:.3f}: {y:.3f} of {x:.3f}')
+    low = min(curve.accuracy.min(), 1)
+    ax.set_ylim(max(0, low - .1*(1-low) - .02), 1.02 if low < .9 else 1 + .1*(1-low) + .002)
+    _legend(ax)
     return ax
