@@ -7,9 +7,10 @@ from public import for_users
 from vision_tasks.all import (FIGURE_JOINTS, SHAPES, SHAPE_CODES, SHAPE_POINTS, Annotation, AnnotationError,
                               AnnotationSplitter, Proposals, StratifiedSplitter, check_annotations, coco_keypoints,
                               crop_instances, decode_class_mask, dlc_points, draw_figures, draw_shapes, drop_problems,
-                              largest_object, read_biwi, read_coco, read_codes, read_df, read_dlc, read_instance_masks,
+                              largest_object, read_biwi, read_coco, read_codes, read_df, read_dlc, read_folders,
+                              read_instance_masks,
                               read_masks, read_via, read_voc, read_yolo, select_objects, set_grey_range,
-                              stratified_folds, vocab_of, write_coco, write_df, write_dlc, write_instance_masks,
+                              stratified_folds, vocab_of, write_coco, write_df, write_dlc, write_folders, write_instance_masks,
                               write_masks, write_via, write_voc, write_yolo)
 from vision_tasks.data.class_masks import MaskFile
 from vision_tasks.data.image import grey_levels, read_image, to_rgb
@@ -56,6 +57,8 @@ def make_world(path):
     write_coco(anns, path/'a.json', point_names=list(SHAPE_POINTS), skeleton=[(0, 1)])
     write_voc(boxes, path/'voc')
     write_yolo(boxes, path/'yolo')
+    write_folders(classes := [Annotation(a.path, a.size, a.labels[:1] or ['none'], split=a.split) for a in anns],
+                  path/'folders')
     write_via([replace(a, points=None, visible=None) for a in anns], path/'via.json')
     write_dlc(figures, path/'figs'/'dlc.csv', list(FIGURE_JOINTS))
     write_df(boxes, path/'pics').to_csv(path/'a.csv', index=False)
@@ -66,7 +69,7 @@ def make_world(path):
     Image.new('RGB', (64, 48)).save(head/'frame_00003_rgb.png')
     (head/'frame_00003_pose.txt').write_text('1 0 0\n0 1 0\n0 0 1\n\n0 0 1000\n')
     (head/'rgb.cal').write_text('500 0 32\n0 500 24\n0 0 1\n\n0 0 0 0\n\n1 0 0\n0 1 0\n0 0 1\n\n0 0 0\n\n64 48\n')
-    return dict(path=path, anns=anns, boxes=boxes, figures=figures)
+    return dict(path=path, anns=anns, boxes=boxes, figures=figures, classes=classes)
 
 def boxes_of(image, n=5): return np.array([[0, 0, 5, 5]])
 
@@ -114,6 +117,7 @@ def reader_calls(w):
     df = pd.read_csv(path/'a.csv')
     return {
         'read_voc': lambda: (read_voc, dict(path=path/'voc', images='JPEGImages', annotations='Annotations', **more)),
+        'read_folders': lambda: (read_folders, dict(path=path/'folders', **more)),
         'read_yolo': lambda: (read_yolo, dict(path=path/'yolo', labels='labels', **more)),
         'read_coco': lambda: (read_coco, dict(fname=path/'a.json', images=pics, **more)),
         'coco_keypoints': lambda: (coco_keypoints, dict(fname=path/'a.json')),
@@ -139,6 +143,7 @@ def writer_calls(w):
     pointed = dict(point_names=list(SHAPE_POINTS), skeleton=[(0, 1)])
     return {
         'write_voc': lambda: (write_voc, dict(annotations=boxes, dest='voc')),
+        'write_folders': lambda: (write_folders, dict(annotations=w['classes'], dest='folders')),
         'write_yolo': lambda: (write_yolo, dict(annotations=boxes, dest='yolo', vocab=list(SHAPES))),
         'write_coco': lambda: (write_coco, dict(annotations=anns, fname='a.json', images=path/'pics', vocab=['ant'],
                                                 **pointed)),

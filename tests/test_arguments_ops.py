@@ -31,7 +31,7 @@ def calls(folder):
     rle = dict(size=[4, 4], counts=[1, 15])
     net = dict(reduction='mean', thresh=.5, temperature=1.)
     both = dict(annotations=anns(), predictions=anns(True), vocab=VOCAB, iou=.5)
-    scores = dict(probs=probs, targs=targs)
+    scores,ids = dict(probs=probs, targs=targs),dict(probs=probs, targs=[0, 1]*4)
     onfile = [Annotation(file, (8, 8), ['a'], [[0, 0, 4, 4]])]
     multi = dict(label=VOCAB, tn=[1, 2], fp=[0, 0], fn=[1, 0], tp=[1, 1])
     def ax(): plt.close('all'); return plt.subplots()[1]
@@ -54,6 +54,8 @@ def calls(folder):
         # losses
         MultilabelLoss=lambda: dict(net), MultilabelBCE=lambda: dict(pos_weight=[1., 2.], **net),
         MultilabelFocal=lambda: dict(gamma=2., alpha=.5, **net),
+        **{k: lambda: dict(net, weight=[1., 2.], label_smoothing=.1) for k in ('ClassificationLoss', 'ClassificationCE')},
+        ClassificationFocal=lambda: dict(net, gamma=2., weight=[1., 2.], label_smoothing=.1),
         AsymmetricLoss=lambda: dict(gamma_pos=0., gamma_neg=4., clip=.05, **net),
         balanced_pos_weight=lambda: dict(annotations=anns(), vocab=VOCAB, most=100.),
         PointLoss=lambda: dict(kind='wing', reduction='mean', beta=.05, w=.1, eps=.02),
@@ -74,6 +76,14 @@ def calls(folder):
         label_confusion=lambda: dict(pred=probs > .5, targ=targs, vocab=VOCAB),
         MultilabelAP=lambda: dict(average='macro', name='x'), MultilabelF1=lambda: dict(average='macro', name='x'),
         MultilabelAccuracy=lambda: dict(name='x'),
+        class_counts=lambda: dict(pred=[0, -1], targ=[0, 1], c=2),
+        classification_confusion=lambda: dict(pred=[0, -1], targ=[0, 1], vocab=VOCAB),
+        top_confidence=lambda: dict(ids), coverage_curve=lambda: dict(ids),
+        ClassificationAccuracy=lambda: dict(accepted=True, name='x'),
+        ClassificationF1=lambda: dict(average='macro', name='x'), ClassificationCoverage=lambda: dict(name='x'),
+        best_rejection=lambda: dict(ids, score='fbeta', per_class=False, beta=2., average='macro', vocab=VOCAB),
+        plot_coverage=lambda: dict(ids, thresh=.5, ax=ax()),
+        fit_softmax_temperature=lambda: dict(logits=4*probs - 2, targs=[0, 1]*4),
         point_errors=lambda: dict(pred=np.ones((1, 2, 2)), targ=np.ones((1, 2, 2))),
         normalizer_of=lambda: dict(a=Annotation('a.png', (8, 8), points=[[1, 2], [3, 4]]), by=('l', 'r'),
                                    vocab=['l', 'r']),
@@ -132,7 +142,9 @@ ACCEPTS = {
     'is_background.vocab': either(names, NUMBERS, EMPTY), 'decode_mask.mask': EMPTY, 'mask_extent.mask': one_of([]),
     'PCK.thresh': number(1e-300), 'show_annotation.a': lambda v: isinstance(v, Annotation),
     **{f'{k}.weight': WEIGHTS for k in ('SegmentationCE', 'SegmentationFocal', 'SegmentationCEDice', 'BorderCE')},
-    'wilson_interval.hits': number(0, 2),
+    'wilson_interval.hits': number(0, 2), 'class_counts.c': whole(2, 2**15),
+    **{f'Classification{k}.{p}': v for k in ('Loss', 'CE', 'Focal') for p,v in dict(
+        weight=WEIGHTS, temperature=number(1e-300)).items()},
     **dict(
         vocab=either(names, EMPTY), annotations=EMPTY, predictions=EMPTY, n=whole(1), w1=number(0, 1e6),
         w2=number(0, 1e6), sa=number(1e-3, 1e6), sb=number(1e-3, 1e6), sg=number(1e-3, 1e6), n_iter=whole(0),
@@ -146,7 +158,7 @@ ACCEPTS = {
         by=either(one_of('diagonal', 'box', ['x', 'y']), number(1e-300, 1e9)), every=whole(1), score=SCORES,
         thresholds=NUMBERS, n_bins=whole(1), ci=number(1e-9, 1 - 1e-9), at=number(1e-9, 1), scores=flag,
         normalize=flag, ring=flag, names=flag, sort=one_of(None), columns=one_of(None), points=one_of(None, 11),
-        label=one_of(None), sigma=number(0), skeleton=EMPTY, point_names=either(names, EMPTY, one_of(None)),
+        label=one_of(None), label_smoothing=number(0, 1), accepted=flag, sigma=number(0), skeleton=EMPTY, point_names=either(names, EMPTY, one_of(None)),
         alpha=either(number(0, 1), one_of(None)), ax=one_of(None), preds=one_of(None), fname=one_of(None))}
 
 def test_every_public_name_is_in_the_matrix(tmp_path):

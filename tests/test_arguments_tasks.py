@@ -40,7 +40,7 @@ ACCEPTS = dict(
     rm_type_tfms=anything, max_n=whole(1), shuffle=flag, k=whole(1), largest=flag, normalize_=flag, ax=never,
     method=one_of('pad', 'squish'), levels=whole(1), sizes=whole(1), ratios=whole(1), weight=number(0), model_dir=path,
     opt_func=never, wd_bn_bias=flag, train_bn=flag, default_cbs=flag, n=whole(1), by=number(1e-9, 1e9),
-    masks=one_of('rle', 'polygons'), fname=path, score=one_of('f1', 'fbeta', None), file=path,
+    n_bins=whole(1), masks=one_of('rle', 'polygons'), fname=path, score=one_of('f1', 'fbeta', None), file=path,
     path=either(path, one_of(None)), cpu=flag, mean=one_of((1, 2, 3)), std=one_of((1, 2, 3)),
     **{'segmentation_dls.vocab': either(names, table)})
 
@@ -113,6 +113,12 @@ def method_calls(task, anns, made):
         calls['tune_threshold'] = of('tune_threshold', score='f1', per_class=False, ds_idx=1, dl=anns[:2], beta=1.,
                                      iou=.5)
         calls['confusion'] = of('confusion', ds_idx=1, dl=anns[:2], iou=.5, thresh=.5)
+    if task.name == 'classification':
+        one = dict(ds_idx=1, dl=anns[:4])
+        calls.update({k: of(k, **one, **kw) for k,kw in dict(
+            tune_threshold=dict(score='f1', per_class=False), calibrate={}, calibration_error=dict(n_bins=4),
+            plot_reliability={}, confusion={}, coverage_curve={}, plot_coverage=dict(ax=None)).items()})
+        calls['annotate'] = of('annotate', items=anns[:1], thresh=.5, bs=1, tta=False)
     if task.name == 'multilabel':
         one = dict(ds_idx=1, dl=anns[:4])
         calls.update({k: of(k, **one, **kw) for k,kw in dict(
@@ -122,7 +128,7 @@ def method_calls(task, anns, made):
             plot_reliability={}, confusion={}, confusion_per_class={}, plot_confusion=dict(ax=None),
             plot_confusion_per_class=dict(ncols=2)).items()})
         calls['annotate'] = of('annotate', items=anns[:1], thresh=.5, bs=1, tta=False)
-    if task.name in ('localization', 'segmentation', 'detection', 'instance'):
+    if task.name in ('classification', 'localization', 'segmentation', 'detection', 'instance'):
         calls['plot_confusion'] = of('plot_confusion', ds_idx=1, dl=anns[:2], normalize=True, ax=None)
     return calls
 

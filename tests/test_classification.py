@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from fastai.vision.all import CrossEntropyLossFlat, CutMix, Interpretation, MixUp, load_learner, set_seed
 from matplotlib.colors import to_hex
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 from vision_tasks.classification import classification_block, classification_dls, classification_learner
 from vision_tasks.data.annotation import Annotation

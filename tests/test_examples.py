@@ -8,6 +8,7 @@ from fastai.learner import load_learner
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.targets import label_set
 from vision_tasks.data.formats.coco import write_coco
+from vision_tasks.data.formats.folders import write_folders
 from vision_tasks.data.synthetic import SHAPE_CODES, SHAPE_POINTS
 from vision_tasks.data.formats.table import write_df
 from vision_tasks.data.formats.voc import write_voc
@@ -28,6 +29,12 @@ def labels_csv(shapes):
     anns = [Annotation(a.path, a.size, label_set(a), split='train' if i%4 else 'valid') for i,a in enumerate(shapes)]
     return [csv(write_df(anns, shapes[0].path.parent), shapes, 'labels')]
 
+def class_folders(shapes):
+    "A folder of `shapes` for the first class of each, with their split"
+    anns = [Annotation(a.path, a.size, a.labels[:1] or ['none'], split='train' if i%4 else 'valid')
+            for i,a in enumerate(shapes)]
+    return [write_folders(anns, shapes[0].path.parent.parent/'folders')]
+
 def points_csv(shapes):
     "The points of the first object of each of `shapes`, their names in the header"
     rows = [[a.path.name, *a.points[0].ravel()] for a in shapes if a.labels]
@@ -47,7 +54,8 @@ def mask_folders(shapes):
     return [shapes[0].path.parent, shapes[0].mask.parent, ','.join(SHAPE_CODES)]
 
 # for each example the arguments of the smallest run that makes sense, and what gives those that name data of `shapes`
-TINY = {'train_multilabel':   (SMALL, labels_csv),
+TINY = {'train_classification': (SMALL, class_folders),
+        'train_multilabel':   (SMALL, labels_csv),
         'train_keypoint':     (SMALL, points_csv),
         'train_localization': (SMALL, boxes_csv),
         'train_segmentation': (['--encoder', *SMALL[1:]], mask_folders),

@@ -622,6 +622,7 @@ def test_every_callback_of_fastai_runs_with_its_defaults(task, made, tmp_path, n
     if name in SKIPPED: pytest.skip(SKIPPED[name])
     learn = pickle.loads(made)
     learn.path = tmp_path
+    if name == 'MixHandler' and task.name == 'classification': pytest.skip('the base class: it mixes nothing itself')
     if name in MIXING and task.name not in ('multilabel', 'classification'):
         with pytest.raises(ValueError, match="cannot follow"): learn.fit(1, 1e-4, cbs=ALL[name]())
         return

@@ -74,7 +74,8 @@ def one_class(shapes):
 
 TASKS = [
     Task('multilabel', multilabel_dls, multilabel_learner, 'map_macro', count=lambda a: len(set(a.labels))),
-    Task('classification', classification_dls, classification_learner, 'accuracy', one_class, lambda a: 1),
+    Task('classification', classification_dls, classification_learner, 'accuracy', one_class, lambda a: 1,
+         options=dict(arch='test_resnet'), epochs=4),
     Task('keypoint', keypoint_dls, keypoint_learner, 'pck@.05', pointed, lambda a: (~np.isnan(a.points[:,0])).sum(),
          dict(vocab=SHAPE_POINTS, flip_pairs=SHAPE_FLIP_PAIRS),
          without=('thresh',), raises=dict(tune="no threshold to tune")),
