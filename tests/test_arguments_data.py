@@ -10,7 +10,8 @@ from vision_tasks.all import (FIGURE_JOINTS, SHAPES, SHAPE_CODES, SHAPE_POINTS, 
                               largest_object, read_biwi, read_coco, read_codes, read_df, read_dlc, read_folders,
                               read_instance_masks,
                               read_masks, read_via, read_voc, read_yolo, select_objects, set_grey_range,
-                              stratified_folds, vocab_of, write_coco, write_df, write_dlc, write_folders, write_instance_masks,
+                              stratified_folds, vocab_of, write_coco, write_df, write_dlc, write_folders,
+                              write_instance_masks,
                               write_masks, write_via, write_voc, write_yolo)
 from vision_tasks.data.class_masks import MaskFile
 from vision_tasks.data.image import grey_levels, read_image, to_rgb

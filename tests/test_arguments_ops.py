@@ -54,7 +54,8 @@ def calls(folder):
         # losses
         MultilabelLoss=lambda: dict(net), MultilabelBCE=lambda: dict(pos_weight=[1., 2.], **net),
         MultilabelFocal=lambda: dict(gamma=2., alpha=.5, **net),
-        **{k: lambda: dict(net, weight=[1., 2.], label_smoothing=.1) for k in ('ClassificationLoss', 'ClassificationCE')},
+        **{k: lambda: dict(net, weight=[1., 2.], label_smoothing=.1) 
+           for k in ('ClassificationLoss', 'ClassificationCE')},
         ClassificationFocal=lambda: dict(net, gamma=2., weight=[1., 2.], label_smoothing=.1),
         AsymmetricLoss=lambda: dict(gamma_pos=0., gamma_neg=4., clip=.05, **net),
         balanced_pos_weight=lambda: dict(annotations=anns(), vocab=VOCAB, most=100.),
@@ -158,7 +159,8 @@ ACCEPTS = {
         by=either(one_of('diagonal', 'box', ['x', 'y']), number(1e-300, 1e9)), every=whole(1), score=SCORES,
         thresholds=NUMBERS, n_bins=whole(1), ci=number(1e-9, 1 - 1e-9), at=number(1e-9, 1), scores=flag,
         normalize=flag, ring=flag, names=flag, sort=one_of(None), columns=one_of(None), points=one_of(None, 11),
-        label=one_of(None), label_smoothing=number(0, 1), accepted=flag, sigma=number(0), skeleton=EMPTY, point_names=either(names, EMPTY, one_of(None)),
+        label=one_of(None), label_smoothing=number(0, 1), accepted=flag,
+        sigma=number(0), skeleton=EMPTY, point_names=either(names, EMPTY, one_of(None)),
         alpha=either(number(0, 1), one_of(None)), ax=one_of(None), preds=one_of(None), fname=one_of(None))}
 
 def test_every_public_name_is_in_the_matrix(tmp_path):

@@ -15,8 +15,8 @@ from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.targets import REJECTED
 from vision_tasks.losses.classes import ClassificationCE, ClassificationFocal
 from vision_tasks.metrics.calibration import calibration_error, fit_softmax_temperature
-from vision_tasks.metrics.classes import (ClassificationAccuracy, ClassificationCoverage, ClassificationF1, class_counts,
-                                          classification_confusion, top_confidence)
+from vision_tasks.metrics.classes import (ClassificationAccuracy, ClassificationCoverage, ClassificationF1,
+                                          class_counts, classification_confusion, top_confidence)
 from vision_tasks.metrics.rejection import best_rejection, coverage_curve
 from vision_tasks.show.classes import class_lines
 from vision_tasks.show.layout import FALSE, MISSED, RIGHT
@@ -180,7 +180,7 @@ def test_the_threshold_is_the_best_of_all_candidates(score, kw, seed, ties):
     candidates = [0., *np.unique(p.max(1))]                # each rejects what is not above it
     each = [value(o) for o in candidates]
     thresh,best = best_rejection(probs, targs, score, **kw)
-    assert best == pytest.approx(max(each), abs=1e-9) and value(np.float32(thresh)) == pytest.approx(max(each), abs=1e-9)
+    assert [best, value(np.float32(thresh))] == pytest.approx([max(each)]*2, abs=1e-9)
     lowest = next(o for o,v in zip(candidates, each) if v >= max(each) - 1e-12)
     np.testing.assert_array_equal(p.max(1) > np.float32(thresh), p.max(1) > lowest)   # as few are rejected as can be
 
@@ -216,7 +216,7 @@ def test_where_rejecting_gains_nothing_nothing_is_rejected():
 def test_an_accuracy_out_of_reach_rejects_all_and_warns():
     probs,targs = scores(30)
     wrong = (probs.argmax(1) + 1)%4
-    with pytest.warns(UserWarning, match=r"no threshold reaches an accuracy of 0.9 \(at most 0\).*all images are reject"):
+    with pytest.warns(UserWarning, match=r"reaches an accuracy of 0.9 \(at most 0\).*all images are rejected"):
         thresh,value = best_rejection(probs, wrong, 'coverage_at_accuracy', at=.9)
     assert value == 0 and not (probs.max(1).values > thresh).any() and thresh <= 1
     with pytest.warns(UserWarning, match="for the classes 'a', 'b', 'c', 'd'. .* never predicted; lower"):
@@ -240,8 +240,10 @@ def test_other_types_of_scores_are_cut_where_their_rule_cuts_them(kind):
 
 def test_bad_arguments_of_the_threshold_are_told():
     probs,targs = scores()
-    for kw,message in ((dict(score='f2'), "^score: expected one of"), (dict(score='coverage_at_accuracy'), "needs `at`"),
-                       (dict(at=.9), "at=0.9 has no meaning for score 'f1'"), (dict(beta=2.), "beta=2.0 has no meaning"),
+    for kw,message in ((dict(score='f2'), "^score: expected one of"),
+                       (dict(score='coverage_at_accuracy'), "needs `at`"),
+                       (dict(at=.9), "at=0.9 has no meaning for score 'f1'"),
+                       (dict(beta=2.), "beta=2.0 has no meaning"),
                        (dict(score='accuracy_at_coverage', at=1.5), "^at: expected"),
                        (dict(vocab=['a']), "vocab has 1 names for 4 classes")):
         with pytest.raises(ValueError, match=message): best_rejection(probs, targs, **kw)

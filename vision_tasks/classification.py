@@ -77,8 +77,8 @@ def classification_learner(
     **learner_kwargs,
 ) -> ClassificationLearner:
     "A `ClassificationLearner`; what is pretrained is frozen at first"
-    return task_learner(CLASSIFICATION, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
-                        normalize, cbs, learner_kwargs)
+    return task_learner(CLASSIFICATION, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics,
+                        splitter, normalize, cbs, learner_kwargs)
 
 def _prepare(annotations, vocab):
     vocab = check_vocab(annotations, vocab)
@@ -109,13 +109,13 @@ class ClassificationLearner(TaskLearner):
 
     tta = Learner.tta    # classes do not move with the image
 
-    def to_annotations(self, probs, pictures, thresh):
+    def to_annotations(self, probs, images, thresh):
         vocab = list(self.dls.vocab)
         t = check_thresh(getattr(self.loss_func, 'thresh', 0.) if thresh is None else thresh, len(vocab))
         conf,idxs = (o.numpy() for o in probs.cpu().max(1))
         on = conf > (t[idxs] if t.ndim else t)
         return [Annotation(path, size, [vocab[i]]*int(o), scores=[p]*int(o))
-                for (path,size),p,i,o in zip(pictures, conf, idxs, on)]
+                for (path,size),p,i,o in zip(images, conf, idxs, on)]
 
     def evaluate_per_class(self, ds_idx:int=1, dl=None) -> pd.DataFrame:
         """For each class: images of it, threshold, and at that threshold precision, recall, F1, and the share of its
@@ -193,8 +193,8 @@ class ClassificationLearner(TaskLearner):
 
     def _check_loss(self, what):
         if isinstance(self.loss_func, ClassificationLoss): return
-        raise ValueError(f"{type(self.loss_func).__name__} has no {what}; make the learner with loss_func='ce', 'focal' "
-                         "or a class derived from `ClassificationLoss`")
+        raise ValueError(f"{type(self.loss_func).__name__} has no {what}; make the learner with loss_func='ce', "
+                         "'focal' or a class derived from `ClassificationLoss`")
 
     def _scores(self, ds_idx, dl):
         return tuple(o.as_subclass(Tensor) for o in self.get_preds(dl=self.whole_dl(ds_idx, dl)))

@@ -135,7 +135,8 @@ def print_epoch(row):
     print(' '.join(map(cell, row)), flush=True)
 
 DEMOS = dict(classification=demo_classification, multilabel=demo_multilabel, keypoint=demo_keypoint,
-             localization=demo_localization, segmentation=demo_segmentation, detection=demo_detection, instance=demo_instance)
+             localization=demo_localization, segmentation=demo_segmentation, detection=demo_detection,
+             instance=demo_instance)
 
 def main(args=None):
     "Run the demos that the command line names, all by default"

@@ -18,8 +18,9 @@ from .items import (IMAGE_TYPES, BBoxLabels, ClassMask, FileImage, InstanceMasks
 from .proposals import check_boxes
 from .targets import class_mask, point_pairs
 
-__all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'ClassBlock', 'KeypointEncode', 'KeypointBlock', 'OneObjectBlock',
-           'ClassMaskEncode', 'ClassMaskBlock', 'ObjectMasksBlock', 'ObjectBlock', 'ProposalsBlock', 'pad_objects']
+__all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'ClassBlock', 'KeypointEncode', 'KeypointBlock',
+           'OneObjectBlock', 'ClassMaskEncode', 'ClassMaskBlock', 'ObjectMasksBlock', 'ObjectBlock', 'ProposalsBlock',
+           'pad_objects']
 
 class FileImageEncode(DisplayedTransform):
     "Any input of `FileImage.create` to a `FileImage`; `grey_range` is exported with the learner"

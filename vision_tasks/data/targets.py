@@ -46,17 +46,21 @@ def check_labels(
 
 REJECTED = '(rejected)'   # stands for the class of an image whose prediction is not sure enough
 
-def image_class(a):
+def image_class(
+    a, # Annotation with one label
+):
     "The one label of `a`; repeated labels, as of several boxes of one class, count once. Raises for none or several"
     names = label_set(a)
     if len(names) == 1: return names[0]
-    if names: raise AnnotationError(f"{a.path}: labels {brief(names)}, but this task is about one class per image; keep "
-                                    "one, or train with `multilabel_dls`")
+    if names: raise AnnotationError(f"{a.path}: labels {brief(names)}, but this task is about one class per image; "
+                                    "keep one, or train with `multilabel_dls`")
     raise AnnotationError(f"{a.path}: no label, but this task is about one class per image; drop the image, or give "
                           "such images a class of their own")
 
 @checked()
-def check_classes(annotations):
+def check_classes(
+    annotations, # list[Annotation]
+):
     "Raise `AnnotationError` for the first image that has not exactly one class, and count these"
     bad = [a for a in annotations if len(label_set(a)) != 1]
     if not bad: return

@@ -31,7 +31,12 @@ class ClassificationLoss:
 
     def __repr__(self): return f"{type(self).__name__}(thresh={self.thresh}, temperature={self.temperature})"
 
-    def each(self, x, y, w): raise NotImplementedError   # (n, c) logits, (n,) ids, (c,) weights or None -> (n,)
+    def each(self,
+        x, # (n, c) float32 logits
+        y, # (n,) int64 class ids
+        w, # (c,) weights of the classes, or None
+    ):     # (n,) losses
+        raise NotImplementedError
 
     def __call__(self, inp, targ):
         x,y = inp.as_subclass(Tensor).float(),targ.as_subclass(Tensor)
@@ -60,9 +65,14 @@ class ClassificationLoss:
         v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
         self._thresh = v.item() if v.ndim == 0 else v
 
-    def activation(self, x): return (x/self.temperature).softmax(-1)
+    def activation(self,
+        x, # (n, c) logits
+    ):     # (n, c) probabilities that sum to 1
+        return (x/self.temperature).softmax(-1)
 
-    def decodes(self, p): # (n, c) probabilities -> (n,) class ids, -1 = rejected
+    def decodes(self,
+        p, # (n, c) probabilities
+    ):     # (n,) class ids, -1 = rejected
         check_length('thresh', self.thresh, p.shape[-1])
         conf,idx = p.as_subclass(Tensor).max(-1)
         t = self.thresh.to(p.device)[idx] if isinstance(self.thresh, Tensor) else self.thresh

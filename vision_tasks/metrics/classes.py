@@ -74,7 +74,7 @@ class _Classification(Metric):
         self.counts = self.counts + class_counts.unchecked(pred.as_subclass(Tensor), t, x.shape[1])
         self.n += len(t)
     @property
-    def value(self): return self.score(*self.counts) if self.n else None
+    def value(self): return self._score(*self.counts) if self.n else None
 
 class ClassificationAccuracy(_Classification):
     """Share of the images whose class is predicted correctly, at the learner's threshold. Of all images, so that a
@@ -87,7 +87,7 @@ class ClassificationAccuracy(_Classification):
         self.accepted,self._name = accepted,name
     @property
     def name(self): return self._name or ('accuracy_accepted' if self.accepted else 'accuracy')
-    def score(self, tp, fp, fn):
+    def _score(self, tp, fp, fn):
         n = (tp+fp).sum() if self.accepted else self.n
         return float(tp.sum()/n) if n else float('nan')
 
@@ -103,7 +103,7 @@ class ClassificationF1(_Classification):
         self.average,self._name = average,name
     @property
     def name(self): return self._name or f'f1_{self.average}'
-    def score(self, tp, fp, fn):
+    def _score(self, tp, fp, fn):
         if self.average == 'micro': return f_beta(torch.stack([tp, fp, fn]).sum(1)).item()
         return f_beta(torch.stack([tp, fp, fn]))[tp+fn > 0].mean().item()
 
@@ -116,4 +116,4 @@ class ClassificationCoverage(_Classification):
         self._name = name
     @property
     def name(self): return self._name
-    def score(self, tp, fp, fn): return float((tp+fp).sum()/self.n)
+    def _score(self, tp, fp, fn): return float((tp+fp).sum()/self.n)

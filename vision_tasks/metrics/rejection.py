@@ -95,8 +95,8 @@ def best_rejection(
     are of the images that are predicted to be of the class; where there are none, and for the F of a class without
     ground truth, the threshold is 0 and the value nan.
 
-    Exact, not a grid: every distinct confidence is a candidate, and the threshold lies midway between two, or is 0 where
-    nothing is rejected. Among equally good ones the lowest is taken. A warning tells where everything is rejected"""
+    Exact, not a grid: every distinct confidence is a candidate, and the threshold lies midway between two, or is 0
+    where nothing is rejected. Among equally good ones the lowest is taken. Warns where everything is rejected"""
     if ('_at_' in score) != (at is not None):
         raise ValueError(f"score {score!r} needs `at`, such as at=.9" if at is None else
                          f"at={at} has no meaning for score {score!r}; use 'coverage_at_accuracy'")

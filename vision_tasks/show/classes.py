@@ -25,9 +25,12 @@ class ClassificationDL(TaskDL):
         _,axs = image_grid(len(items), ncols or columns_for(len(items), 5), _aspect(b[0]), lines=1)
         for ax,(x,y) in zip(axs, items): ax.imshow(as_hwc(x)); write_below(ax, [(str(y), 'black')])
 
-    def show_results(self, b, out, max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs):
-        """Draw `max_n` images of batch `b` with the predicted class ids `out` (n,), -1 = rejected; `probs` (n, c) and
-        `losses` (n,) are written where given"""
+    def show_results(self,
+        b,
+        out, # (n,) predicted class ids, -1 = rejected
+        max_n=9, ctxs=None, show=True, probs=None, losses=None, ncols=None, **kwargs,
+    ):
+        "Draw images with the predicted class, the true one where that differs, and the score where given"
         if not show: return self.results(b, out, max_n)
         samples,ids = self.decode_batch(b, max_n),detuplify(out).tolist()    # `Interpretation` gives a tuple
         preds  = [REJECTED if i < 0 else str(self.vocab[i]) for _,i in zip(samples, ids)]

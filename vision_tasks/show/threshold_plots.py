@@ -102,8 +102,8 @@ def plot_coverage(
     probs,       # (n, c) of a softmax
     targs,       # (n,) true class ids
     thresh=None, # marked on the curve; None (default): no mark
-    ax=None,     # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None (default):
-                 # a new figure
+    ax=None,     # matplotlib axes, of a figure with layout='constrained', since the legend is beside them; None
+                 # (default): a new figure
 ):               # the axes
     """The accuracy of the accepted images by their share of all, from the most confident on; dotted that of all. The
     better confidence tells right from wrong, the sooner the curve reaches 1 to the left"""
