@@ -134,7 +134,7 @@ def equal(a, b):
 
 def test_fine_tune_trains_the_head_first_and_then_all(task, anns, tmp_path):
     learn = task.make(anns, tmp_path)
-    assert isinstance(learn, TaskLearner) and len(learn.splitter(learn.model)) == 2
+    assert isinstance(learn, TaskLearner) and len(learn.splitter(learn.model)) in (2, 3)   # ResNets are two
     n = sum(p.numel() for g in learn.splitter(learn.model) for p in g)
     assert n == sum(p.numel() for p in learn.model.parameters())
     with learn.no_bar(), learn.no_logging():
@@ -155,8 +155,8 @@ def test_fine_tune_trains_the_encoder_at_the_rate_that_suits_the_task(task, anns
     with learn.no_bar(), learn.no_logging():
         for kw,mult in ((dict(), learn.recipe.lr_mult), (dict(lr_mult=7.), 7.)):
             learn.fine_tune(1, 1e-3, **kw)
-            body,head = (h['lr'] for h in learn.opt.hypers)
-            assert head/body == pytest.approx(mult)
+            first,*_,last = (h['lr'] for h in learn.opt.hypers)
+            assert last/first == pytest.approx(mult)
 
 def test_fit_one_cycle_with_callbacks(task, learn, tmp_path):
     learn.path = tmp_path
@@ -206,7 +206,7 @@ def test_predict_takes_every_kind_of_picture(task, learn, anns):
         torch.testing.assert_close(raw, preds[0][2], atol=1e-5, rtol=0)
     assert equal(preds[0][0], learn.annotate(a)[0])
     x,*same = learn.predict(a, with_input=True)
-    assert isinstance(x, TensorImage) and x.shape == (3, 64, 64) and 0 <= x.min() and x.max() <= 1.01
+    assert isinstance(x, TensorImage) and x.shape == (3, 64, 64) and 0 <= x.min() and 2 < x.max() <= 255
     torch.testing.assert_close(same[1:], list(preds[0][1:]))
 
 def test_annotate_answers_in_order_whatever_the_batch_size_and_the_kind_of_item(task, learn, anns):
