@@ -1,11 +1,11 @@
-"Train a net that finds objects, on boxes of VOC, COCO, YOLO or a csv, or on drawn shapes; score, draw, export"
+"Train a detector on boxes of VOC, COCO, YOLO or a csv file, or on drawn shapes; evaluate, plot, export"
 import argparse
 from pathlib import Path
 from vision_tasks.all import (contact_sheet, detection_dls, detection_learner, draw_shapes, read_coco, read_df,
                               read_voc, read_yolo, set_seed)
 
 def read(data, images):
-    "Annotations of `data`, whose suffix says what it is"
+    "Annotations of `data`, whose suffix gives the format"
     kind = Path(data).suffix
     if kind == '.json': return read_coco(data, images or Path(data).parent)
     if kind == '.csv':  return read_df(data, label_col='label', bbox_cols=['x1', 'y1', 'x2', 'y2'])
@@ -14,13 +14,13 @@ def read(data, images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', nargs='?', help="VOC folder, COCO json, YOLO yaml, or csv of fname,label,x1,y1,x2,y2")
-    parser.add_argument('images', nargs='?', help="folder of COCO's pictures; without it that of the json")
+    parser.add_argument('images', nargs='?', help="folder of the images of a COCO json; default: its folder")
     parser.add_argument('--arch', default='ssdlite', choices=['ssdlite', 'faster_rcnn', 'retinanet', 'fcos'])
-    parser.add_argument('--encoder', help="torchvision's or timm's name; without it the paper's")
+    parser.add_argument('--encoder', help="name in torchvision or timm; default: the paper's")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
     parser.add_argument('--epochs', type=int, default=20)
-    parser.add_argument('--size', type=int, default=128, help="pixels of the network's input")
-    parser.add_argument('--out', type=Path, default=Path('detection'), help="folder for all that is written")
+    parser.add_argument('--size', type=int, default=128, help="pixels of the model's input")
+    parser.add_argument('--out', type=Path, default=Path('detection'), help="folder for all output files")
     args = parser.parse_args()
     set_seed(42)
     pretrained = {'imagenet': True, 'none': False}.get(args.weights, args.weights)
@@ -32,8 +32,8 @@ def main():
         print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
         learn.tune_threshold(per_class=True)
         print(learn.evaluate_per_class().round(3).to_string(index=False), learn.confusion().to_string(), sep='\n')
-        truth = dls.valid.items[:12]
-        contact_sheet(truth, learn.annotate(truth), args.out/'detection.png', vocab=dls.vocab[1:])
+        targets = dls.valid.items[:12]
+        contact_sheet(targets, learn.annotate(targets), args.out/'detection.png', vocab=dls.vocab[1:])
     learn.export('detection.pkl')
 
 if __name__ == '__main__': main()

@@ -1,4 +1,4 @@
-"Train a model that names the largest object of a picture and says where it is, on boxes of a csv or VOC, or drawn"
+"Train a model for class and box of the largest object of an image, on boxes of a csv file or VOC, or drawn shapes"
 import argparse
 from pathlib import Path
 from vision_tasks.all import (contact_sheet, draw_shapes, largest_object, localization_dls, localization_learner,
@@ -13,12 +13,12 @@ def read(data, out, size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', nargs='?', help="a folder in VOC's layout; or a csv of fname, label, x1, y1, x2, y2")
-    parser.add_argument('--arch', default='resnet18', help="torchvision's or timm's name")
+    parser.add_argument('--arch', default='resnet18', help="name in torchvision or timm")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
-    parser.add_argument('--loss', default='smooth_l1', help="of the box: smooth_l1, l1, l2, giou")
+    parser.add_argument('--loss', default='smooth_l1', help="loss of the box: smooth_l1, l1, l2, giou")
     parser.add_argument('--epochs', type=int, default=10)
-    parser.add_argument('--size', type=int, default=128, help="pixels of the network's input")
-    parser.add_argument('--out', type=Path, default=Path('localization'), help="folder for all that is written")
+    parser.add_argument('--size', type=int, default=128, help="pixels of the model's input")
+    parser.add_argument('--out', type=Path, default=Path('localization'), help="folder for all output files")
     args = parser.parse_args()
     set_seed(42)
     pretrained = {'imagenet': True, 'none': False}.get(args.weights, args.weights)
@@ -30,8 +30,8 @@ def main():
     with learn.no_bar():
         print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
         print(learn.evaluate_per_class().round(3).to_string(index=False))
-        truth = dls.valid.items[:12]
-        contact_sheet(truth, learn.annotate(truth), args.out/'localization.png', vocab=dls.vocab)
+        targets = dls.valid.items[:12]
+        contact_sheet(targets, learn.annotate(targets), args.out/'localization.png', vocab=dls.vocab)
     learn.export('localization.pkl')
 
 if __name__ == '__main__': main()

@@ -1,4 +1,4 @@
-"Train a multi-label model on a csv file, or on drawn shapes; tune, score, draw what it says, export"
+"Train a multi-label model on a csv file, or on drawn shapes; tune thresholds, evaluate, plot predictions, export"
 import argparse
 from pathlib import Path
 from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, multilabel_dls, multilabel_learner, read_df,
@@ -6,18 +6,18 @@ from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, multilabel
 from vision_tasks.data.targets import label_set
 
 def read(csv, out, size):
-    "The annotations of `csv`, or those of drawn shapes, of which only the names are kept"
+    "The annotations of `csv`, or the labels of drawn shapes"
     if csv: return read_df(csv, label_col='labels', label_delim=' ', valid_col='is_valid')
     return [Annotation(a.path, a.size, label_set(a)) for a in draw_shapes(out/'shapes', n=400, size=size)]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('csv', nargs='?', help="columns fname (relative to it), labels (blanks between), is_valid")
-    parser.add_argument('--arch', default='resnet18', help="torchvision's or timm's name")
+    parser.add_argument('csv', nargs='?', help="columns fname (relative to it), labels (separated by blanks), is_valid")
+    parser.add_argument('--arch', default='resnet18', help="name in torchvision or timm")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
     parser.add_argument('--epochs', type=int, default=5)
-    parser.add_argument('--size', type=int, default=224, help="pixels of the network's input")
-    parser.add_argument('--out', type=Path, default=Path('multilabel'), help="folder for all that is written")
+    parser.add_argument('--size', type=int, default=224, help="pixels of the model's input")
+    parser.add_argument('--out', type=Path, default=Path('multilabel'), help="folder for all output files")
     args = parser.parse_args()
 
     set_seed(42)
@@ -31,8 +31,8 @@ def main():
         learn.tune_threshold(per_class=True)
         print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
         print(learn.evaluate_per_class().round(3).to_string(index=False))
-        truth = dls.valid.items[:12]
-        contact_sheet(truth, learn.annotate(truth), args.out/'multilabel.png', vocab=dls.vocab)
+        targets = dls.valid.items[:12]
+        contact_sheet(targets, learn.annotate(targets), args.out/'multilabel.png', vocab=dls.vocab)
     learn.export('multilabel.pkl')
 
 if __name__ == '__main__': main()

@@ -1,27 +1,27 @@
-"Train a net that gives every pixel a class, on pictures and masks or on drawn shapes; score, draw, export"
+"Train semantic segmentation on images and masks, or on drawn shapes; evaluate, plot predictions, export"
 import argparse
 from pathlib import Path
 from vision_tasks.all import (SHAPE_CODES, contact_sheet, draw_shapes, read_codes, read_masks, segmentation_dls,
                               segmentation_learner, set_seed)
 
 def read(images, masks, codes):
-    "Annotations of two folders, and the classes' names: of a yaml file, or with commas between"
+    "Annotations of two folders, and the names of the classes: from a yaml file, or separated by commas"
     codes = read_codes(codes) if Path(codes).suffix in ('.yaml', '.yml') else codes.split(',')
     return read_masks(images, masks, codes), codes
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('data', nargs='*', help="folder of pictures, folder of masks of the same stems, and codes: "
+    parser.add_argument('data', nargs='*', help="folder of images, folder of masks with the same stems, and codes: "
                         "background,cat,dog or a yaml file")
     parser.add_argument('--arch', default='dynamic_unet', help="a name of list_archs('segmentation')")
-    parser.add_argument('--encoder', help="torchvision's or timm's name, for dynamic_unet and lraspp")
+    parser.add_argument('--encoder', help="name in torchvision or timm, for dynamic_unet and lraspp")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
     parser.add_argument('--loss', default='ce', help="ce, focal, dice, ce_dice")
     parser.add_argument('--epochs', type=int, default=10)
-    parser.add_argument('--size', type=int, default=128, help="pixels of the network's input")
-    parser.add_argument('--out', type=Path, default=Path('segmentation'), help="folder for all that is written")
+    parser.add_argument('--size', type=int, default=128, help="pixels of the model's input")
+    parser.add_argument('--out', type=Path, default=Path('segmentation'), help="folder for all output files")
     args = parser.parse_args()
-    if len(args.data) not in (0, 3): parser.error(f"expected pictures, masks and codes, or nothing; got {args.data}")
+    if len(args.data) not in (0, 3): parser.error(f"expected images, masks and codes, or nothing; got {args.data}")
     set_seed(42)
     if not args.data: draw_shapes(args.out/'shapes', n=400, size=args.size)
     pretrained = {'imagenet': True, 'none': False}.get(args.weights, args.weights)
@@ -32,8 +32,8 @@ def main():
     with learn.no_bar():
         print(*(f'{k:>15} {v:.3f}' for k,v in learn.evaluate().items()), sep='\n')
         print(learn.evaluate_per_class().round(3).to_string(index=False))
-        truth = dls.valid.items[:12]
-        contact_sheet(truth, learn.annotate(truth), args.out/'segmentation.png', vocab=dls.vocab, alpha=.8)
+        targets = dls.valid.items[:12]
+        contact_sheet(targets, learn.annotate(targets), args.out/'segmentation.png', vocab=dls.vocab, alpha=.8)
     learn.export('segmentation.pkl')
 
 if __name__ == '__main__': main()

@@ -103,7 +103,8 @@ def clean(
 
 def is_bar(o):
     "Whether an output is what a progress bar leaves: an empty display, or a style sheet"
-    if o.output_type != 'display_data' or not set(o.data) <= {'text/html', 'text/plain'}: return False
+    if o.output_type != 'display_data' or not set(o.data) <= {'text/html', 'text/plain', 'text/markdown'}: return False
+    if 'text/markdown' in o.data and 'text/html' not in o.data: return False   # `display(Markdown(...))`
     html = o.data.get('text/html', '')
     return '<table' not in html and not re.sub(r'<style>.*?</style>|<[^>]*>|\s', '', html, flags=re.S)
 

@@ -105,7 +105,7 @@ def test_train_detection_reads_boxes_of_every_format_by_its_suffix(data, shapes,
     else:   # the names of a csv lie below it
         plain = [replace(a, path=Path(copy(a.path, tmp_path))) for a in plain]
         write_df(plain, tmp_path).to_csv(tmp_path/data, index=False)
-    read = runpy.run_path(ROOT/'examples'/'train_detection.py')['read']
+    read = runpy.run_path(str(ROOT/'examples'/'train_detection.py'))['read']
     got = sorted(read(tmp_path/data, images), key=lambda a: a.path.name)
     assert [a.path.name for a in got] == [a.path.name for a in shapes]
     for a,b in zip(got, shapes):
