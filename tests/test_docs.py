@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.models._api import WeightsEnum
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.formats.coco import write_coco
+from vision_tasks.data.formats.folders import write_folders
 from vision_tasks.data.formats.instance_masks import write_instance_masks
 from vision_tasks.data.formats.masks import write_masks
 from vision_tasks.data.formats.points import write_dlc
@@ -53,6 +54,8 @@ def draw_all(path):
     solid  = [replace(a, points=None, visible=None, mask=None) for a in shapes]
     labels = [Annotation(a.path, a.size, label_set(a), split=a.split) for a in shapes]
     write_voc(plain, path/'voc')
+    write_folders([Annotation(a.path, a.size, [(label_set(a) or ['none'])[0]], split=a.split) for a in shapes],
+                  path/'folders')
     for name,some in dict(instances=solid, train=solid[:9], val=solid[9:]).items():
         for a in some: (path/'coco/images').mkdir(parents=True, exist_ok=True); copy(a.path, path/'coco/images')
         write_coco([replace(a, path=path/'coco/images'/a.path.name, split=None) for a in some],
@@ -111,9 +114,9 @@ def random_weights(monkeypatch):
     monkeypatch.setattr(WeightsEnum, 'get_state_dict', state)
 
 # the network that stands in for the one that a page names
-SMALL = dict(multilabel=['test_resnet'], keypoint=['test_resnet'], localization=['test_resnet'],
-             segmentation=('dynamic_unet', 'test_resnet'), detection=('ssdlite', 'test_resnet'),
-             instance=('mask_rcnn', 'test_resnet'))
+SMALL = dict(classification=['test_resnet'], multilabel=['test_resnet'], keypoint=['test_resnet'],
+             localization=['test_resnet'], segmentation=('dynamic_unet', 'test_resnet'),
+             detection=('ssdlite', 'test_resnet'), instance=('mask_rcnn', 'test_resnet'))
 
 @pytest.fixture
 def small(monkeypatch):
