@@ -9,6 +9,7 @@ of the function it comes from; for a method, that of the method it overrides, if
 from __future__ import annotations
 import gc, inspect, re, sys
 from importlib.machinery import PathFinder, SourceFileLoader
+from textwrap import wrap
 from . import signatures
 from .signatures import Parameter, read_signatures
 
@@ -165,7 +166,8 @@ def _raises(prose):
     return left.strip(),found
 
 def _section(title, rows):
-    rows = [f'{head}\n' + ''.join(f'    {line.strip()}\n' for line in text.split('\n') if text) for head,text in rows]
+    rows = [f'{head}\n' + ''.join(f'    {line}\n' for o in text.split('\n') for line in wrap(o.strip(), 100))
+            for head,text in rows]
     return f"{title}\n{'-'*len(title)}\n{''.join(rows)}".rstrip() if rows else ''
 
 def _rows(params):
