@@ -20,7 +20,7 @@ BENCHMARKS = sorted((ROOT/'benchmarks').glob('*.py'))
 SMALL    = ['--arch', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32']
 
 def csv(df, shapes, name):
-    "`df` as a file beside the pictures of `shapes`"
+    "`df` as a file beside the images of `shapes`"
     file = shapes[0].path.parent/f'{name}.csv'
     df.to_csv(file, index=False)
     return file
@@ -51,7 +51,7 @@ def masks_json(shapes):
     return [file]
 
 def mask_folders(shapes):
-    "Folders of pictures and masks, and the names of the classes"
+    "Folders of images and masks, and the names of the classes"
     return [shapes[0].path.parent, shapes[0].mask.parent, ','.join(SHAPE_CODES)]
 
 # for each example the arguments of the smallest run that makes sense, and what gives those that name data of `shapes`
