@@ -1,9 +1,9 @@
-"""The argument matrix: how many calls with a value that makes no sense are refused by our own errors
+"""The argument matrix: how many calls with invalid values raise our own errors
 
     python benchmarks/arguments.py [data] [ops] [models] [tasks]
 
-Every argument of every public function meets the values of tests/bad_arguments.py. To count another version of the
-package, put it first on PYTHONPATH"""
+Every argument of every public function is called with the values of tests/bad_arguments.py. To count another version
+of the package, put it first on PYTHONPATH"""
 import contextlib, io, os, sys, tempfile, warnings
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]/'tests'))

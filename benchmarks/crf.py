@@ -1,5 +1,5 @@
-"""The dense CRF on pictures of 480x360, 10 iterations, on one core, against pydensecrf2: process time, whole and by
-part, agreement, and on Linux memory. Pictures of CamVid where VISION_TASKS_DATA is set, else drawn shapes"""
+"""The dense CRF on images of 480x360, 10 iterations, on one core, against pydensecrf2: process time in total and by
+part, agreement, and on Linux memory. Images of CamVid where VISION_TASKS_DATA is set, else drawn shapes"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
@@ -25,7 +25,7 @@ N,SIZE,CLASSES,ITERS,ROUNDS = 3,(480, 360),(12, 21),10,5
 DEFAULTS = dict(w1=4., sa=49., sb=5., w2=3., sg=3.)
 
 def scenes(c, n=N, seed=0):
-    "[(probs (c, h, w), picture, mask)] of which a fifth of the patches of 12 pixels is taken for another class"
+    "[(probs (c, h, w), image, mask)]; in a fifth of the patches of 12 pixels another class is predicted"
     g,data,tmp = torch.Generator().manual_seed(seed),os.environ.get('VISION_TASKS_DATA'),tempfile.TemporaryDirectory()
     with tmp:
         if data:
@@ -39,9 +39,9 @@ def scenes(c, n=N, seed=0):
         h,w = mask.shape
         patches = lambda o: o.repeat_interleave(12, 0).repeat_interleave(12, 1)[:h, :w]
         wrong = patches(torch.rand(-(-h//12), -(-w//12), generator=g) < .2)
-        said = torch.where(wrong, patches(torch.randint(known, (-(-h//12), -(-w//12)), generator=g)),
+        pred = torch.where(wrong, patches(torch.randint(known, (-(-h//12), -(-w//12)), generator=g)),
                            mask.where(mask < known, 0).long())
-        p = F.one_hot(said, c)*.6 + torch.rand(h, w, c, generator=g)*.4
+        p = F.one_hot(pred, c)*.6 + torch.rand(h, w, c, generator=g)*.4
         res.append(((p/p.sum(-1, keepdim=True)).permute(2, 0, 1).contiguous(), im, mask))
     return res
 
@@ -57,7 +57,7 @@ def theirs(probs, image, w1=4., sa=49., sb=5., w2=3., sg=3., n_iter=ITERS):
 CONTESTANTS = {'dense_crf': dense_crf, **({'pydensecrf2': theirs} if densecrf else {})}
 
 def times(some, clock):
-    "{(contestant, iterations): [median, least, most] seconds a picture}, interleaved; 0 iterations: building alone"
+    "{(contestant, iterations): [median, least, most] seconds per image}, interleaved; 0 iterations: building alone"
     took = {(o, n): [] for o in CONTESTANTS for n in (0, ITERS//2, ITERS)}
     for r in range(-1, ROUNDS):                 # the first round warms up
         for probs,im,_ in some:
@@ -68,7 +68,7 @@ def times(some, clock):
     return {o: (statistics.median(t), min(t), max(t)) for o,t in took.items()}
 
 def growth(name, c, out):
-    "Peak of the process's memory beyond what it holds after a small picture, in MiB"
+    "Peak memory of the process above that after a small image, in MiB"
     torch.set_num_threads(1)
     def peak(): return next(int(o.split()[1]) for o in Path('/proc/self/status').open() if o.startswith('VmHWM'))/2**10
     (probs,im,_), = scenes(c, 1)
@@ -90,8 +90,8 @@ def on_cpu():
     for c in CLASSES:
         some = scenes(c)
         secs = times(some, time.process_time)
-        print(f"\n**{c} classes, {SIZE[0]}x{SIZE[1]}**, {len(some)} pictures, {ROUNDS} rounds, interleaved; ms of "
-              f"process time a picture, median (least..most)\n\n| | building | {ITERS//2} iterations | {ITERS} "
+        print(f"\n**{c} classes, {SIZE[0]}x{SIZE[1]}**, {len(some)} images, {ROUNDS} rounds, interleaved; ms of "
+              f"process time per image, median (least..most)\n\n| | building | {ITERS//2} iterations | {ITERS} "
               "iterations | an iteration | speed to ours | peak memory, MiB |\n|---|---:|---:|---:|---:|---:|---:|")
         for o in CONTESTANTS:
             t = [secs[o, n] for n in (0, ITERS//2, ITERS)]
@@ -103,18 +103,18 @@ def on_cpu():
 
 def quality(some, c):
     "Mean IoU before and after, and how far the contestants agree"
-    answers = {'before': [p for p,_,_ in some], **{o: [f(p, im) for p,im,_ in some] for o,f in CONTESTANTS.items()}}
+    preds = {'before': [p for p,_,_ in some], **{o: [f(p, im) for p,im,_ in some] for o,f in CONTESTANTS.items()}}
     void = lambda m: m.where(m < c, 255)
     scores = {o: confusion_scores(sum(confusion_counts(q.argmax(0), void(m), c) for q,(_,_,m) in zip(qs, some)))['miou']
-              for o,qs in answers.items()}
+              for o,qs in preds.items()}
     print('\nMean IoU: ' + ', '.join(f'{o} {s:.3f}' for o,s in scores.items()))
     if not densecrf: return print("pydensecrf2 is not here: pip install pydensecrf2 (it wants a C++ compiler)")
-    a,b = (torch.stack(answers[o]) for o in CONTESTANTS)
+    a,b = (torch.stack(preds[o]) for o in CONTESTANTS)
     print(f"Between the two: mean |dQ| {(a-b).abs().mean():.1e}, largest {(a-b).abs().max():.3f}, "
           f"same class {(a.argmax(1) == b.argmax(1)).float().mean():.2%}")
 
 def on_gpu(device):
-    "Batches of the same pictures; wall time, for the process only waits"
+    "Batches of the same images; wall time, because the process only waits"
     for c in CLASSES:
         some = scenes(c)
         probs,images = (torch.stack(o).to(device) for o in list(zip(*some))[:2])
@@ -128,7 +128,7 @@ def on_gpu(device):
                 got = dense_crf(probs[:b], images[:b])
                 torch.cuda.synchronize(device)
                 took.append(time.perf_counter()-t)
-            print(f"{c} classes, batch of {b}: {statistics.median(took[1:])/b*1e3:.1f} ms a picture, peak memory "
+            print(f"{c} classes, batch of {b}: {statistics.median(took[1:])/b*1e3:.1f} ms per image, peak memory "
                   f"{torch.cuda.max_memory_allocated(device)/2**20:.0f} MiB, to the CPU mean |dQ| "
                   f"{(got.cpu()-want[:b]).abs().mean():.1e}")
 

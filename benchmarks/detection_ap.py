@@ -1,5 +1,5 @@
-"""COCO's figures for 5000 pictures with 500 000 detections of 80 classes, from Annotations to the end, against
-pycocotools; and matching at one IoU, the best threshold and VOC's AP of the same"""
+"""COCO's figures for 5000 images with 500 000 detections of 80 classes, from Annotations to the end, against
+pycocotools; and of the same data matching at one IoU, the best threshold and VOC's AP"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread each, before numpy is there
 import contextlib, io, resource, sys
@@ -21,20 +21,21 @@ def boxes(rng, n):
     xy = rng.random((n, 2))*(SIZE-wh)
     return np.c_[xy, xy+wh]
 
-def picture(rng, i):
-    "As in COCO 7 objects in the mean, of up to three classes; half of the detections are of them, half of anything"
+def image(rng, i):
+    "As in COCO 7 objects on average, of up to three classes; half of the detections are near them, half are random"
     n = rng.poisson(7.3)
-    names,truth = rng.choice(rng.choice(VOCAB, 3), n),boxes(rng, n)
+    labels,bboxes = rng.choice(rng.choice(VOCAB, 3), n),boxes(rng, n)
     src = rng.integers(0, n, DETS//2) if n else []
-    near = truth[src] + rng.normal(0, 6, (len(src), 4))
+    near = bboxes[src] + rng.normal(0, 6, (len(src), 4))
     near = np.c_[np.minimum(near[:,:2], near[:,2:]), np.maximum(near[:,:2], near[:,2:])]
     other = DETS-len(src)
-    labels,bboxes = [*names[src], *rng.choice(VOCAB, other)],np.r_[near, boxes(rng, other)]
-    a = Annotation(f'{i}.jpg', SIZE, names, truth, ignore=rng.random(n) < .01)
-    return a,Annotation(f'{i}.jpg', SIZE, labels, bboxes, scores=rng.random(DETS)*np.r_[np.ones(len(src)), [.7]*other])
+    pred_labels,pred_bboxes = [*labels[src], *rng.choice(VOCAB, other)],np.r_[near, boxes(rng, other)]
+    a = Annotation(f'{i}.jpg', SIZE, labels, bboxes, ignore=rng.random(n) < .01)
+    scores = rng.random(DETS)*np.r_[np.ones(len(src)), [.7]*other]
+    return a,Annotation(f'{i}.jpg', SIZE, pred_labels, pred_bboxes, scores=scores)
 
 def json_of(annotations, results=False):
-    "The boxes as pycocotools wants them: what everyone has to write who has arrays"
+    "The boxes in the format of pycocotools, a conversion that everyone with arrays has to write"
     ids,res = {o: i for i,o in enumerate(VOCAB, 1)},[]
     for i,a in enumerate(annotations, 1):
         b = a.bboxes.astype(np.float64)
@@ -45,10 +46,10 @@ def json_of(annotations, results=False):
                       for j,(l,o,g) in enumerate(zip(a.labels, b.tolist(), a.ignore.astype(int).tolist()), 1)]
     return res
 
-def theirs(truth, preds):
+def theirs(targets, preds):
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO()
-        gt.dataset = dict(images=[dict(id=i+1) for i in range(len(truth))], annotations=json_of(truth),
+        gt.dataset = dict(images=[dict(id=i+1) for i in range(len(targets))], annotations=json_of(targets),
                           categories=[dict(id=i+1, name=o) for i,o in enumerate(VOCAB)])
         gt.createIndex()
         e = COCOeval(gt, gt.loadRes(json_of(preds, results=True)), 'bbox')
@@ -57,15 +58,15 @@ def theirs(truth, preds):
 
 def main(rounds=3):
     rng = np.random.default_rng(0)
-    truth,preds = zip(*(picture(rng, i) for i in range(N)))
-    print(describe(('numpy', 'pycocotools', 'faster-coco-eval')), f"\n\n{N} pictures, "
-          f"{sum(len(a.labels) for a in truth)} truths, {N*DETS} detections, {len(VOCAB)} classes; median of {rounds}, "
-          "interleaved\n")
+    targets,preds = zip(*(image(rng, i) for i in range(N)))
+    print(describe(('numpy', 'pycocotools', 'faster-coco-eval')), f"\n\n{N} images, "
+          f"{sum(len(a.labels) for a in targets)} objects, {N*DETS} detections, {len(VOCAB)} classes; median of "
+          f"{rounds}, interleaved\n")
     figures,used = {},{}
     def timed(name, f):
         def run():
             start = resource.getrusage(resource.RUSAGE_SELF)
-            figures[name] = f(truth, preds)
+            figures[name] = f(targets, preds)
             end = resource.getrusage(resource.RUSAGE_SELF)
             used.setdefault(name, []).append(end.ru_utime+end.ru_stime - start.ru_utime-start.ru_stime)
         return run

@@ -1,5 +1,5 @@
 """Detection of face masks: `detection_learner` beside a plain loop with torchvision's own recipe for SSDlite (its
-crops, SGD with momentum, a cosine), the same net, encoder weights, pictures, epochs, batch size; one scorer for both"""
+crops, SGD with momentum, a cosine), the same net, encoder weights, images, epochs, batch size; one scorer for both"""
 import argparse, sys
 from pathlib import Path
 import pandas as pd, torch
@@ -25,14 +25,14 @@ def detector(args, weights, vocab, resize):
     return get_arch(args.arch, 'detection')(len(vocab), pretrained=weights if kw else False, size=args.size,
                                             resize=resize, **kw)
 
-# --- the two systems: train on `anns`, then answer for their valid ones; -> annotations, seconds of training
+# --- the two systems: train on `anns`, predict their validation images; -> annotations, seconds of training
 
 def ours(anns, vocab, args, weights):
     dls = detection_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
     learn = detection_learner(dls, detector(args, weights, vocab, False), metrics=[])
-    return fit_and_answer(learn, anns, args)
+    return fit_and_predict(learn, anns, args)
 
-def fit_and_answer(learn, anns, args):
+def fit_and_predict(learn, anns, args):
     t = clock(args.device)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
         if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
@@ -42,8 +42,8 @@ def fit_and_answer(learn, anns, args):
     secs = clock(args.device)-t
     with learn.no_bar(): return learn.annotate([a for a in anns if a.split == 'valid'], thresh=0.),secs
 
-class Pictures(Dataset):
-    "What torchvision's reference gives its loop: a uint8 picture, boxes and labels, cut and mirrored"
+class Images(Dataset):
+    "The data set of torchvision's reference: a uint8 image, boxes and labels, cropped and flipped"
     tfms = v2.Compose([v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.SanitizeBoundingBoxes(),
                        v2.ToDtype(torch.float32, scale=True)])
     def __init__(self, anns, vocab): self.anns,self.o2i = anns,{o: i+1 for i,o in enumerate(vocab)}
@@ -58,15 +58,15 @@ class Pictures(Dataset):
 def pairs(batch): return tuple(zip(*batch))
 
 def stock(anns, vocab, args, weights):
-    net = detector(args, weights, vocab, True).net.to(args.device)      # which resizes pictures itself
-    dl  = loader(Pictures([a for a in anns if a.split == 'train'], vocab), args)
+    net = detector(args, weights, vocab, True).net.to(args.device)      # resizes images itself
+    dl  = loader(Images([a for a in anns if a.split == 'train'], vocab), args)
     opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=4e-5)
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, args.epochs*len(dl))
     secs = train(net, dl, opt, sched, args)
-    return answers(net, anns, vocab, args.device),secs
+    return predictions(net, anns, vocab, args.device),secs
 
-def loader(pictures, args):
-    return DataLoader(pictures, args.bs, shuffle=True, drop_last=True, collate_fn=pairs, num_workers=args.workers)
+def loader(dataset, args):
+    return DataLoader(dataset, args.bs, shuffle=True, drop_last=True, collate_fn=pairs, num_workers=args.workers)
 
 def train(net, dl, opt, sched, args):
     "torchvision's loop; -> seconds"
@@ -76,34 +76,34 @@ def train(net, dl, opt, sched, args):
         for x,y in dl:
             x,y = [o.to(args.device) for o in x],[{k: v.to(args.device) for k,v in o.items()} for o in y]
             loss = sum(net(x, y).values())
-            # as torchvision's engine: a net of nan finds nothing, and would pass for a weak one
+            # as torchvision's engine: a net of nan predicts nothing, and would look like a weak one
             if not loss.isfinite(): sys.exit(f"the stock loop's loss is {loss.item()}: lower --stock-lr")
             opt.zero_grad(); loss.backward(); opt.step(); sched.step()
     return clock(args.device)-t
 
 @torch.no_grad()
-def answers(net, anns, vocab, device, masks_of=lambda o, size: None):
-    "What torchvision's `net` says of the valid pictures of `anns`; `masks_of`: its answer, (w, h) -> masks"
+def predictions(net, anns, vocab, device, masks_of=lambda o, size: None):
+    "Predictions of torchvision's `net` for the validation images of `anns`; `masks_of`: output, (w, h) -> masks"
     net.eval()
-    said = []
+    preds = []
     for a in anns:
         if a.split != 'valid': continue
         o, = net([(pil_to_tensor(read_image(a.path))/255.).to(device)])
         o = {k: v.cpu() for k,v in o.items()}
-        said.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
+        preds.append(Annotation(a.path, a.size, [vocab[i-1] for i in o['labels'].tolist()], o['boxes'].numpy(),
                                masks=masks_of(o, a.size), scores=o['scores'].numpy()))
-    return said
+    return preds
 
 # --- the table
 
 def run(systems, score, anns, vocab, args, weights):
-    "One row a seed and system: `systems` by name, `score` of truth, answers, vocab"
+    "One row per seed and system: `systems` by name, `score` of targets, predictions, vocab"
     valid,rows = [a for a in anns if a.split == 'valid'],[]
     for seed in args.seeds:
         for name,f in list(systems.items())[::1 if seed%2 == 0 else -1]:     # neither is always the first
             set_seed(seed)
-            said,secs = f(anns, vocab, args, weights)
-            rows.append(dict(system=name, **score(valid, said, vocab), seconds=secs))
+            preds,secs = f(anns, vocab, args, weights)
+            rows.append(dict(system=name, **score(valid, preds, vocab), seconds=secs))
             print(seed, *(f'{v:.4f}' if isinstance(v, float) else v for v in rows[-1].values()), sep=' | ', flush=True)
     return pd.DataFrame(rows)
 
@@ -114,8 +114,8 @@ def table(df):
     for name,d in df.groupby('system', sort=False):
         print(f'| {name} |', *(f"{spread(d[c], 3) if c != 'seconds' else f'{d[c].mean():.0f}'} |" for c in cols))
 
-def score(valid, said, vocab):
-    per,total = coco_ap(valid, said, vocab, per_class=True).set_index('label'),coco_ap(valid, said, vocab)
+def score(valid, preds, vocab):
+    per,total = coco_ap(valid, preds, vocab, per_class=True).set_index('label'),coco_ap(valid, preds, vocab)
     return dict(AP=total['map'], AP50=total['map50'], **{f'AP50 {o}': per.ap50[o] for o in vocab})
 
 SYSTEMS = {'ours': ours, "torchvision's recipe": stock}
@@ -130,8 +130,8 @@ def main():
     ap.add_argument('--epochs', type=int, default=5, help='of either')
     ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
     ap.add_argument('--lr', type=float, default=2e-3, help='of ours')
-    ap.add_argument('--stock-lr', type=float, default=.0125, help="of SGD: torchvision's .15 for 192 pictures a step")
-    ap.add_argument('--limit', type=int, help='so many pictures to train on')
+    ap.add_argument('--stock-lr', type=float, default=.0125, help="of SGD: torchvision's .15 for 192 images per step")
+    ap.add_argument('--limit', type=int, help='number of training images')
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
@@ -140,7 +140,7 @@ def main():
     if args.limit: anns = [a for a in anns if a.split == 'train'][:args.limit] + [a for a in anns if a.split == 'valid']
     vocab,n = vocab_of(anns),sum(a.split == 'train' for a in anns)
     df = run(SYSTEMS, score, anns, vocab, args, weights)
-    print(f"\n**facemask**: {n} + {len(anns)-n} pictures; {args.arch} on {args.encoder}, {args.size} px, bs {args.bs}, "
+    print(f"\n**facemask**: {n} + {len(anns)-n} images; {args.arch} on {args.encoder}, {args.size} px, bs {args.bs}, "
           f"{args.epochs} epochs, seeds {args.seeds}; mean ± sd\n")
     table(df)
 

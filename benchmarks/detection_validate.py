@@ -1,4 +1,4 @@
-"What a validation loss costs a detector: detections alone, with losses from the same pass, with a second pass for them"
+"The cost of a validation loss in a detector: detections alone, with losses from the same pass, with a second pass"
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, sys
@@ -8,7 +8,7 @@ from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.models.detection.torchvision import torchvision_detector
 
-# name -> what the losses may cost, as a multiple of inference: a two-stage net classifies other regions for its loss
+# name -> allowed time with losses, as a multiple of inference: a two-stage net classifies other regions for its loss
 NETS = dict(fasterrcnn_resnet50_fpn=1.6, retinanet_resnet50_fpn=1.2, fcos_resnet50_fpn=1.2,
             ssdlite320_mobilenet_v3_large=1.2)
 
@@ -25,7 +25,7 @@ def contestants(net, x, bboxes, labels):
 def main(args):
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision')))
-    print(f"{args.bs} pictures of {args.size} pixels, both ways, random weights, median of {args.n} rounds in turn\n")
+    print(f"{args.bs} images of {args.size} pixels, both ways, random weights, median of {args.n} interleaved rounds\n")
     print("| net | inference, ms | with losses, one pass | losses by a second pass | allowed |\n|---|---|---|---|---|")
     g = torch.Generator().manual_seed(0)
     for name,allowed in NETS.items():

@@ -1,5 +1,5 @@
 """How long the readers and writers of boxes take on a data set of COCO's size, against pycocotools' COCO for its json:
-`python formats.py [pictures] [kind]`, 5000 (val2017) or 118287 (train2017); all kinds, or json, csv, txt or xml. The
+`python formats.py [images] [kind]`, 5000 (val2017) or 118287 (train2017); all kinds, or json, csv, txt or xml. The
 images are copies of one small file"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -18,10 +18,10 @@ from vision_tasks.data.formats.table import read_df, write_df
 from vision_tasks.data.formats.voc import read_voc, write_voc
 from vision_tasks.data.formats.yolo import read_yolo, write_yolo
 
-SIZE,OBJECTS,CLASSES,VERTICES = (640, 480),7.3,80,20   # as train2017: 860 001 objects in 118 287 pictures
+SIZE,OBJECTS,CLASSES,VERTICES = (640, 480),7.3,80,20   # as train2017: 860 001 objects in 118 287 images
 
 def data_set(path, n, seed=0):
-    "`n` annotations with boxes and polygons, some pictures without objects"
+    "`n` annotations with boxes and polygons, some images without objects"
     rng,names = np.random.default_rng(seed),[f'class {i}' for i in range(CLASSES)]
     Image.new('RGB', SIZE).save(path/'image.jpg', quality=10)
     data = (path/'image.jpg').read_bytes()
@@ -59,7 +59,7 @@ def main(n, kind=''):
         fns = {'json: pycocotools COCO(), checks nothing':   lambda: theirs(file),
                'json: json.loads':                           lambda: json.loads(file.read_bytes()),
                'json: read_coco':                            lambda: read_coco(file, root),
-               'json: read_coco, pictures not opened':       lambda: trusted(file, root),
+               'json: read_coco, images not opened':       lambda: trusted(file, root),
                'json: write_coco':                           lambda: write_coco(anns, path/'new.json'),
                'csv: write_df, boxes':                       lambda: write_df(plain).to_csv(path/'t.csv', index=False),
                'csv: read_df, boxes':                        lambda: read_df(path/'t.csv', **cols),
@@ -67,7 +67,7 @@ def main(n, kind=''):
                'txt: read_yolo, boxes':                      lambda: read_yolo(folders['boxes']),
                'txt: write_yolo, polygons':                  lambda: write_yolo(anns, new('polygons')),
                'txt: read_yolo, polygons':                   lambda: read_yolo(folders['polygons']),
-               'xml: write_voc, boxes; copies the pictures': lambda: write_voc(plain, new('voc')),
+               'xml: write_voc, boxes; copies the images': lambda: write_voc(plain, new('voc')),
                'xml: read_voc, boxes':                       lambda: read_voc(folders['voc'])}
         fns  = {k: v for k,v in fns.items() if k.startswith(kind)}
         secs = interleaved(fns, rounds)

@@ -1,5 +1,5 @@
 """Instance segmentation of pedestrians and of COCO's objects: `instance_learner` beside a plain loop with the recipe of
-torchvision's tutorial (flip, a warm-up; Adam, or its SGD), the same net, encoder weights, pictures, epochs, batch size;
+torchvision's tutorial (flip, a warm-up; Adam, or its SGD), the same net, encoder weights, images, epochs, batch size;
 COCO's AP of boxes and of masks in pixels of the files by one scorer for both"""
 import argparse, random, sys, tempfile
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np, torch
 from torchvision import tv_tensors as tv
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms import v2
-from detection_real import Pictures, answers, fit_and_answer, loader, run, table, train
+from detection_real import Images, fit_and_predict, loader, predictions, run, table, train
 from machine import begin
 from multilabel_real import WEIGHTS, folder
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,21 +25,21 @@ from vision_tasks.ops.masks import decode_mask, encode_rle
 # --- data: name -> annotations with their splits
 
 def pennfudan(data):
-    "50 of the 170 pictures are held out, as many as in torchvision's tutorial, drawn from the sorted names"
+    "50 of the 170 images are held out, as many as in torchvision's tutorial, drawn from the sorted names"
     anns = read_instance_masks(data/'pennfudan/images', data/'pennfudan/masks', 'person',
                                mask_of=lambda p: f'{p.stem}_mask.png')
     held = set(random.Random(1234).sample(range(len(anns)), 50))
     return [replace(a, split='valid' if i in held else 'train') for i,a in enumerate(anns)]
 
 def coco128(data):
-    "The 98 + 100 pictures that have polygons; the ids of those are COCO's own, up to 90, and not data.yaml's"
+    "The 98 + 100 images that have polygons; the ids of those are COCO's own, up to 90, and not data.yaml's"
     path  = (data/'coco128').resolve()
     names = ''.join(f"  {k}: {v}\n" for k,v in read_codes(path/'masks.yaml').items())
     with tempfile.TemporaryDirectory() as tmp:
         seg = Path(tmp)/'seg.yaml'
         seg.write_text(f"path: {path}\ntrain: images/train2017\nval: images/val2017\nnames:\n{names}")
         anns = read_yolo(seg, labels='labels_seg')
-    # where the file of polygons is missing, the picture is read as one without objects; by its boxes it has some
+    # where the file of polygons is missing, the image is read as one without objects, though it has boxes
     return [a for a in anns if a.labels]
 
 DATA = dict(pennfudan=pennfudan, coco128=coco128)
@@ -57,17 +57,17 @@ def detector(args, weights, vocab):
     return get_arch(args.arch, 'instance')(len(vocab), pretrained=weights if on_any else True, resize=True,
                                            min_size=args.size, max_size=args.size, **kw)
 
-# --- the two systems: train on `anns`, then answer for their valid ones; -> annotations, seconds of training
+# --- the two systems: train on `anns`, predict their validation images; -> annotations, seconds of training
 
 def ours(anns, vocab, args, weights):
     net = detector(args, weights, vocab)
     net.net.transform.resizes = False
     dls = instance_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
     learn = instance_learner(dls, net, metrics=[])
-    return fit_and_answer(learn, anns, args)
+    return fit_and_predict(learn, anns, args)
 
-class MaskedPictures(Pictures):
-    "What torchvision's tutorial gives its loop: a picture, boxes, labels and masks, mirrored at random"
+class MaskedImages(Images):
+    "The data set of torchvision's tutorial: an image, boxes, labels and masks, flipped at random"
     tfms = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()])
     def target(self, a):
         w,h = a.size
@@ -83,18 +83,18 @@ def schedule(opt, args, steps):
 
 def stock(anns, vocab, args, weights):
     net = detector(args, weights, vocab).net.to(args.device)
-    dl  = loader(MaskedPictures([a for a in anns if a.split == 'train'], vocab), args)
+    dl  = loader(MaskedImages([a for a in anns if a.split == 'train'], vocab), args)
     if args.stock_opt == 'adam': opt = torch.optim.Adam(net.parameters(), args.stock_lr)
     else: opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=5e-4)
     secs = train(net, dl, opt, schedule(opt, args, len(dl)), args)
-    return answers(net, anns, vocab, args.device, pasted),secs
+    return predictions(net, anns, vocab, args.device, pasted),secs
 
 def pasted(o, size):
     masks = paste_masks_in_image(o['masks'], o['boxes'], size[::-1])[:,0] > .5   # ours leaves that to others
     return [encode_rle(m.numpy()) for m in masks]
 
-def score(valid, said, vocab):
-    boxes,masks = (coco_ap(valid, said, vocab, iou_type=o) for o in ('bbox', 'segm'))
+def score(valid, preds, vocab):
+    boxes,masks = (coco_ap(valid, preds, vocab, iou_type=o) for o in ('bbox', 'segm'))
     return {f'{what} {name}': d[k] for what,d in (('box', boxes), ('mask', masks))
             for name,k in dict(AP='map', AP50='map50', AP75='map75').items()}
 
@@ -108,7 +108,7 @@ def main():
                     help="or torchvision's: maskrcnn_resnet50_fpn starts, as in the tutorial, from COCO's weights")
     ap.add_argument('--encoder', default='mobilenet_v2', help='of mask_rcnn')
     ap.add_argument('--width', type=float, default=.25, help='of mask_rcnn: 1 is for a GPU')
-    ap.add_argument('--classes', nargs='+', help='these alone; all else, and pictures without them, are background')
+    ap.add_argument('--classes', nargs='+', help='only these; everything else, and images without them, is background')
     ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
     ap.add_argument('--size', type=int, default=192, help='pixels of the longer side')
     ap.add_argument('--bs', type=int, default=4)
@@ -119,7 +119,7 @@ def main():
     ap.add_argument('--stock-opt', choices=['sgd', 'adam'], default='adam',
                     help="the tutorial's is SGD of .005, which begins from COCO's weights")
     ap.add_argument('--schedule', choices=['cosine', 'step'], default='cosine', help='of the stock loop')
-    ap.add_argument('--limit', type=int, help='so many pictures to train on')
+    ap.add_argument('--limit', type=int, help='number of training images')
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
@@ -132,7 +132,7 @@ def main():
         systems = dict(SYSTEMS[o] for o in args.systems)
         df = run(systems, score, train + valid, vocab_of(anns), args, weights)
         n_objects = [sum(len(a.labels) for a in o) for o in (train, valid)]
-        print(f"\n**{name}**: {len(train)} + {len(valid)} pictures, {n_objects[0]} + {n_objects[1]} objects, "
+        print(f"\n**{name}**: {len(train)} + {len(valid)} images, {n_objects[0]} + {n_objects[1]} objects, "
               f"{len(vocab_of(anns))} classes; {args.arch}, {args.size} px, bs {args.bs}, {args.epochs} epochs, seeds "
               f"{args.seeds}; mean ± sd\n")
         table(df)

@@ -18,7 +18,7 @@ from vision_tasks.data.views import FitView
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 
 SCORES = ('error px', 'NME', 'PCK@.05')
-# the 68 points of iBUG's 300-W: jaw, brows, nostrils, eyes, outer and inner lips; left and right of the picture
+# the 68 points of iBUG's 300-W: jaw, brows, nostrils, eyes, outer and inner lips; left and right of the image
 MIRROR = [*((i, 16-i) for i in range(8)), *((17+i, 26-i) for i in range(5)), (31, 35), (32, 34),
           (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46),
           *((48+i, 54-i) for i in range(3)), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)]
@@ -26,7 +26,7 @@ MIRROR = [*((i, 16-i) for i in range(8)), *((17+i, 26-i) for i in range(5)), (31
 # --- data
 
 def faces(data):
-    "320 pictures to train on and 100 to score: their own folders"
+    "320 images to train on and 100 to evaluate, in their own folders"
     read = lambda o, split: [replace(a, split=split) for a in read_df(
         data/f'face_keypoints/{o}_frames_keypoints.csv', data/f'face_keypoints/{o}', point_cols=list(range(1, 137)))]
     return read('training', 'train') + read('test', 'valid')
@@ -34,14 +34,14 @@ def faces(data):
 def person(a): return a.path.stem.rsplit('_', 1)[0]
 
 def hold_out(anns, share=.2, seed=0):
-    "Training pictures only, those of some people as valid: to choose a rate without the pictures that are scored"
+    "Training images only, with some people as the validation set: to tune the rate without the test images"
     anns  = [a for a in anns if a.split == 'train']
     names = sorted({person(a) for a in anns})
     held  = set(np.random.default_rng(seed).permutation(names)[:int(share*len(names))])
     return [replace(a, split='valid' if person(a) in held else 'train') for a in anns]
 
 def delete_points(anns, share, seed):
-    "`share` of all points of the training pictures as not marked, at random"
+    "Delete a random `share` of all points of the training images"
     rng = np.random.default_rng(seed)
     def some(a): return replace(a, points=np.where(rng.random((len(a.points), 1)) < share, np.nan, a.points))
     return [some(a) if a.split == 'train' else a for a in anns]
@@ -75,14 +75,14 @@ WITH_GAPS = list(SYSTEMS)[1:4]   # that are trained once more, with points delet
 # --- one scorer for all
 
 def score(pred, anns):
-    "The `SCORES` of (n, k, 2) in [-1, 1] of squished pictures, in pixels of the files"
+    "The `SCORES` of (n, k, 2) in [-1, 1] of squished images, in pixels of the files"
     size,true = (np.array([getattr(a, o) for a in anns], float) for o in ('size', 'points'))
     e   = np.linalg.norm((pred+1)/2*size[:,None] - true, axis=-1)
     box = np.sqrt((true.max(1)-true.min(1)).prod(1))[:,None]
     return dict(zip(SCORES, (e.mean(), (e/box).mean(), (e/box <= .05).mean())))
 
 def mean_face(anns):
-    "The mean of the training pictures' points as (k, 2) in [-1, 1]"
+    "The mean of the training images' points as (k, 2) in [-1, 1]"
     return np.mean([a.points/a.size*2-1 for a in anns if a.split == 'train'], 0)
 
 def run(anns, args, weights):
@@ -121,7 +121,7 @@ def table(df, base):
     "A line a system: mean ± standard deviation over the seeds; differences and ratios are taken seed by seed"
     cols,digits = [*SCORES, "NME less fastai's", 'NME to full data', 'process seconds'],(2, 4, 3)
     print(f"| system | points deleted | {' | '.join(cols)} |\n|---|---:|" + '---:|'*len(cols))
-    print('| mean face of the training pictures | |', *(f'{v:.{k}f} |' for v,k in zip(base.values(), digits)), '| | |')
+    print('| mean face of the training images | |', *(f'{v:.{k}f} |' for v,k in zip(base.values(), digits)), '| | |')
     nme = df.set_index(['system', 'deleted', 'seed'])['NME']
     for (o,share),d in df.groupby(['system', 'deleted'], sort=False):
         less = o != 'fastai' and not share and ('fastai', 0) in nme
@@ -141,15 +141,15 @@ def main():
     # fastai's 100 leaves the encoder as good as still, and its features say little of places
     ap.add_argument('--lr-mult', type=float, default=2, help="`fine_tune`'s ratio of the head's rate to the encoder's")
     ap.add_argument('--delete', type=float, default=.2, help='share of the points to delete; 0: skip that part')
-    ap.add_argument('--tune', action='store_true', help='score people held out of the training pictures, not the test')
-    ap.add_argument('--limit', type=int, help='so many pictures of each side of the split, to try it out')
+    ap.add_argument('--tune', action='store_true', help='evaluate on people held out of the training images')
+    ap.add_argument('--limit', type=int, help='number of images of each side of the split, for a trial')
     args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
     anns = hold_out(faces(data)) if args.tune else faces(data)
     sides = [[a for a in anns if a.split == s][:args.limit] for s in ('train', 'valid')]
     anns = list(chain(*sides))
     df = run(anns, args, weights)
-    print(f"\n**face_keypoints**: {len(sides[0])} + {len(sides[1])} pictures, 68 points; mobilenet_v2, {args.size} px, "
+    print(f"\n**face_keypoints**: {len(sides[0])} + {len(sides[1])} images, 68 points; mobilenet_v2, {args.size} px, "
           f"bs {args.bs}, {args.frozen} frozen + {args.epochs} epochs, rate {args.lr:g}, "
           f"lr_mult {args.lr_mult:g}, seeds {args.seeds}; mean ± sd\n")
     table(df, score(np.repeat(mean_face(anns)[None], len(sides[1]), 0), sides[1]))

@@ -1,5 +1,5 @@
-"""From the sliding window to SSD: the same pictures, encoder and seconds of training; AP50, passes of the encoder and
-seconds a picture, beside the papers' figures. `--speed`: R-CNN against Fast R-CNN on 2000 given proposals. `--targets`:
+"""From the sliding window to SSD: the same images, encoder and seconds of training; AP50, passes of the encoder and
+seconds per image, beside the papers' figures. `--speed`: R-CNN against Fast R-CNN on 2000 given proposals. `--targets`:
 the share of matching, targets and NMS in a training step. Face masks where VISION_TASKS_DATA is set; ImageNet's weights
 of mobilenet_v2 where VISION_TASKS_WEIGHTS is"""
 import os
@@ -95,11 +95,11 @@ def train(name, dls, args):
         learn.fit_one_cycle(epochs, slice(lr/learn.recipe.lr_mult, lr) if args.weights else lr)
     return learn,epochs,clock(args.device) - t
 
-# --- what an answer costs
+# --- the cost of a prediction
 
 @contextmanager
 def counting(encoder):
-    "Collects how many pictures or windows each call of `encoder` sees"
+    "Counts the images or windows in each call of `encoder`"
     seen = []
     hook = encoder.register_forward_pre_hook(lambda m,xs: seen.append(len(xs[0])))
     try: yield seen
@@ -107,7 +107,7 @@ def counting(encoder):
 
 @torch.no_grad()
 def cost(learn, device):
-    "Passes of the encoder, and seconds, for a picture; proposals are given"
+    "Passes of the encoder, and seconds, per image, given its proposals"
     model,dl = learn.model.eval(),learn.dls.valid.new(bs=1)
     batches  = [(x, proposals[0] if proposals else None) for x,*proposals,_,_ in dl]
     model(batches[0][0], proposals=batches[0][1])               # warms up
@@ -118,15 +118,15 @@ def cost(learn, device):
     return sum(seen)/len(batches),secs/len(batches)
 
 def search_seconds(anns, n):
-    "Of selective search, for a picture"
+    "Seconds of selective search per image"
     p,t = Proposals('selective_search', n=n),time.process_time()
     for a in anns: p.method(np.asarray(read_image(a.path)), n=n)
     return (time.process_time() - t)/len(anns)
 
 def windows_overlap(model, anns, size):
-    "Mean of the best IoU of an object with a window, in pictures of `size`"
+    "Mean over the objects of the best IoU with a window, in images of `size`"
     grid = torch.cat([model.grid(l, (size, size)) for l in model.levels((size, size))]).numpy()
-    # pictures are padded to the net's size, so that objects have to be seen at that scale
+    # images are padded to the net's size, so objects are compared at that scale
     return proposal_recall([grid]*len(anns), [a.bboxes*size/max(a.size) for a in anns])['mean_best_overlap']
 
 def compare(data, args, tmp):
@@ -140,12 +140,12 @@ def compare(data, args, tmp):
     search,found = search_seconds(valid, args.proposals),[props(a) for a in valid]
     recall,boxes = proposal_recall(found, [a.bboxes for a in valid]),np.mean([len(o) for o in found])
     budget = f"{args.epochs} epochs" if args.epochs else f"{args.seconds:g} s of training, as whole epochs"
-    print(f"\n**{data}**: {len(dls[False].train.items)} + {len(valid)} pictures, {args.size} px, bs {args.bs}; "
-          f"{args.encoder} {'from ImageNet' if args.weights else 'from nothing'}, for each net {budget} (R-CNN's "
-          f"SVMs come on top), seed {args.seed}. Selective search: {boxes:.0f} boxes a picture, recall "
+    print(f"\n**{data}**: {len(dls[False].train.items)} + {len(valid)} images, {args.size} px, bs {args.bs}; "
+          f"{args.encoder} {'ImageNet weights' if args.weights else 'random weights'}, for each net {budget} (R-CNN's "
+          f"SVMs come on top), seed {args.seed}. Selective search: {boxes:.0f} boxes per image, recall "
           f"{recall['recall50']:.2f} at IoU .5, {recall['recall70']:.2f} at .7, {search:.3f} s\n\n"
-          "| net | AP50 | AP | passes a picture | s, proposals given | s with them | epochs | training, s | paper: "
-          "mAP, VOC 2007 | paper: a picture |\n|---|" + '---:|'*7 + '---|---|')
+          "| net | AP50 | AP | passes per image | s, proposals given | s with them | epochs | training, s | paper: "
+          "mAP, VOC 2007 | paper: per image |\n|---|" + '---:|'*7 + '---|---|')
     overlap = None
     for name in args.nets:
         net = NETS[name]
@@ -159,22 +159,22 @@ def compare(data, args, tmp):
     print('\n' + WHY.format(recall=recall['recall50'], boxes=boxes, overlap=overlap))
 
 WHY = """Why it is not what the papers report:
-- The papers' AP50 is that of 20 classes in photographs, learnt from 5 to 16 thousand of these, for hours on a GPU.
-- Seconds are equal, epochs not: a step of the sliding window or of R-CNN classifies many windows.
-- Selective search finds {recall:.0%} of these objects with {boxes:.0f} boxes. Nets on proposals begin with that; Faster
-  R-CNN has to learn where to look in the same seconds, and SSD and YOLO in one go.
-- The sliding window has no regression of boxes. The best window's IoU with an object is {overlap} in the mean; those
-  from .5 on were all called right in training, so that the surest need not be the best.
-- R-CNN's crops have 32 pixels here and not 224 or 227: its passes are many, but small. `--speed` has the paper's size.
-- YOLO's layers behind the encoder begin from nothing and see the whole map, so that what is learnt at one place holds
-  there alone; the paper trains them for 135 epochs on 16 551 pictures.
+- The papers' AP50 is that of 20 classes in photographs, learned from 5 to 16 thousand of them, for hours on a GPU.
+- Seconds are equal, epochs are not: a step of the sliding window or of R-CNN classifies many windows.
+- Selective search finds {recall:.0%} of these objects with {boxes:.0f} boxes. Nets with proposals start there; Faster
+  R-CNN has to learn to propose in the same seconds, and SSD and YOLO to do everything in one pass.
+- The sliding window has no regression of boxes. The best window's IoU with an object is {overlap} on average; windows
+  from .5 on were all positive in training, so the one with the highest score need not be the best.
+- R-CNN's crops have 32 pixels here, not 224 or 227: its passes are many, but small. `--speed` has the paper's size.
+- YOLO's layers behind the encoder start from random weights and are fully connected, so what is learned at one
+  position applies there only; the paper trains them for 135 epochs on 16 551 images.
 - SSD is SSDlite on the same encoder, not the paper's VGG16.
-- Seconds are those of one core; the papers' those of a GPU, which runs what is large and parallel nearly for free."""
+- Seconds are those of one core; the papers' are those of a GPU, on which large parallel operations are nearly free."""
 
 # --- R-CNN against Fast R-CNN
 
 def random_boxes(n, size, gen):
-    "(1, n, 4) pixels, from 16 pixels to half of the picture wide and high"
+    "(1, n, 4) pixels, from 16 pixels to half of the image wide and high"
     wh = 16 + torch.rand(n, 2, generator=gen)*(size/2 - 16)
     xy = torch.rand(n, 2, generator=gen)*(size - wh)
     return torch.cat([xy, xy + wh], 1)[None]
@@ -186,8 +186,8 @@ def speed(args):
     x,p  = torch.randn(1, 3, size, size, generator=gen),random_boxes(2000, size, gen)
     nets = {'fast_rcnn': get_arch('fast_rcnn', 'detection')(20, encoder=args.encoder)}
     for c in args.crops: nets[f'rcnn, crops of {c}'] = get_arch('rcnn', 'detection')(20, encoder=args.encoder, crop=c)
-    print(f"\n**2000 proposals, given**: one picture of {size} px, {args.encoder}, 20 classes, one thread; seconds of "
-          "process time\n\n| net | passes | s a picture | to Fast R-CNN |\n|---|---:|---:|---:|")
+    print(f"\n**2000 proposals, given**: one image of {size} px, {args.encoder}, 20 classes, one thread; seconds of "
+          "process time\n\n| net | passes | s per image | to Fast R-CNN |\n|---|---:|---:|---:|")
     for name,net in nets.items():
         net.eval()
         many,times = name == 'fast_rcnn',[]
@@ -241,7 +241,7 @@ def targets(args):
     gen = torch.Generator().manual_seed(args.seed)
     x,labels = torch.randn(bs, 3, size, size, generator=gen),torch.randint(1, 21, (bs, n), generator=gen)
     bboxes,proposals = (torch.cat([random_boxes(o, size, gen) for _ in range(bs)]) for o in (n, 2000))
-    print(f"\n**{n} objects a picture**: {bs} pictures of {size} px, {args.encoder}, 20 classes, 2000 proposals where "
+    print(f"\n**{n} objects per image**: {bs} images of {size} px, {args.encoder}, 20 classes, 2000 proposals where "
           f"they are given; maps of stride {args.stride} for Fast and Faster R-CNN; median of {rounds} training steps "
           "with Adam, one thread, process time\n\n"
           "| net | step, ms | matching, targets, NMS, ms | share |\n|---|---:|---:|---:|")
@@ -249,7 +249,7 @@ def targets(args):
         set_seed(args.seed)
         net = NETS[name]
         kw  = {**net.kw, **({'S': size//32} if name == 'yolo_v1' else {}), **({} if net.given else {'size': size})}
-        if 'stride' in kw: kw['stride'] = args.stride               # 8 is for small pictures
+        if 'stride' in kw: kw['stride'] = args.stride               # 8 is for small images
         model = get_arch(name, 'detection')(20, encoder=args.encoder, **kw).train()
         opt,rows = torch.optim.Adam(model.parameters()),[]
         for _ in range(rounds + 1):
@@ -266,18 +266,18 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--data', nargs='+', choices=list(DATA),
                     default=['drawn'] + ['facemask']*('VISION_TASKS_DATA' in os.environ))
-    ap.add_argument('--n', type=int, default=100, help='pictures, a fifth of them to validate')
+    ap.add_argument('--n', type=int, default=100, help='images, a fifth of them for validation')
     ap.add_argument('--size', type=int, help=f'pixels, in place of { {k: s for k,(_,s) in DATA.items()} }')
     ap.add_argument('--bs', type=int, default=8)
     ap.add_argument('--encoder', default='mobilenet_v2')
     ap.add_argument('--nets', nargs='+', choices=list(NETS), default=list(NETS))
     ap.add_argument('--seconds', type=float, default=40., help='of training, for each net')
     ap.add_argument('--epochs', type=int, help='of each net, in place of --seconds')
-    ap.add_argument('--proposals', type=int, default=200, help='of a picture, at most')
+    ap.add_argument('--proposals', type=int, default=200, help='per image, at most')
     ap.add_argument('--seed', type=int, default=0)
     ap.add_argument('--device', default='cpu')
     ap.add_argument('--speed', action='store_true', help='R-CNN against Fast R-CNN instead')
-    ap.add_argument('--speed-size', type=int, default=512, help='pixels of its picture')
+    ap.add_argument('--speed-size', type=int, default=512, help='pixels of its image')
     ap.add_argument('--crops', nargs='+', type=int, default=[64, 112, 224], help="pixels of R-CNN's windows there")
     ap.add_argument('--stride', type=int, default=16, help='of the map of Fast and Faster R-CNN, with --targets')
     ap.add_argument('--targets', action='store_true', help='the share of matching, targets and NMS instead')

@@ -1,5 +1,5 @@
-"""The whole training pipeline on one core, files to normalised batches: ours against fastai's stock parts, for labels
-of a picture, for points, for class masks, for boxes and for boxes with masks"""
+"""The whole training pipeline on one core, files to normalized batches: ours against fastai's stock parts, for labels
+of an image, for points, for class masks, for boxes and for boxes with masks"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
@@ -25,7 +25,7 @@ from vision_tasks.data.formats.yolo import read_yolo
 from vision_tasks.detection import detection_dls
 from vision_tasks.instance import instance_dls
 from vision_tasks.keypoint import keypoint_dls
-from vision_tasks.training.build import one_normalize
+from vision_tasks.training.build import normalize_once
 from vision_tasks.multilabel import multilabel_dls
 from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls
@@ -38,7 +38,7 @@ def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both side
 
 def ours(task_dls, anns, *args, size=SIZE, **kw):
     dls = task_dls(anns, *args, bs=BS, size=size, splitter=all_train, num_workers=0, device='cpu', **kw)
-    one_normalize(dls, *imagenet_stats)                 # as the task's learner does
+    normalize_once(dls.loaders, *imagenet_stats)        # as the task's learner does
     return dls.train
 
 def stock(anns, block, get_y, item_tfms, tfms):
@@ -48,7 +48,7 @@ def stock(anns, block, get_y, item_tfms, tfms):
     return block.dataloaders(anns, bs=BS, num_workers=0, device='cpu').train
 
 def label_loaders(files):
-    "Pipelines of pictures and made-up labels"
+    "Pipelines of images and synthetic labels"
     anns,light = [Annotation(f, image_size(f), [VOCAB[i%2]]) for i,f in enumerate(files)],dict(do_flip=False, **LIGHT)
     return {'fastai': stock(anns, MultiCategoryBlock(vocab=VOCAB), label_set, RandomResizedCrop(SIZE, min_scale=.35),
                             aug_transforms(**LIGHT)),
@@ -58,7 +58,7 @@ def label_loaders(files):
 def points_of(a): return TensorPoint.create(a.points)
 
 def point_loaders(anns):
-    "Pipelines of pictures and points"
+    "Pipelines of images and points"
     squish = Resize(SIZE, method='squish')
     plain  = JointTransform(SIZE, FitView('squish'), flip=0.)
     return {'fastai': stock(anns, PointBlock, points_of, squish, aug_transforms()),
@@ -67,8 +67,8 @@ def point_loaders(anns):
                                                      flip_pairs=[]),   # fastai's flip exchanges no points either
             'ours': ours(keypoint_dls, anns)}
 
-def points_made_up(files, k=5, seed=0):
-    "`k` points in the middle of each picture, where a turned crop can hold them"
+def synthetic_points(files, k=5, seed=0):
+    "`k` points in the middle of each image, so that they stay inside a rotated crop"
     rng = np.random.default_rng(seed)
     sizes = [image_size(f) for f in files]
     return [Annotation(f, s, points=s*rng.uniform(.25, .75, (k, 2))) for f,s in zip(files, sizes)]
@@ -76,13 +76,13 @@ def points_made_up(files, k=5, seed=0):
 CAMVID = 'sky building pole road pavement tree sign fence car pedestrian bicyclist'.split()   # the masks' 11 is void
 
 def camvid(data, split, side):
-    "The pictures and class masks of one folder of CamVid"
+    "The images and class masks of one folder of CamVid"
     return read_masks(data/f'camvid/{split}', data/f'camvid/{split}annot', CAMVID, void=11, split=side)
 
 def mask_file(a): return a.mask.path   # fastai takes the file as it is, void as a class
 
 def mask_loaders(anns, size):
-    "Pipelines of pictures and class masks; `size`: (w, h)"
+    "Pipelines of images and class masks; `size`: (w, h)"
     block,squish = MaskBlock([*CAMVID, 'void']),Resize(size[::-1], method='squish')
     plain = JointTransform(size, FitView('squish'), flip=0.)
     mine  = lambda **kw: ours(segmentation_dls, anns, CAMVID, size=size, **kw)
@@ -95,7 +95,7 @@ def bboxes_of(a): return a.bboxes.tolist()
 def names_of(a): return a.labels
 
 def box_loaders(anns):
-    "Pipelines of pictures, boxes and their labels; fastai drops those that leave the picture, and so do we"
+    "Pipelines of images, boxes and their labels; fastai drops those outside the image, and so do we"
     block,pad = (BBoxBlock, BBoxLblBlock),Resize(SIZE, method='pad', pad_mode='zeros')
     plain = JointTransform(SIZE, FitView('pad'), valid='pad', flip=0.)
     tfms  = lambda **kw: aug_transforms(pad_mode='zeros', **kw)
@@ -105,11 +105,11 @@ def box_loaders(anns):
             "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
 
 def pil_masks(a):
-    "Every mask at the size of its picture, as fastai's transforms of items know them; a tuple, which they go through"
+    "Every mask at the size of its image, as fastai's transforms of items know them; a tuple, which they go through"
     return fastuple(PILMask(Image.fromarray(decode_mask(m, a.size).astype(np.uint8))) for m in a.masks)
 
 def id_masks(a):
-    "The same from a picture of ids, as it stands in the data set"
+    "The same from an image of ids, as in the data set"
     ids = np.array(Image.open(a.path.parents[1]/'masks'/f'{a.path.stem}_mask.png'))
     return fastuple(PILMask(Image.fromarray((ids == i).astype(np.uint8))) for i in np.unique(ids[ids > 0]))
 
@@ -122,7 +122,7 @@ def pad_masks(samples):
     return [(*b, TensorMask(m)) for b,m in zip(boxed, stacks)]
 
 def instance_loaders(anns, masks_of=pil_masks):
-    "Pipelines of pictures, boxes, their labels and masks"
+    "Pipelines of images, boxes, their labels and masks"
     masks,pad = TransformBlock(dls_kwargs=dict(before_batch=pad_masks)),Resize(SIZE, method='pad', pad_mode='zeros')
     block,get = (BBoxBlock, BBoxLblBlock, masks),[bboxes_of, names_of, masks_of]
     plain = JointTransform(SIZE, FitView('pad'), valid='pad', flip=0.)
@@ -143,7 +143,7 @@ class Pass:
     def rates(self, i): return [self.n/s[i] for s in self.secs]   # 0: wall, 1: process
 
 def large_jpegs(dest, files, n=12, size=(4000, 3000), seed=0):
-    "`n` of `files` enlarged to `size`, with the grain of a sensor, so that they weigh as photographs do"
+    "`n` of `files` upsampled to `size`, with sensor noise, so that the files are as large as photographs"
     rng = np.random.default_rng(seed)
     grain = rng.normal(0, 5.5, (size[1], size[0], 1)).astype(np.float32)
     for i,f in enumerate(files[:n]):
@@ -160,7 +160,7 @@ def compare(name, files, dls, rounds, size=(SIZE, SIZE)):
     interleaved(fns, rounds)
     base = fns['fastai']
     mb   = sum(f.stat().st_size for f in files)/len(files)/1e6
-    print(f"\n**{name}**: {len(set(files))} files, {mb:.2f} MB in the mean, {base.n} pictures a pass; "
+    print(f"\n**{name}**: {len(set(files))} files, {mb:.2f} MB on average, {base.n} images per pass; "
           f"median (min..max) of {rounds} passes, interleaved\n")
     print('| pipeline | images/s, process time | images/s, wall | to fastai, process | to fastai, wall |\n'
           '|---|---:|---:|---:|---:|')
@@ -180,36 +180,36 @@ def main():
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
     print(describe(('torch', 'torchvision', 'fastai', 'pillow')),
-          f"\n\n{SIZE} px where nothing else is said, bs {BS}, one thread")
+          f"\n\n{SIZE} px unless stated otherwise, bs {BS}, one thread")
     data  = Path(os.environ['VISION_TASKS_DATA'])
     files = get_image_files(data/'coco128/images').sorted()
     if 'labels' in args.targets:
-        print("\n# Labels: random resized crop (area .35..1), flip, lighting, normalise")
+        print("\n# Labels: random resized crop (area .35..1), flip, lighting, normalize")
         compare('coco128', files, label_loaders(files), args.rounds)
         with tempfile.TemporaryDirectory() as d:
             large = large_jpegs(Path(d), files)*4
             compare('4000x3000 JPEGs', large, label_loaders(large), args.rounds)
     if 'points' in args.targets:
-        print("\n# Points. fastai: squish, flip, turn, zoom, warp, lighting; ours: crop, turn, lighting; normalise")
+        print("\n# Points. fastai: squish, flip, rotate, zoom, warp, lighting; ours: crop, rotate, lighting; normalize")
         faces = data/'face_keypoints/training'
         anns  = read_df(f'{faces}_frames_keypoints.csv', faces, point_cols=list(range(1, 137)))
         compare('face_keypoints, PNG', [a.path for a in anns], point_loaders(anns), args.rounds)
-        compare('coco128, 5 points made up', files, point_loaders(points_made_up(files)), args.rounds)
+        compare('coco128, 5 synthetic points', files, point_loaders(synthetic_points(files)), args.rounds)
     if 'masks' in args.targets:
-        print("\n# Masks. fastai: squish, flip, turn, zoom, warp, lighting; ours: crop, flip, lighting; normalise")
+        print("\n# Masks. fastai: squish, flip, rotation, zoom, warp, lighting; ours: crop, flip, lighting; normalize")
         anns = camvid(data, 'train', 'train')[::2]
         for size in ((240, 180), (SIZE, SIZE)):
             name = f'camvid at {size[0]}x{size[1]}'
             compare(name, [a.path for a in anns], mask_loaders(anns, size), args.rounds, size)
     if 'boxes' in args.targets:
-        print("\n# Boxes. fastai: pad, flip, turn, zoom, warp, lighting; ours: zoom, flip, lighting; normalise")
+        print("\n# Boxes. fastai: pad, flip, rotation, zoom, warp, lighting; ours: zoom, flip, lighting; normalize")
         anns = [a for a in read_yolo(data/'coco128', split='train', on_error='drop') if a.labels]
         compare('coco128', [a.path for a in anns], box_loaders(anns), args.rounds)
         anns = [a for a in read_voc(data/'facemask', images='images', annotations='annotations')[:256] if a.labels]
         compare('facemask, PNG', [a.path for a in anns], box_loaders(anns), args.rounds)
     if 'instances' in args.targets:
-        print("\n# Boxes and masks. fastai: pad, flip, turn, zoom, warp, lighting; ours: zoom, flip, lighting; "
-              "normalise")
+        print("\n# Boxes and masks. fastai: pad, flip, rotation, zoom, warp, lighting; ours: zoom, flip, lighting; "
+              "normalize")
         anns = read_yolo(data/'coco128', split='train', labels='labels_seg', on_error='drop')
         anns = [a for a in anns if a.labels]
         compare('coco128', [a.path for a in anns], instance_loaders(anns), args.rounds)

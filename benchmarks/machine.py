@@ -1,4 +1,4 @@
-"What every benchmark needs: a line on the machine, and times that are fair to each contestant"
+"Shared by all benchmarks: a line that describes the machine, and fair, interleaved timing of all contestants"
 import os, platform, statistics, time, warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path

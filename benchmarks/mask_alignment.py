@@ -1,5 +1,5 @@
-"""What Mask R-CNN could reach at best: true masks become the 28x28 targets of the mask head, and the targets come back
-to the image as if the head had predicted them. Ours (`mask_targets`, `paste_rle`) beside torchvision's
+"""Upper bound of Mask R-CNN: ground truth masks become the 28x28 targets of the mask head, and the targets are pasted
+as if the head had predicted them. Ours (`mask_targets`, `paste_rle`) beside torchvision's
 (`project_masks_on_boxes`, `paste_masks_in_image`): `python mask_alignment.py [objects]`"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')

@@ -1,7 +1,7 @@
-"""Parameters of the models, and images a second on one core: `python benchmarks/models_speed.py > table.md`
+"""Parameters of the models, and images per second on one core: `python benchmarks/models_speed.py > table.md`
 
 The network alone, in evaluation mode, on random images in batches of one: no loading, no training. For detectors this
-includes NMS. Random weights: a detector then finds fewer objects than a trained one, and NMS costs less"""
+includes NMS. Random weights: a detector then predicts fewer objects than a trained one, and NMS costs less"""
 import argparse, statistics, time, warnings
 import torch, torchvision
 from machine import describe

@@ -1,4 +1,4 @@
-"`multilabel_learner` beside fastai's `vision_learner` on real pictures: same weights, head, epochs, seeds, scorer"
+"`multilabel_learner` beside fastai's `vision_learner` on real images: same weights, head, epochs, seeds, scorer"
 import argparse, os, random, sys, time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,7 +110,7 @@ def run(name, d, anns, args, weights):
                 learn.fine_tune(args.epochs or d.epochs, freeze_epochs=args.frozen or d.frozen)
                 secs = time.perf_counter()-t,time.process_time()-c
                 note(system, seed, probs_of(learn), secs)
-                # fastai's crop looks at the middle of a picture only; ours, and this, at all of it
+                # fastai's crop takes the centre of an image; ours, and this, all of it
                 if system == 'fastai':
                     squished = stock_dls(anns, vocab, d.bs, Resize(args.size, 'squish')).valid
                     note('fastai, valid squished', seed, probs_of(learn, dl=squished), secs)
@@ -135,7 +135,7 @@ def main():
     ap.add_argument('--size', type=int, default=160, help='pixels of the input')
     ap.add_argument('--frozen', type=int, help="epochs with the encoder frozen, in place of the data set's own")
     ap.add_argument('--epochs', type=int, help="epochs after these, in place of the data set's own")
-    ap.add_argument('--limit', type=int, help='so many pictures of each side of the split, to try it out')
+    ap.add_argument('--limit', type=int, help='number of images of each side of the split, for a trial')
     args = begin(ap, ('torch', 'torchvision', 'fastai', 'scikit-learn'))
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
     for name in args.data:
@@ -144,7 +144,7 @@ def main():
         if args.limit: anns = [a for s in ('train', 'valid') for a in [o for o in anns if o.split == s][:args.limit]]
         df = run(name, d, anns, args, weights)
         n = {s: sum(a.split == s for a in anns) for s in ('train', 'valid')}
-        print(f"\n**{name}**: {n['train']} + {n['valid']} pictures, {len(vocab_of(anns))} classes; mobilenet_v2, "
+        print(f"\n**{name}**: {n['train']} + {n['valid']} images, {len(vocab_of(anns))} classes; mobilenet_v2, "
               f"{args.size} px, bs {d.bs}, {args.frozen or d.frozen} frozen + {args.epochs or d.epochs} epochs, "
               f"seeds {args.seeds}; mean ± sd\n")
         table(df)

@@ -1,4 +1,4 @@
-"What a Learner costs: the unfrozen epochs of `fine_tune`, without validation, against a bare PyTorch loop"
+"The overhead of a Learner: the unfrozen epochs of `fine_tune`, without validation, against a bare PyTorch loop"
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, copy, statistics, sys, time, warnings
@@ -102,7 +102,7 @@ class Timed:
         self.secs.append((time.process_time()-c, time.perf_counter()-t))
 
 class Tiny(nn.Module):
-    "A net that costs next to nothing, so that what remains is the loop"
+    "A net whose cost is negligible, so that the loop is measured"
     def __init__(self, n_out, size):
         super().__init__()
         self.encoder,self.head,self.size = nn.Conv2d(3, n_out, 1),nn.Identity(),size   # size: None, or (h, w) of a map
@@ -149,7 +149,7 @@ def main():
     dls   = task.dls(Path(os.environ['VISION_TASKS_DATA']), task.bs*args.batches, bs=task.bs, splitter=all_train,
                      num_workers=0, device=args.device)
     model = task.learner(dls, **task.net, pretrained=False).model.to(args.device)
-    memory = Memory(dls.train)                   # normalised, on the device
+    memory = Memory(dls.train)                   # normalized, on the device
     n  = args.epochs*args.batches
     assert len(memory) == args.batches
     fns = {(where, what): Timed(f) for where,b in (('in memory', memory), ('loaded', dls.train)) for what,f in (

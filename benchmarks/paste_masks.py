@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.ops.masks import paste_rle
 
 def predictions(n, k, size, seed=0):
-    "`n` pictures of `k` smooth masks, in boxes whose sides are 16 to 400 pixels, spread evenly over the logarithm"
+    "`n` images of `k` smooth masks, in boxes whose sides are 16 to 400 pixels, spread evenly over the logarithm"
     rng = np.random.default_rng(seed)
     for _ in range(n):
         coarse = torch.from_numpy(rng.normal(0, 3, (k, 1, 6, 6)).astype(np.float32))
@@ -62,7 +62,7 @@ def main(n=100, k=50, w=640, h=480):
     for o,s in secs.items(): print(f'| {o} | {s:.2f} | {s/n*1000:.1f} | {slow/s:.1f} |')
     print("\npixels that differ from grid_sample's, of all: {} of {}".format(*wrong_pixels(data[:10], size)))
     some = [peak(data[:i], size) for i in (1, n//2, n)]
-    print(f"peak of paste_rle over 1, {n//2} and {n} pictures: {', '.join(f'{o:.2f}' for o in some)} MiB "
-          f"(n, h, w of one picture as uint8: {w*h*k/2**20:.1f} MiB)")
+    print(f"peak of paste_rle over 1, {n//2} and {n} images: {', '.join(f'{o:.2f}' for o in some)} MiB "
+          f"(n, h, w of one image as uint8: {w*h*k/2**20:.1f} MiB)")
 
 if __name__ == '__main__': main(*map(int, sys.argv[1:]))

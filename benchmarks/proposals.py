@@ -20,11 +20,11 @@ except ImportError: cv2 = None
 WIDTH,COUNTS,ROUNDS = 500,(200, 500, 1000, 2000),3
 
 def data_sets(n, tmp):
-    "{name: annotations}, each n pictures with objects, at equal distances in the order of their names"
+    "{name: annotations}, n images with objects of each data set, evenly spaced in the order of their names"
     data = os.environ.get('VISION_TASKS_DATA')
     if not data: return {'drawn shapes': [a for a in draw_shapes(tmp, n=2*n, size=(400, 300)) if len(a.bboxes)][:n]}
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.* pictures are left out')   # COCO128 has labels without a picture
+        warnings.filterwarnings('ignore', '.* images are dropped')   # COCO128 has labels without an image
         all_ = {'facemask': read_voc(Path(data)/'facemask', images='images', annotations='annotations'),
                 'coco128':  read_yolo(Path(data)/'coco128', on_error='drop')}
     some = {k: [a for a in v if len(a.bboxes)] for k,v in all_.items()}
@@ -41,14 +41,14 @@ def theirs(im):   # (h, w, 3) uint8 -> (k, 4)
 CONTESTANTS = {'selective_search': selective_search, **({'opencv-contrib, fast': theirs} if cv2 else {})}
 
 def scaled(a):
-    "(picture at most WIDTH wide, by which its boxes are multiplied): so that all search the same pixels"
+    "(image at most WIDTH wide, factor of its boxes): so that all search the same pixels"
     im = read_image(a.path)
     w,h = im.size
     small = im.resize((WIDTH, round(h*WIDTH/w)), Image.BOX) if w > WIDTH else im
     return np.asarray(small),np.tile([w/small.width, h/small.height], 2)
 
 def searched(anns):
-    "{contestant: boxes of each picture}, {contestant: median seconds of each picture}, interleaved"
+    "{contestant: boxes of each image}, {contestant: median seconds of each image}, interleaved"
     found,took = {o: [] for o in CONTESTANTS},{o: [] for o in CONTESTANTS}
     for im,scale in map(scaled, anns):
         times = {o: [] for o in CONTESTANTS}
@@ -63,10 +63,10 @@ def searched(anns):
 
 def compare(name, anns):
     found,took = searched(anns)
-    truth = [a.bboxes for a in anns]
+    targets = [a.bboxes for a in anns]
     ours = statistics.mean(took['selective_search'])
-    print(f"\n**{name}**, {len(anns)} pictures, {sum(map(len, truth))} boxes, at most {WIDTH} pixels wide\n\n| | ms a "
-          "picture | least..most | time to ours | boxes a picture |\n|---|---:|---:|---:|---:|")
+    print(f"\n**{name}**, {len(anns)} images, {sum(map(len, targets))} boxes, at most {WIDTH} pixels wide\n\n| | "
+          "ms per image | least..most | time to ours | boxes per image |\n|---|---:|---:|---:|---:|")
     for o,t in took.items():
         print(f"| {o} | {1e3*statistics.mean(t):.0f} | {1e3*min(t):.0f}..{1e3*max(t):.0f} | "
               f"{statistics.mean(t)/ours:.2f} | {statistics.mean(map(len, found[o])):.0f} |")
@@ -75,13 +75,13 @@ def compare(name, anns):
     for n in COUNTS:
         some = {**found, 'random': [random_proposals(a.size, n) for a in anns],
                 'grid': [grid_proposals(a.size, n) for a in anns]}
-        scores = [proposal_recall(o, truth, (.5, .7), n).values() for o in some.values()]
+        scores = [proposal_recall(o, targets, (.5, .7), n).values() for o in some.values()]
         print(f"| {n} | " + ' | '.join(' / '.join(f'{o:.3f}' for o in s) for s in scores) + ' |')
 
 def keeping(anns):
-    "Pictures a second of `prepare`, by wall time"
+    "Images per second of `prepare`, by wall time"
     paths = [a.path for a in anns]
-    print(f"\n**Proposals**, {len(paths)} pictures; wall time\n\n| | pictures a second |\n|---|---:|")
+    print(f"\n**Proposals**, {len(paths)} images; wall time\n\n| | images per second |\n|---|---:|")
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as tmp:
             p = Proposals(cache=tmp, workers=workers)
@@ -92,11 +92,11 @@ def keeping(anns):
             for o in paths: p(o)
             read = len(paths)/(time.perf_counter()-t)
             size = sum(f.stat().st_size for f in Path(tmp).iterdir())/len(paths)/2**10
-    print(f"| read again, one process | {read:.0f} |\n\n{size:.0f} KiB a picture are kept")
+    print(f"| read again, one process | {read:.0f} |\n\n{size:.0f} KiB per image are stored")
 
 def main():
     args = argparse.ArgumentParser(description=__doc__)
-    args.add_argument('-n', type=int, default=40, help="pictures of each data set")
+    args.add_argument('-n', type=int, default=40, help="images of each data set")
     n = args.parse_args().n
     print(describe(('numpy', 'scikit-image', 'opencv-contrib-python-headless')))
     if cv2: cv2.setNumThreads(1)

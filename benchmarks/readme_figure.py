@@ -1,5 +1,5 @@
 """The figure of README: Mask R-CNN on mobilenet_v2, fine-tuned on 14 photographs of nuts and dried fruit (MIT licence),
-shown on photographs that were held out"""
+predictions on photographs that were held out"""
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +35,8 @@ def main():
     with learn.no_bar(): print({k: round(v, 3) for k,v in learn.evaluate().items()}, flush=True)
     shown = [next(a for a in anns if a.path.name == o) for o in args.show]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with learn.no_bar(): said = learn.annotate([a.path for a in shown], thresh=args.thresh)
-    contact_sheet(said, fname=args.out, ncols=len(shown), vocab=dls.vocab[1:])
+    with learn.no_bar(): preds = learn.annotate([a.path for a in shown], thresh=args.thresh)
+    contact_sheet(preds, fname=args.out, ncols=len(shown), vocab=dls.vocab[1:])
     if args.export: learn.export(args.export.resolve())
 
 if __name__ == '__main__': main()

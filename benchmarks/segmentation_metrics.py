@@ -1,5 +1,5 @@
 """The confusion counts of 500 label maps of 480x360, void included, against torchmetrics and scikit-learn: time, and on
-Linux memory; and what five metrics cost a batch of logits"""
+Linux memory; and the cost of five metrics for a batch of logits"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread each, before numpy is there
 import sys, warnings

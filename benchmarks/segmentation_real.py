@@ -26,11 +26,11 @@ from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
 ENCODER,STOCK,CRF = 'mobilenet_v2',"fastai's unet_learner",'mIoU after the CRF'
 SCORES = {'mIoU': 'miou', 'pixel accuracy': 'pixel_accuracy'}
-# mean IoU of CamVid's test set as the papers have it, of full nets at full size with long recipes; dilation: with
+# mean IoU of CamVid's test set as reported in the papers, of full nets at full size with long recipes; dilation: with
 # the context module for street scenes
 PAPERS = {'segnet': .601, 'deeplab_v1': .616, 'dilatednet': .653, 'fc_densenet103': .669}
 
-# --- the systems: annotations -> learner. All flip and change the light, and see the whole picture, as fastai does it
+# --- the systems: annotations -> learner. All flip and change lighting, on the whole image, with fastai's transforms
 
 def ours(arch, anns, size, bs, weights, device, crops=False, width=None):
     same = {} if crops else dict(item_tfms=JointTransform(size, FitView('squish'), flip=0.),
@@ -77,7 +77,7 @@ def clock(device):
     torch.cuda.synchronize()
     return time.perf_counter()
 
-def answers(learn, anns, crf):
+def predictions(learn, anns, crf):
     """Class indices in pixels of the files, from logits scaled up; with `crf` also those after `dense_crf`; and the
     seconds of the net alone"""
     out,after,secs = [],[],0.
@@ -96,7 +96,7 @@ def answers(learn, anns, crf):
     return out,after,secs
 
 def most_frequent(anns):
-    "At each pixel the class that it has most often in the training pictures"
+    "The most frequent class of each pixel in the training images"
     counts = sum(np.stack([class_mask(a, len(CAMVID)) == i for i in range(len(CAMVID))]).astype(int)
                  for a in anns if a.split == 'train')
     return torch.from_numpy(counts.argmax(0))
@@ -115,7 +115,7 @@ def run(anns, args, weights):
             with learn.no_bar(), learn.no_logging():
                 learn.fine_tune(args.epochs, args.lr, freeze_epochs=args.frozen, lr_mult=args.lr_mult)
             wall,secs = time.perf_counter()-t,clock(args.device)-c
-            labels,after,net = answers(learn, valid, args.crf)
+            labels,after,net = predictions(learn, valid, args.crf)
             n = len(learn.dls.train)*args.bs*(args.frozen+args.epochs)
             rows.append(dict(system=o, seed=seed, **score(labels, valid), parameters=sum(map(torch.numel,
                              learn.model.parameters())), process=secs, wall=wall, train=n/secs, net=len(valid)/net,
@@ -126,7 +126,7 @@ def run(anns, args, weights):
 def table(df, base):
     "A line a system: mean ± standard deviation over the seeds; differences are taken seed by seed"
     extra = [CRF] if CRF in df else []
-    cols  = [*SCORES, *extra, "mIoU less fastai's", 'parameters', 'seconds', 'images/s, training',
+    cols  = [*SCORES, *extra, "mIoU minus fastai's", 'parameters', 'seconds', 'images/s, training',
              'images/s, net alone', "paper's mIoU (test)"]
     print(f"| system | {' | '.join(cols)} |\n|---|" + '---:|'*len(cols))
     print('| most frequent class of each pixel |', *(f'{v:.3f} |' for v in base.values()), '| '*(len(cols)-len(SCORES)))
@@ -140,7 +140,7 @@ def table(df, base):
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--archs', nargs='+', choices=list_archs('segmentation'), default=['dynamic_unet', 'lraspp'])
-    ap.add_argument('--no-fastai', action='store_true', help="leave fastai's net out")
+    ap.add_argument('--no-fastai', action='store_true', help="without fastai's net")
     ap.add_argument('--crops', action='store_true', help="our own augmentation for our nets, in place of fastai's")
     ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     ap.add_argument('--size', nargs=2, type=int, default=(240, 180), help='width and height of the input in pixels')
@@ -150,16 +150,16 @@ def main():
     ap.add_argument('--lr', type=float, default=2e-3, help='base rate of `fine_tune`')
     # fastai's 100 leaves the encoder as good as still: half the mIoU of lraspp in a short run
     ap.add_argument('--lr-mult', type=float, default=2, help="`fine_tune`'s ratio of rates, head to encoder")
-    ap.add_argument('--width', type=float, help='of the nets that have one; they get no weights')
+    ap.add_argument('--width', type=float, help='of the nets that have one; they start from random weights')
     ap.add_argument('--crf', action='store_true', help='what `dense_crf`, as it comes, adds to the mean IoU')
-    ap.add_argument('--limit', type=int, help='so many pictures to train on, evenly spread; all are scored')
+    ap.add_argument('--limit', type=int, help='number of training images, evenly spread; all are evaluated')
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
     train,valid = camvid(data, 'train', 'train'),camvid(data, 'val', 'valid')
     if args.limit: train = [train[i] for i in np.linspace(0, len(train)-1, min(args.limit, len(train))).astype(int)]
     df = run(train+valid, args, weights)
-    print(f"\n**CamVid**: {len(train)} + {len(valid)} pictures, {len(CAMVID)} classes; {ENCODER}, "
+    print(f"\n**CamVid**: {len(train)} + {len(valid)} images, {len(CAMVID)} classes; {ENCODER}, "
           f"{args.size[0]}x{args.size[1]}, bs {args.bs}, {args.frozen} frozen + {args.epochs} epochs, "
           f"rate {args.lr:g}, lr_mult {args.lr_mult:g}, seeds {args.seeds}; mean ± sd\n")
     table(df, score([most_frequent(train)]*len(valid), valid))

@@ -1,4 +1,4 @@
-"""What the sliding window costs window by window, against one convolutional pass with the same weights and the same
+"""The cost of the sliding window, window by window, against one convolutional pass with the same weights and the same
 logits: time, and for segmentation multiply-adds as torch counts them"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread each, before numpy is there
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from machine import describe, interleaved
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from vision_tasks.models.detection.sliding_window import sliding_window_segmenter as detector
+from vision_tasks.models.detection.sliding_window import sliding_window_detector as detector
 from vision_tasks.models.segmentation.sliding_window import sliding_window_segmenter
 
 class Timed:
@@ -20,13 +20,13 @@ class Timed:
         self.f()
         self.secs.append(time.process_time()-t)
 
-def answer(net, x):
+def predict(net, x):
     with torch.no_grad(): return net(x)
 
 def multiply_adds(size, **kw):
-    "Of one picture; counted on meta, where nothing is computed"
+    "Of one image; counted on the meta device, where nothing is computed"
     with torch.device('meta'): net,x = sliding_window_segmenter(21, **kw),torch.empty(1, 3, size, size)
-    with FlopCounterMode(display=False) as counter: answer(net, x)
+    with FlopCounterMode(display=False) as counter: predict(net, x)
     return counter.get_total_flops()/2     # torch counts a multiplication and an addition as two
 
 def row(size, stride, rounds):
@@ -36,8 +36,8 @@ def row(size, stride, rounds):
         nets[route] = sliding_window_segmenter(21, route=route, stride=stride).eval()
     x = torch.randn(1, 3, size, size)
     # which warms up, too
-    torch.testing.assert_close(answer(nets['windows'], x), answer(nets['conv'], x), rtol=1e-3, atol=1e-4)
-    fns = {o: Timed(lambda net=net: answer(net, x)) for o,net in nets.items()}
+    torch.testing.assert_close(predict(nets['windows'], x), predict(nets['conv'], x), rtol=1e-3, atol=1e-4)
+    fns = {o: Timed(lambda net=net: predict(net, x)) for o,net in nets.items()}
     interleaved(fns, rounds)
     secs = {o: statistics.median(f.secs) for o,f in fns.items()}
     macs = {o: multiply_adds(size, route=o, stride=stride) for o in nets}
@@ -66,9 +66,9 @@ def detection_row(size, stride, rounds):
           f"({min(ratio):.1f}..{max(ratio):.1f}) |", flush=True)
 
 def detection(sizes, rounds):
-    print(f"`sliding_window(20)` of detection: windows of 7 sizes and 3 shapes, the net sees 32 x 32 pixels of each; "
-          f"one picture, one thread; seconds of process time for all logits, median of {rounds}, interleaved\n\n"
-          "| picture | stride | resized pictures | windows | one by one, s | one pass, s | factor |\n"
+    print(f"`sliding_window(20)` of detection: windows of 7 sizes and 3 shapes, each resized to 32 x 32 pixels; "
+          f"one image, one thread; seconds of process time for all logits, median of {rounds}, interleaved\n\n"
+          "| image | stride | resized images | windows | one by one, s | one pass, s | factor |\n"
           "|---|---:|---:|---:|---:|---:|---:|")
     for size in sizes:
         for stride in (4, 8): detection_row(size, stride, rounds)
@@ -82,9 +82,9 @@ def main():
     torch.set_num_threads(1)
     print(describe(('torch',)), '\n')
     if args.task == 'detection': return detection(args.sizes, args.rounds)
-    print(f"`sliding_window(21)`, patch 33, one picture, one thread; seconds of process "
+    print(f"`sliding_window(21)`, patch 33, one image, one thread; seconds of process "
           f"time, median of {args.rounds}, interleaved; factor: of the medians (range over the rounds)\n")
-    print('| picture | stride | windows, s | conv, s | factor | windows, G multiply-adds | conv | factor |\n'
+    print('| image | stride | windows, s | conv, s | factor | windows, G multiply-adds | conv | factor |\n'
           '|---|---:|---:|---:|---:|---:|---:|---:|')
     for size in args.sizes:
         for stride in (1, 4): row(size, stride, args.rounds)

@@ -1,8 +1,8 @@
-"""What it costs that a data set of several files survives a kill and a power failure.
+"""The cost of writing a data set of several files so that it survives a kill and a power failure.
 
     python benchmarks/writing.py --n 1000
 Small files, as of labels and masks; medians of interleaved rounds. The ratio is to files that are written in place and
-not flushed, and to one flush (fsync) a file, each in a temporary file that is renamed"""
+not flushed, and to one flush (fsync) per file, each in a temporary file that is renamed"""
 import argparse, os, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

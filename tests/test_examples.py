@@ -1,5 +1,5 @@
 "Every example is short, can be imported without running, and does what it says"
-import ast, os, runpy, subprocess, sys
+import ast, importlib, os, runpy, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 from shutil import copy
@@ -16,10 +16,11 @@ from vision_tasks.data.formats.yolo import write_yolo
 
 ROOT     = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT/'examples').glob('*.py'))
+BENCHMARKS = sorted((ROOT/'benchmarks').glob('*.py'))
 SMALL    = ['--arch', 'test_resnet', '--weights', 'none', '--epochs', '1', '--size', '32']
 
 def csv(df, shapes, name):
-    "`df` as a file beside the pictures of `shapes`"
+    "`df` as a file beside the images of `shapes`"
     file = shapes[0].path.parent/f'{name}.csv'
     df.to_csv(file, index=False)
     return file
@@ -50,7 +51,7 @@ def masks_json(shapes):
     return [file]
 
 def mask_folders(shapes):
-    "Folders of pictures and masks, and the names of the classes"
+    "Folders of images and masks, and the names of the classes"
     return [shapes[0].path.parent, shapes[0].mask.parent, ','.join(SHAPE_CODES)]
 
 # for each example the arguments of the smallest run that makes sense, and what gives those that name data of `shapes`
@@ -111,3 +112,11 @@ def test_train_detection_reads_boxes_of_every_format_by_its_suffix(data, shapes,
     for a,b in zip(got, shapes):
         assert a.labels == b.labels
         np.testing.assert_allclose(a.bboxes, b.bboxes, atol=1e-3)
+
+@pytest.mark.parametrize('path', [*EXAMPLES, *BENCHMARKS], ids=lambda p: p.stem)
+def test_the_names_that_a_script_imports_from_the_package_exist(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or '').startswith('vision_tasks'): continue
+        module = importlib.import_module(node.module)
+        missing = [o.name for o in node.names if o.name != '*' and not hasattr(module, o.name)]
+        assert not missing, f"{node.module} has no {missing}"
