@@ -106,7 +106,7 @@ def method_calls(task, anns, made):
         calls['annotate'] = of('annotate', items=anns[:1], bs=1, tta=False, tile=16, scale=1., postprocess=None)
         calls['tune_crf'] = of('tune_crf', grid=dict(w1=[1.], n_iter=[1]), ds_idx=1, n=1)
     if task.name == 'instance':
-        calls['annotate'] = of('annotate', items=anns[:1], thresh=.5, bs=1, tta=False, masks='rle')
+        calls['annotate'] = of('annotate', items=anns[:1], thresh=.5, bs=1, masks='rle')
     if task.name == 'keypoint':
         calls['evaluate_per_point'] = of('evaluate_per_point', ds_idx=1, dl=anns[:2], by='diagonal', thresh=.1)
     if task.name in ('detection', 'instance'):

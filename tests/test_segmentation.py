@@ -264,7 +264,7 @@ def test_a_net_of_segmentation_models_pytorch_is_taken(anns):
                                  pretrained=False)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3)
-        assert len(learn.splitter(learn.model)) == 2 and np.isfinite(learn.evaluate()['miou'])
+        assert len(learn.splitter(learn.model)) == 3 and np.isfinite(learn.evaluate()['miou'])
 
 @pytest.mark.train
 def test_it_learns_shapes(anns, tmp_path):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 from ..arguments import POSITIVE, checked, number, whole
+from .kinds import ONE_RATE
 
 __all__ = ['Recipe']
 
@@ -15,7 +16,7 @@ class Recipe:
     wd:float=None          # weight decay; None (default): the learner's
     grad_clip:float=None   # largest norm of all gradients together; None (default): gradients are not clipped
 
-    @checked(base_lr=POSITIVE, freeze_epochs=whole(0), lr_mult=POSITIVE, wd=number(0), grad_clip=POSITIVE)
+    @checked(base_lr=ONE_RATE, freeze_epochs=whole(0), lr_mult=POSITIVE, wd=number(0), grad_clip=POSITIVE)
     def replace(self,
         base_lr=None, freeze_epochs=None, lr_mult=None, wd=None, grad_clip=None, # as the fields; None (default): kept
     ) -> Recipe:
