@@ -5,6 +5,7 @@ from pathlib import Path
 from shutil import copy
 import numpy as np, pandas as pd, pytest
 from fastai.learner import load_learner
+import vision_tasks.all as v
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.targets import label_set
 from vision_tasks.data.formats.coco import write_coco
@@ -64,7 +65,11 @@ TINY = {'train_classification': (SMALL, class_folders),
         'train_instance':     (['--encoder', *SMALL[1:], '--width', '.125'], masks_json),
         'train_distributed':  (['--encoder', *SMALL[1:]], boxes_csv)}   # alone; in two processes in test_distributed
 
-# runs an example that draws 400 images with an eighth of them
+def fewer(draw):
+    "`draw` of an eighth of the images: the examples draw 400"
+    return lambda path, n, **kwargs: draw(path, n=n//8, **kwargs)
+
+# runs an example so in a process of its own
 FEWER = """
 import runpy, vision_tasks.all as v
 def fewer(draw): return lambda path, n, **kwargs: draw(path, n=n//8, **kwargs)
@@ -80,20 +85,37 @@ def test_an_example_is_under_40_lines_and_has_a_main_guard(example):
     assert isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'"
     assert not [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom) and n.names[0].name == '*']
 
+def in_a_process(example, args, folder):
+    "What the example prints, run as a user runs it"
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
+    cmd = [sys.executable, '-c', FEWER.format(str(example)), *args]
+    run = subprocess.run(cmd, cwd=folder, env=env, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+def in_this_process(example, args, folder, monkeypatch, capsys):
+    "The same without the imports, which take longer than the training"
+    for name in ('draw_shapes', 'draw_figures'): monkeypatch.setattr(v, name, fewer(getattr(v, name)))
+    monkeypatch.setattr(sys, 'argv', [str(example), *args])
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    runpy.run_path(str(example), run_name='__main__')
+    return capsys.readouterr().out
+
 @pytest.mark.train
 @pytest.mark.parametrize('data', ['drawn', 'given'])
 @pytest.mark.parametrize('example', EXAMPLES, ids=lambda o: o.stem)
-def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path):
+def test_an_example_trains_draws_and_exports_a_model_that_loads(example, data, shapes, tmp_path, monkeypatch, capsys):
+    "One in a process of its own, and the one that joins several processes"
     args,given = TINY[example.stem]
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
-    code = FEWER.format(str(example))
-    cmd = [sys.executable, '-c', code, *(given(shapes) if data == 'given' else []), *args, '--out', 'out']
-    run = subprocess.run(cmd, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
-    assert run.returncode == 0, run.stderr
+    args = [*(given(shapes) if data == 'given' else []), *args, '--out', 'out']
+    alone = (example.stem, data) in (('train_detection', 'given'), ('train_distributed', 'drawn'))
+    out = in_a_process(example, args, tmp_path) if alone else in_this_process(example, [str(o) for o in args], tmp_path,
+                                                                              monkeypatch, capsys)
     assert [o.name for o in tmp_path.iterdir()] == ['out'] and list((tmp_path/'out').glob('*.png'))
     exported, = (tmp_path/'out').glob('*.pkl')
     learn = load_learner(exported)
-    for o in learn.dls.vocab: assert o in run.stdout
+    for o in learn.dls.vocab: assert o in out
     with learn.no_bar(): assert learn.annotate(shapes[0].path)[0].path == shapes[0].path
 
 @pytest.mark.parametrize('data', ['.', 'auto.json', 'data.yaml', 'boxes.csv'])
