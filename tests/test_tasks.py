@@ -36,6 +36,7 @@ class Task:
     raises:dict = field(default_factory=dict)    # 'tta', 'tune' where they make no sense; what they then say
     still:float = 0.            # share of the head's parameters that a step may leave as they are: where nothing was
     epochs:int = 2              # after which the answers differ from picture to picture
+    lr:float = 5e-3             # of these epochs
     def __repr__(self): return self.name
     def make_dls(self, anns, **kw): return self.dls(anns, **{**dict(num_workers=0, device='cpu'), **self.data, **kw})
     def make(self, anns, path, size=64, bs=8, **kw):
@@ -82,8 +83,8 @@ TASKS = [
     Task('localization', localization_dls, localization_learner, 'mean_iou', largest_object, lambda a: 1,
          options=dict(arch='test_resnet'), raises=dict(tune="no threshold to tune"), epochs=15),
     Task('segmentation', segmentation_dls, segmentation_learner, 'miou', masked, lambda a: a.size[0]*a.size[1],
-         dict(vocab=SHAPE_CODES), dict(arch='dynamic_unet', encoder='test_resnet'),
-         ('thresh',), dict(tune="no threshold to tune"), epochs=8),
+         dict(vocab=SHAPE_CODES), dict(arch='lraspp', encoder='test_resnet', arch_kwargs=dict(stride=32)),
+         ('thresh',), dict(tune="no threshold to tune"), epochs=25, lr=1e-2),
     Task('detection', detection_dls, detection_learner, 'map', boxed, lambda a: len(a.labels),
          options=dict(arch='ssdlite', encoder='test_resnet'), without=('tta',), raises=dict(tta="have no average"),
          still=.2, epochs=15),
@@ -102,19 +103,17 @@ def anns(task, shapes): return task.anns(shapes)
 def trained(task, anns, tmp_path_factory):
     "A learner after a little training"
     learn = task.make(anns, tmp_path_factory.mktemp(task.name))
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, 5e-3)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, task.lr)
     return learn
 
-@pytest.fixture
-def learn(task, trained):
-    "The same, whole again after each test, and silent"
-    with pickled(trained) as l, l.no_bar(), l.no_logging(): yield l
+@pytest.fixture(scope='module')
+def stored(trained): return pickle.dumps(trained)
 
-class pickled:
-    "A copy of a learner with its data"
-    def __init__(self, learn): self.learn = learn
-    def __enter__(self): return pickle.loads(pickle.dumps(self.learn))
-    def __exit__(self, *_): pass
+@pytest.fixture
+def learn(stored):
+    "A silent copy of it with its data, for the test to change"
+    learn = pickle.loads(stored)
+    with learn.no_bar(), learn.no_logging(): yield learn
 
 def test_a_learner_without_outputs_is_refused(task, anns):
     "0 is a number of classes, not the word for as many as the vocab has"
