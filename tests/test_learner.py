@@ -616,9 +616,15 @@ SKIPPED = dict(
     ModelToHalf="for `to_non_native_fp16`, which needs a GPU", NonNativeMixedPrecision="needs a GPU")
 MIXING = 'MixHandler','MixUp','CutMix'
 
+# One task for each kind of batch and loss: one tensor of targets; several; a net that computes its losses by itself
+KINDS_OF_LOSS = 'multilabel','localization','detection'
+
 @pytest.mark.train
+@pytest.mark.parametrize('task', [pytest.param(t, marks=[] if t.name in KINDS_OF_LOSS else pytest.mark.slow)
+                                  for t in TASKS], ids=repr, indirect=True)
 @pytest.mark.parametrize('name', ALL)
 def test_every_callback_of_fastai_runs_with_its_defaults(task, made, tmp_path, name, capsys):
+    "The tasks that are slow have batches and losses of the kind of one that is not"
     if name in SKIPPED: pytest.skip(SKIPPED[name])
     learn = pickle.loads(made)
     learn.path = tmp_path
