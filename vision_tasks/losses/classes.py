@@ -1,16 +1,15 @@
 """Losses for one class per image; they hold the threshold and the temperature, so that both are exported with the
 learner"""
 from __future__ import annotations
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..arguments import FRACTION, POSITIVE, checked
-from .base import REDUCTION, THRESH, WEIGHT, WEIGHTS, as_float, check_length
+from .base import REDUCTION, THRESH, WEIGHT, WEIGHTS, Thresholded, as_float, check_length
 
 __all__ = ['ClassificationLoss', 'ClassificationCE', 'ClassificationFocal', 'CLASSIFICATION_LOSSES']
 
-class ClassificationLoss:
+class ClassificationLoss(Thresholded):
     """Base of the losses on (n, c) logits and (n,) class ids. It also turns logits to probabilities,
     `softmax(logits/temperature)`, and probabilities to class ids: that of the highest probability, or -1 (rejected)
     where it does not exceed the threshold"""
@@ -54,16 +53,6 @@ class ClassificationLoss:
         if self.reduction == 'sum': return loss.sum()
         n = len(y) if w is None else w[y.long()].sum()
         return loss.sum()/torch.where(n > 0, n, 1.) if w is not None else loss.mean()
-
-    @property
-    def thresh(self):
-        "What the probability of the predicted class must exceed: a float, or (c,) floats, one per class"
-        return self._thresh
-    @thresh.setter
-    def thresh(self, v):
-        v = THRESH('thresh', v)
-        v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
-        self._thresh = v.item() if v.ndim == 0 else v
 
     def activation(self,
         x, # (n, c) logits

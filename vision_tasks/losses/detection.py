@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from ..arguments import Kind, checked, choice
-from .base import THRESH, WEIGHT
+from .base import THRESH, WEIGHT, Thresholded
 
 __all__ = ['DetectionLoss']
 
-class DetectionLoss:
+class DetectionLoss(Thresholded):
     """The sum of the losses that a detector returns by name. It also holds the threshold: a detection is predicted
     where its score is above it, or above that of its class"""
     @checked(thresh=THRESH, reduction=choice('mean', 'none'), weights=Kind(

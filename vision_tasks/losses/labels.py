@@ -1,16 +1,15 @@
 "Losses for several labels per image. They hold threshold and temperature, so that both are exported with the learner"
 from __future__ import annotations
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..arguments import FRACTION, POSITIVE, Kind, checked, either, number, numbers
-from .base import MAX_FLOAT32, REDUCTION, THRESH, WEIGHT, as_float, check_length
+from .base import MAX_FLOAT32, REDUCTION, THRESH, WEIGHT, Thresholded, as_float, check_length
 
 __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss', 'MULTILABEL_LOSSES',
            'balanced_pos_weight']
 
-class MultilabelLoss:
+class MultilabelLoss(Thresholded):
     """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits into probabilities,
     `sigmoid(logits/temperature)`, and predicts a label where `prob > thresh`"""
     @checked(reduction=REDUCTION, thresh=THRESH, temperature=either(POSITIVE, numbers(
@@ -37,16 +36,6 @@ class MultilabelLoss:
                              f"its last layer needs n_out={y.shape[-1]}")
         loss = self.each(x.float(), y.float())
         return loss if self.reduction == 'none' else getattr(loss, self.reduction)()
-
-    @property
-    def thresh(self):
-        "Threshold above which a label is predicted: a float, or (c,) floats, one per class"
-        return self._thresh
-    @thresh.setter
-    def thresh(self, v):
-        v = THRESH('thresh', v)
-        v = torch.as_tensor(np.asarray(v.cpu() if isinstance(v, Tensor) else v, dtype=np.float64), dtype=torch.float32)
-        self._thresh = v.item() if v.ndim == 0 else v
 
     def activation(self,
         x, # (n, c) logits
