@@ -140,13 +140,14 @@ CALLS = {
                            flip_pairs=None),
     # blocks
     **{k: call(NAMES[k], vocab=['a', 'b']) for k in (
-        'LabelSetBlock', 'LabelSetEncode', 'OneObject', 'OneObjectBlock', 'ClassMaskBlock', 'ClassMaskEncode',
-        'ObjectBlock', 'ObjectLabels')},
+        'ClassBlock', 'OneClass', 'LabelSetBlock', 'LabelSetEncode', 'OneObject', 'OneObjectBlock', 'ClassMaskBlock',
+        'ClassMaskEncode', 'ObjectBlock', 'ObjectLabels')},
     **{k: call(NAMES[k], vocab=['a', 'b'], skeleton=[(0, 1)], flip_pairs=None)
        for k in ('KeypointBlock', 'KeypointEncode')},
     'FileImage.create': call(FileImage.create, o=lambda: np.zeros((4, 4, 3), np.uint8), grey_range=None),
     'FileImageBlock': call(FileImageBlock, grey_range=None), 'ObjectMasksBlock': call(ObjectMasksBlock),
     'ObjectMasks': call(ObjectMasks, a=A), 'ProposalsBlock': call(ProposalsBlock, proposals=lambda: len),
+    'check_classes': call(NAMES['check_classes'], annotations=[A]),
     'check_labels': call(check_labels, annotations=[A], vocab=['a']), 'check_masks': call(check_masks, a=A),
     'clip_objects': call(clip_objects, a=A),
     'mirror_points': call(mirror_points, p=lambda: torch.ones(2, 2), flip_pairs=[(0, 1)]),

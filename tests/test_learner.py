@@ -136,7 +136,7 @@ def test_a_single_image_to_train_on_is_named_as_the_reason(shapes, tmp_path):
 def test_a_class_called_like_no_object_is_refused(dls, shapes):
     task = next(t for t in TASKS if t.dls is dls)
     anns = [replace(a, labels=['#na#']*len(a.labels)) for a in task.anns(shapes)]
-    with pytest.raises(ValueError, match="called '#na#'"): task.make_dls(anns, size=32, bs=4)
+    with pytest.raises(ValueError, match="'#na#'.* rename its class|called '#na#'"): task.make_dls(anns, size=32, bs=4)
 
 def test_labels_of_an_image_may_be_called_like_no_object(shapes, tmp_path):
     anns = [Annotation(a.path, a.size, ['#na#', *a.labels][:2]) for a in shapes[:8]]
@@ -390,9 +390,9 @@ def test_bytes_and_arrays_are_images(task, learn, anns):
     (np.zeros((8, 9), np.float32), "holds uint8 in 0..255, not float32; scale and cast"),
     (torch.zeros(3, 8, 9), "holds uint8 in 0..255, not float32"),
     (np.zeros((8, 9, 3), np.uint16), "not uint16"), (np.zeros((8, 9), bool), "not bool"),
-    (np.zeros((2, 8, 9, 3), np.uint8), r"an array as .*; \(2, 8, 9, 3\) came: pass several images as a list"),
-    (np.zeros((8, 9, 2), np.uint8), r"\(8, 9, 2\) came"), (np.zeros(8, np.uint8), r"\(8,\) came"),
-    (np.zeros((0, 9), np.uint8), r"\(0, 9\) came"),
+    (np.zeros((2, 8, 9, 3), np.uint8), r"an array as .*; got \(2, 8, 9, 3\): pass several images as a list"),
+    (np.zeros((8, 9, 2), np.uint8), r"got \(8, 9, 2\)"), (np.zeros(8, np.uint8), r"got \(8,\)"),
+    (np.zeros((0, 9), np.uint8), r"got \(0, 9\)"),
     (torch.zeros(5, 8, 9, dtype=torch.uint8), r"a tensor .*\(5, 8, 9\)")])
 def test_other_arrays_are_refused_with_what_came(o, match):
     with pytest.raises(ValueError, match=match): FileImage.create(o)
