@@ -109,7 +109,9 @@ def demo_instance(path:Path, n:int, epochs:int) -> dict:
 DEMO_RCNN = dict(width=.125, rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=30, rpn_pre_nms_top_n_test=100,
                  rpn_post_nms_top_n_test=20, box_batch_size_per_image=16)
 
-def without_points(annotations): return [replace(a, points=None, visible=None, mask=None) for a in annotations]
+def without_points(annotations):
+    "`annotations` with boxes and instance masks alone"
+    return [replace(a, points=None, visible=None, mask=None) for a in annotations]
 
 def only_boxes(annotations):
     "`annotations` without points and masks, which the contact sheet would draw"

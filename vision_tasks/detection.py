@@ -110,11 +110,15 @@ def detection_learner(
     return task_learner(DETECTION, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter,
                         normalize, cbs, learner_kwargs)
 
-def detection_loss(o, n_out): return o or DetectionLoss()
+def detection_loss(o, n_out):
+    "The loss of a detector; `DetectionLoss()` for None"
+    return o or DetectionLoss()
 
 def _metrics(): return [MeanAP()]
 
-def without_background(vocab): return len(vocab) - 1
+def without_background(vocab):
+    "Number of classes of `dls.vocab`, whose first entry is background"
+    return len(vocab) - 1
 
 class _Batches:
     "(x, bboxes, labels, proposals) of all batches of `dl`, in every iteration anew"

@@ -27,12 +27,11 @@ from .losses.base import loss_by_name
 from .losses.segmentation import SEGMENTATION_LOSSES
 from .metrics.segmentation import (MeanIoU, PixelAccuracy, class_accuracy_from_confusion, confusion_counts,
                                    confusion_scores, dice_from_confusion, iou_from_confusion)
-from .models.registry import get_arch, list_archs
 from .ops.crf import dense_crf
 from .ops.windows import resample_map
 from .show.class_masks import SegmentationDL
 from .show.plots import plot_confusion
-from .training.build import build_by_name, naming_arguments
+from .training.build import build_by_name, name_of, naming_arguments
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
 from .training.whole_images import WholeImages
@@ -109,13 +108,9 @@ def _build(dls, arch, encoder, n_out, pretrained, arch_kwargs):
     if isinstance(arch, nn.Module): return arch,False
     kw,arch = dict(arch_kwargs or {}),'dynamic_unet' if arch is None else arch
     if encoder is not None: kw['encoder'] = encoder
-    name = arch if isinstance(arch, str) else getattr(arch, '__name__', None)
-    # by name; or a builder of torchvision or of this package that is known by its name
-    known = name in list_archs('segmentation') and (isinstance(arch, str) or arch is get_arch(name, 'segmentation') or
-                                                    arch.__module__.startswith('torchvision.'))
+    name = name_of('segmentation', arch)
     with naming_arguments(arch):
-        if known or isinstance(arch, str): return build_by_name('segmentation', name, n_out, pretrained, kw)
-        return arch(n_out, **kw),False
+        return (arch(n_out, **kw),False) if name is None else build_by_name('segmentation', name, n_out, pretrained, kw)
 
 def _loss(o, n_out): return loss_by_name(o or 'ce', SEGMENTATION_LOSSES, '(b, c, h, w)')
 

@@ -208,7 +208,9 @@ class OneBox(DisplayedTransform):
         if not len(b): b = torch.full((1, 4), torch.nan)
         return TensorBBox(torch.where((b[:,2:] > b[:,:2]).all(1, keepdim=True), b, torch.nan))
 
-def as_bbox(o): return TensorBBox(torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 4))
+def as_bbox(o):
+    "(n, 4) numbers as a fastai `TensorBBox` of float32, a copy"
+    return TensorBBox(torch.tensor(np.asarray(o), dtype=torch.float32).view(-1, 4))
 
 # --- a class for every pixel
 

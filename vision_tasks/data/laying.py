@@ -24,7 +24,9 @@ def objects_of_items(items, size):
             p = o.as_subclass(Tensor).reshape(-1, 2)
             return p[((p >= 0) & (p <= torch.tensor(size))).all(1)].repeat(1, 2)
 
-def is_image(o): return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
+def is_image(o):
+    "Whether an item is an image, but no mask"
+    return isinstance(o, (Image.Image, TensorImage)) and not isinstance(o, PILMask)
 
 def as_type_of(t, o, **meta):
     "`t` as the type of `o`, with its metadata"
@@ -33,6 +35,7 @@ def as_type_of(t, o, **meta):
     return res
 
 def slice_rect(t, src):
+    "The part (..., y1:y2, x1:x2) of `t` for `src`, (x1, y1, x2, y2) in whole pixels"
     x1,y1,x2,y2 = src
     return t[..., y1:y2, x1:x2]
 

@@ -210,4 +210,6 @@ class ZoomOutView:
         x,y = random.randint(0, out[0]-u),random.randint(0, out[1]-v)
         return (0, 0, w, h),(x, y, x+u, y+v)
 
-def view_by_name(o): return FitView(o) if isinstance(o, str) else o
+def view_by_name(o):
+    "The `FitView` that a text names; another view as it is"
+    return FitView(o) if isinstance(o, str) else o

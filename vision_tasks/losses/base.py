@@ -23,9 +23,12 @@ WEIGHTS   = numbers((None,), what="a list of weights, finite numbers of 0 or mor
                     lo=0, hi=MAX_FLOAT32)
 THRESH    = numbers((), (None,), what="a number in [0, 1], or one for each class", types='iuf', lo=LEAST_THRESH, hi=1)
 
-def as_float(v): return None if v is None else torch.as_tensor(v, dtype=torch.float32)
+def as_float(v):
+    "`v` as a float32 tensor, None as it is"
+    return None if v is None else torch.as_tensor(v, dtype=torch.float32)
 
 def check_length(name, v, c):
+    "Raise `ValueError` where `v` has one value per class for other than `c` classes"
     if isinstance(v, Tensor) and v.ndim and len(v) != c:
         raise ValueError(f"{name} has {len(v)} values, but there are {c} classes; "
                          "give one number, or one for each class in the order of dls.vocab")

@@ -97,7 +97,9 @@ def calibration_error(
     present, even below 0.5"""
     return error_of_bins(reliability(probs, targs, n_bins))
 
-def error_of_bins(bins): return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
+def error_of_bins(bins):
+    "Mean distance of score and share of positives over the `bins`, weighted by their entries"
+    return float(((bins.score-bins.positive).abs()*bins.n).sum()/bins.n.sum())
 
 @checked(hits=numbers(what="a number, or several", types='iuf', lo=0),
          n=numbers(what="a number, or several", types='iuf', lo=0, hi=10**15))

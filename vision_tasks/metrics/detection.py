@@ -172,7 +172,9 @@ def _voc_curve(hit, n, points=None):
 
 def _best_from(precision): return np.maximum.accumulate(precision[::-1])[::-1]
 
-def area_below(recall, precision): return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
+def area_below(recall, precision):
+    "Area below the curve of the best precision at each recall or a higher one"
+    return np.sum(np.diff(recall, prepend=0)*_best_from(precision))
 
 # --- during training
 

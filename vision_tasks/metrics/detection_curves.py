@@ -21,6 +21,7 @@ class _Counted(NamedTuple):
         return self.scores[on],self.hit[on],self.n.sum() if c is None else self.n[c]
 
 def counted_detections(annotations, predictions, iou, vocab):
+    "The scores and true positives of each class, without ignored detections"
     vocab,truth,dets = read_objects(annotations, predictions, vocab)
     hit,ignored = verdicts(match_coco(truth, dets, iou), truth)
     n = np.bincount(truth.label[~truth.ignore], minlength=len(vocab))
@@ -35,6 +36,7 @@ def cuts_of_scores(scores, hit):
     return s[start],stay,np.append(len(s)-start, 0)
 
 def f_beta_of_cuts(tp, kept, n, beta):
+    "F-beta at each cut from true positives and kept detections; nan without ground truth"
     return (1+beta**2)*tp/(beta**2*n + kept) if n else np.full(len(tp), np.nan)
 
 @checked(iou=IOU, label=TEXT)
@@ -77,6 +79,7 @@ def best_detection_threshold(
     return best[:,0],best[:,1]
 
 def best_cut(scores, hit, n, beta):
+    "The threshold with the best F-beta, and that value"
     s,tp,kept = cuts_of_scores(scores, hit)
     f = f_beta_of_cuts(tp, kept, n, beta)
     if not n: return .5,np.nan

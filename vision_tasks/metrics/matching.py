@@ -57,7 +57,9 @@ def _objects(annotations, vocab):
                        stack(lambda a: np.zeros(len(a.labels)) if a.ignore is None else a.ignore, bool),
                        stack(lambda a: np.zeros(len(a.labels)) if a.scores is None else a.scores, np.float32))
 
-def mean_or_nan(x): return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # -1: no ground truth
+def mean_or_nan(x):
+    "Mean of the values above COCO's -1; nan if there are none"
+    return float(x[x > -1].mean()) if (x > -1).any() else float('nan')   # -1: no ground truth
 
 # --- matching
 

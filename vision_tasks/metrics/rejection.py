@@ -62,9 +62,8 @@ def _best(v, lower, upper, probs):
     i = np.flatnonzero(v == v.max())[-1]
     return _threshold(lower[i], upper[i], probs),float(v[i])
 
-def _macro(conf, pred, targ, c, score):
-    "(k,) value of each of the cuts of `_cuts`, the mean over the classes of `targ`, in fixed-point numbers"
-    n,_,lower,upper = _cuts(conf, pred == targ)
+def _macro(n, conf, pred, targ, c, score): # n: (k,) accepted images of each cut, as `_cuts` returns them
+    "(k,) value of each cut, the mean over the classes of `targ`, in fixed-point numbers"
     pos,gain = np.bincount(targ, minlength=c),np.zeros(len(conf) + 1, np.int64)
     rank = np.argsort(np.argsort(-conf, kind='stable'), kind='stable') + 1   # place of each image
     for k in np.flatnonzero(pos):
@@ -72,7 +71,7 @@ def _macro(conf, pred, targ, c, score):
         mine = mine[np.argsort(rank[mine])]
         v = score(np.r_[0, np.cumsum(targ[mine] == k)], np.arange(len(mine) + 1), pos[k], 0)
         gain[rank[mine]] = np.diff(np.rint(v*UNIT).astype(np.int64))   # an image changes the F of one class only
-    return np.cumsum(gain)[n]/UNIT/(pos > 0).sum(),lower,upper
+    return np.cumsum(gain)[n]/UNIT/(pos > 0).sum()
 
 @checked(probs=PROBS, targs=IDS, score=choice(*SCORES), beta=BETA, at=_AT, average=choice('macro', 'micro'))
 def best_rejection(
@@ -106,8 +105,8 @@ def best_rejection(
     f = _Score(score, beta, at)
     if not per_class:
         n,tp,lower,upper = _cuts(conf, pred == targ)
-        if '_at_' not in score and average == 'macro': v,lower,upper = _macro(conf, pred, targ, c, f)
-        else: v = f(tp, n, len(targ), len(targ))
+        macro = '_at_' not in score and average == 'macro'
+        v = _macro(n, conf, pred, targ, c, f) if macro else f(tp, n, len(targ), len(targ))
         res = _best(v, lower, upper, probs)
         if not (conf > res[0]).any(): _warn_rejected(at, [], f" (at most {(tp[1:]/n[1:]).max():.3g})")
         return res

@@ -133,7 +133,9 @@ def sort_keys(p, t):
     keys |= t
     return keys
 
-def scores_of_keys(keys): return (keys >> 1).view(np.float32)
+def scores_of_keys(keys):
+    "The scores in keys that `sort_keys` made"
+    return (keys >> 1).view(np.float32)
 
 def sorted_keys(p, t, pool):
     "The sorted keys of each class in turn, or of all entries together"

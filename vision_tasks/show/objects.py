@@ -23,8 +23,18 @@ from .one_object import tensorboard_log
 
 __all__ = ['DetectionDL', 'InstanceDL']
 
+class ObjectsTarget(tuple):
+    """Boxes and ids of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
+    `plot_top_losses` finds what draws it"""
+
+class InstancesTarget(tuple):
+    """Boxes, ids and masks of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
+    `plot_top_losses` finds what draws it"""
+
 class DetectionDL(TaskDL):
     "Draws images with the boxes, labels and masks, if any, of their objects; results with the ground truth dashed"
+    target = ObjectsTarget   # the type by which fastai finds what draws it
+
     def decode_batch(self,
         b,         # batch of images, boxes and labels
         max_n=9,
@@ -77,13 +87,9 @@ class DetectionDL(TaskDL):
             x,d,*masks = (o.as_subclass(Tensor) if i else o for i,o in enumerate(b))
             b = x,PixelBBox(d[...,:4]),BBoxLabels(d[...,5].long()),*masks
         x,y,its = super()._pre_show_batch(b, max_n)
-        y = ObjectsTarget(y or ())
+        y = self.target(y or ())
         y.vocab = list(getattr(self, 'vocab', ())[1:])   # images without targets have none
         return x,y,its
-
-class ObjectsTarget(tuple):
-    """Boxes and ids of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
-    `plot_top_losses` finds what draws it"""
 
 def _real(bboxes, names, *more):
     "[(box, name, ...)] of what is no padding, on the CPU"
@@ -101,6 +107,8 @@ def _draw_objects(ax, x, objects, names, vocab, colours=None):
 
 class InstanceDL(DetectionDL):
     "Draws images under the masks of their objects, with boxes and labels; results as ground truth beside prediction"
+    target = InstancesTarget   # the type by which fastai finds what draws it
+
     def show_results(self,
         b,
         out, # detections (n, k, 6), x1 y1 x2 y2 score label, and masks (n, k, m, m) in [0, 1] spread over their boxes;
@@ -114,16 +122,6 @@ class InstanceDL(DetectionDL):
         preds = [(d[:,:4], [self.vocab[i] for i in d[:,5].int().tolist()], m, d[:,4].tolist())
                 for d,m in zip(dets, masks)]
         _instance_results(self.decode_batch(b, max_n), preds, losses, ncols, self.vocab[1:])
-
-    def _pre_show_batch(self, b, max_n=9):
-        x,y,its = super()._pre_show_batch(b, max_n)
-        y = InstancesTarget(y or ())
-        y.vocab = list(getattr(self, 'vocab', ())[1:])   # images without targets have none
-        return x,y,its
-
-class InstancesTarget(tuple):
-    """Boxes, ids and masks of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
-    `plot_top_losses` finds what draws it"""
 
 def _instance_results(samples, preds, losses=None, ncols=None, vocab=()):
     """Images with their ground truth, `samples` of (image, boxes, class names, masks), beside `preds`, predictions of

@@ -91,6 +91,14 @@ def build_by_name(task, name, n_out, pretrained, kw):
     if facts.get('recipe'): model.recipe = dict(facts['recipe'])
     return model,pretrained
 
+def name_of(task, arch):
+    "The name of `arch` for `build_by_name`: a text, or that of a builder of torchvision or this package; else None"
+    if isinstance(arch, str): return arch
+    name = getattr(arch, '__name__', None)
+    if name not in list_archs(task): return None
+    known = arch is get_arch(name, task) or getattr(arch, '__module__', '').startswith('torchvision.')
+    return name if known else None
+
 @contextmanager
 def naming_arguments(arch):
     "A block that builds `arch`; `ValueError` where it has no such argument"

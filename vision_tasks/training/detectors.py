@@ -7,8 +7,8 @@ from fastai.vision.augment import Resize
 from ..data.transforms import JointTransform
 from ..models.detection.base import Detector
 from ..models.detection.torchvision import torchvision_detector
-from ..models.registry import get_arch, list_archs
-from .build import build_by_name, is_named, naming_arguments
+from ..models.registry import get_arch
+from .build import build_by_name, is_named, name_of, naming_arguments
 
 __all__ = []
 
@@ -27,18 +27,15 @@ def build_detector(task, dls, arch, encoder, n_out, pretrained, arch_kwargs):
     return model,weights
 
 def _build(task, arch, n_out, pretrained, kw, dls):
-    theirs = not isinstance(arch, str) and getattr(arch, '__module__', '').startswith('torchvision.')
-    named  = isinstance(arch, str) and 'keypointrcnn' not in arch     # torchvision_detector says why not
-    build  = get_arch(arch, task) if named else partial(torchvision_detector, arch) if theirs or isinstance(
-             arch, str) else arch
+    name = name_of(task, arch)
+    if name is not None and 'keypointrcnn' in name: name = None     # torchvision_detector says why not
+    theirs = isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.')
+    build  = get_arch(name, task) if name else partial(torchvision_detector, arch) if theirs else arch
     # anchors and maps are made for the size of the images
     sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
     if sizes and 'size' in signature(build).parameters: kw.setdefault('size', tuple(sizes[0]))
     with naming_arguments(arch):
-        if named: return build_by_name(task, arch, n_out, pretrained, kw)
-        name = getattr(arch, '__name__', None)
-        if name in list_archs(task) and arch is get_arch(name, task):
-            return build_by_name(task, name, n_out, pretrained, kw)
+        if name: return build_by_name(task, name, n_out, pretrained, kw)
         if is_named(arch): return build(n_out, pretrained=pretrained, **kw),pretrained
         return build(n_out, **kw),False
 

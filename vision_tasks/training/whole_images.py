@@ -16,7 +16,6 @@ from ..ops.windows import check_scale, extend_image, tile_starts, tile_weights
 from .images import path_and_size
 from ..warning import warn
 
-
 __all__ = ['WholeImages']
 
 @checked_methods
@@ -89,6 +88,7 @@ class WholeImages:
             return F.interpolate(probs[None], (H, W), mode='bilinear', align_corners=False)[0]
         tw,th = (tile, tile) if isinstance(tile, int) else tile
         if min(tw, th) < 16: raise ValueError(f"tile is (w, h) in pixels, 16 or more; got {tile!r}")
+        self.normalize_here(self.dls.valid)
         H,W = image.shape[-2:]
         ow,oh = self._output_size(tw, th)
         py,px = (th-oh)//2,(tw-ow)//2                    # what a network without padding loses at each side
@@ -106,7 +106,6 @@ class WholeImages:
         return (total/weight)[:, :H, :W]
 
     def _predict_tiles(self, x, tta):
-        self.normalize_here(self.dls.valid)
         b = TensorImage(x.to(self.dls.device)),
         for o in self.dls.valid.after_batch.fs:      # tiles are not resized
             if valid_step(o, (x.shape[-1], x.shape[-2])) is None: b = o(b, split_idx=1)

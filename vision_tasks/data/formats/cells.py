@@ -91,6 +91,7 @@ def names_of(cell, where, delim):
     return sorted(names) if isinstance(cell, (set, frozenset)) else names
 
 def split_of(where, o):
+    "The split that the cell `o` names, a word or true and false; raises `AnnotationError` for others"
     word = (o if isinstance(o, str) else brief(o)).strip().lower()
     if word in ('val', *SPLITS): return 'valid' if word == 'val' else word
     if word in ('true', '1', '1.0'): return 'valid'
@@ -99,6 +100,7 @@ def split_of(where, o):
                           f"{SPLITS}")
 
 def numbers_of(where, row):
+    "The cells of a row as float64; raises `AnnotationError` where one is no number"
     try: return row.astype(np.float64)
     except (TypeError, ValueError):
         what = ', '.join(o if isinstance(o, str) else brief(o) for o in row.tolist())

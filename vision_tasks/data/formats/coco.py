@@ -307,6 +307,7 @@ def common_folder(annotations, fname):
     return Path(os.path.commonpath([os.path.abspath(o) for o in folders]))
 
 def name_in_folder(path, folder):
+    "`path` relative to `folder`, with slashes"
     try: return Path(os.path.abspath(path)).relative_to(os.path.abspath(folder)).as_posix()
     except ValueError:
         raise AnnotationError(f"{path} is not in images={str(folder)!r}, which the file names are relative to; "

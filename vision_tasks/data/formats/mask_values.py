@@ -46,6 +46,7 @@ def read_codes(
     except ValueError as e: raise AnnotationError(f"{fname}: {e}") from None
 
 def values_of_codes(codes):   # -> {value: name}, in the order of the class indices
+    "`codes` of any kind as class names by value, checked"
     if isinstance(codes, (str, Path)): return read_codes(codes)
     codes = dict(codes) if isinstance(codes, Mapping) else dict(enumerate(codes))
     for v,o in codes.items():
@@ -63,6 +64,7 @@ def values_of_codes(codes):   # -> {value: name}, in the order of the class indi
     return codes
 
 def mask_table(codes, colors, void):   # codes {value: name} -> MaskTable
+    "The `MaskTable` that `codes`, `colors` and `void` describe"
     names = list(codes.values())
     if colors is None: items = list(zip(codes, names))
     elif list(codes) != list(range(len(codes))):

@@ -134,6 +134,7 @@ def _read(images, masks, paired, table, split, seen, inside):
     return Annotation(image, size, mask=file.path if table.is_identity else file, split=split)
 
 def pair_files(images, masks, paired):   # -> image, mask
+    "The one image and the one mask of a pair; raises `AnnotationError` where one is missing or several fit"
     if not images:
         raise AnnotationError(f"mask {masks[0]} has no image {paired}; "
                               "restore the image, or pass a list of images")
