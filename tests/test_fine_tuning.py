@@ -79,7 +79,7 @@ def test_the_encoder_stays_as_it_is_in_the_frozen_epochs_and_moves_after_them(le
     assert [torch.equal(a, b) for a,b in zip(seen, seen[1:])] == [True, True, False, False]
 
 def test_it_can_be_called_again(learn):
-    for _ in range(2): learn.fine_tune(1, 1e-3)
+    for _ in range(2): learn.fine_tune(1, 1e-3, freeze_epochs=1)
     assert len(learn.recorder.values) == 2 and np.isfinite(learn.recorder.losses).all()
 
 @pytest.mark.parametrize('kwargs, message', [

@@ -23,7 +23,7 @@ localization_block localization_dls localization_learner largest_object
 segmentation_block segmentation_dls segmentation_learner
 detection_block detection_dls detection_learner fit_anchors
 instance_block instance_dls instance_learner
-TaskLearner load_learner list_archs get_arch list_encoders create_encoder
+TaskLearner EMA load_learner list_archs get_arch list_encoders create_encoder
 
 ClassificationCE ClassificationFocal
 MultilabelBCE MultilabelFocal AsymmetricLoss PointLoss LocalizationLoss DetectionLoss

@@ -103,7 +103,8 @@ def anns(task, shapes): return task.anns(shapes)
 def trained(task, anns, tmp_path_factory):
     "A learner after a little training"
     learn = task.make(anns, tmp_path_factory.mktemp(task.name))
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, task.lr)
+    mult = 100. if task.name in ('classification', 'multilabel') else 2.   # whatever the recipe says
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, task.lr, freeze_epochs=1, lr_mult=mult)
     return learn
 
 @pytest.fixture(scope='module')

@@ -37,6 +37,7 @@ from .keypoint import keypoint_block, keypoint_dls, keypoint_learner
 from .localization import largest_object, localization_block, localization_dls, localization_learner
 from .multilabel import multilabel_block, multilabel_dls, multilabel_learner
 from .segmentation import segmentation_block, segmentation_dls, segmentation_learner
+from .training.ema import EMA
 from .training.files import load_learner
 from .training.learner import TaskLearner
 # networks by name

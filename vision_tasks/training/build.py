@@ -88,7 +88,8 @@ def build_by_name(task, name, n_out, pretrained, kw):
             pretrained = False
         elif weights == 'encoder': pretrained = True    # the builder's word for the weights of its encoder
     model = get_arch(name, task)(n_out, pretrained=pretrained, **kw)
-    if facts.get('recipe'): model.recipe = dict(facts['recipe'])
+    whole = getattr(model, 'new_layers', None) is not None     # all but these layers is pretrained
+    model.recipe = {**facts.get('recipe', {}), **(facts.get('recipe_all', {}) if whole else {})}
     return model,pretrained
 
 def name_of(task, arch):

@@ -10,6 +10,7 @@ from fastai.learner import Learner
 from fastai.torch_core import find_bs, num_distrib, to_detach
 from ..arguments import COUNT, FLAG, FRACTION, POSITIVE, SHARE, brief, checked, checked_methods, number, whole
 from ..distributed import in_processes
+from .ema import DECAY, EMA
 from .fine_tuning import FineTuning, one_cycle
 from .kinds import CBS, MOMS, ONE_RATE, RATE
 from .scoring import trackers_waiting
@@ -67,7 +68,8 @@ class Fitting:
         Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
 
     @checked(epochs=COUNT, base_lr=ONE_RATE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
-             div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS)
+             div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS,
+             grad_clip=number(0), ema=DECAY)
     def fine_tune(self,
         epochs:int,            # with all layers
         base_lr:float=None,    # highest learning rate of the frozen epochs; of the others half of it
@@ -81,19 +83,22 @@ class Fitting:
         cbs=None,
         reset_opt:bool=False,  # begin with a new optimizer
         start_epoch:int=0,     # of all epochs, where a training goes on
+        grad_clip:float=None,  # largest norm of all gradients together; 0: gradients are not clipped
+        ema:float=None,        # decay of an average of the weights, which takes their place (`EMA`); 0: none
     ):
         """fastai's `fine_tune`, to the same weights, but as one training of `freeze_epochs + epochs` epochs: one log,
-        one best value. Where `base_lr`, `freeze_epochs`, `lr_mult` and `wd` are `None` (default), they are those of
-        `learn.recipe`. A callback that ends training, such as `EarlyStoppingCallback`, ends it in the frozen epochs
-        too. Raises `ValueError` before it starts where `check_training` does"""
+        one best value. Where `base_lr`, `freeze_epochs`, `lr_mult`, `wd`, `grad_clip` and `ema` are `None` (default),
+        they are those of `learn.recipe`. A callback that ends training, such as `EarlyStoppingCallback`, ends it in the
+        frozen epochs too. Raises `ValueError` before it starts where `check_training` does"""
         self.check_training(cbs)   # before anything is frozen
-        r = self.recipe.replace(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, wd=wd)
+        r = self.recipe.replace(base_lr=base_lr, freeze_epochs=freeze_epochs, lr_mult=lr_mult, wd=wd,
+                                grad_clip=grad_clip, ema=ema)
         moms = self.moms if moms is None else moms
         self.freeze()
         first = one_cycle(self.opt, slice(r.base_lr), moms, div_final=div_final, pct_start=.99)
         rest = one_cycle(self.opt, slice(r.base_lr/2/r.lr_mult, r.base_lr/2), moms, div, div_final, pct_start)
-        clip = [] if r.grad_clip is None else [GradientClip(r.grad_clip)]
-        self.fit(r.freeze_epochs + epochs, wd=r.wd, cbs=[FineTuning(r.freeze_epochs, first, rest), *clip, *L(cbs)],
+        own  = [f(o) for f,o in ((GradientClip, r.grad_clip), (EMA, r.ema)) if o]
+        self.fit(r.freeze_epochs + epochs, wd=r.wd, cbs=[FineTuning(r.freeze_epochs, first, rest), *own, *L(cbs)],
                  reset_opt=reset_opt, start_epoch=start_epoch)
 
     @checked(n_epoch=COUNT, lr_max=RATE, div=POSITIVE, div_final=POSITIVE, pct_start=FRACTION, wd=number(0), moms=MOMS,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from ..models.layers import check_n_out
-from .build import input_stats, normalize_once, parameter_groups
+from .build import input_stats, is_named, normalize_once, parameter_groups
 from .checks import check_data
 from .loaders import loaders_of_block, splitter_of
 from .recipes import Recipe
@@ -51,6 +51,7 @@ def task_learner(task, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_
                          metrics=task.metrics() if metrics is None else metrics, **learner_kwargs)
     learn.stats  = stats
     learn.recipe = task.recipe.replace(**getattr(model, 'recipe', {}))
+    if not weights and is_named(arch): learn.recipe = learn.recipe.from_scratch()
     if learn.in_pixels: learn.check_view()
     if weights and getattr(model, 'encoder', None) is not None: learn.freeze()
     return learn
