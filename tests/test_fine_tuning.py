@@ -1,7 +1,9 @@
 import copy
+from functools import partial
+import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import (Callback, CSVLogger, EarlyStoppingCallback, Learner, Metric, SaveModelCallback,
-                               TrackerCallback, set_seed)
+                               TrackerCallback, minimum, set_seed, slide)
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 
 pytestmark = pytest.mark.train
@@ -92,6 +94,33 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_is_frozen(lear
     with pytest.raises(ValueError, match=message): learn.fine_tune(**kwargs)
     assert all(p.requires_grad for p in learn.model.parameters())
 
+def test_lr_find_takes_a_tenth_of_the_training_that_follows(learn, recwarn):
+    n = len(learn.dls.train)
+    learn.recipe = learn.recipe.replace(freeze_epochs=0)
+    epochs = -(-250//n)
+    steps = n*epochs//10
+    assert 20 <= steps < 100 and learn.lr_find(epochs=epochs, show_plot=False, stop_div=False).steps == steps
+    assert learn.lr_find(epochs=2000, show_plot=False, stop_div=False).steps == 100
+    before = {k: v.clone() for k,v in learn.model.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"is \d+ batches, and a curve needs 20, so that nothing was run; begin "
+                                         r"with the rate of learn.recipe, 0.002, or pass num_it=20"):
+        found = learn.lr_find(epochs=100//n)
+    assert found.valley is None and found.steps == 0 and found.recipe == learn.recipe.base_lr
+    assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+
+def test_lr_find_draws_and_names_what_was_found(learn, monkeypatch):
+    found = learn.lr_find(num_it=30, suggest_funcs=(minimum, partial(slide, adjust_value=2)))
+    ax = plt.gca()
+    assert found._fields == ('minimum', 'slide', 'recipe', 'steps')
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        f'{k}: {v:.1e}' for k,v in found._asdict().items() if k != 'steps' and v is not None]
+    assert f'{found.steps} steps' in ax.get_title()
+    line = ax.lines[0].get_xydata()
+    for o in ax.lines[1:]:      # the marks lie on the curve
+        assert (np.abs(line - o.get_xydata()).sum(1) < 1e-9).any()
+    plt.close('all')
+    assert learn.lr_find(num_it=30, suggest_funcs=None, show_plot=False)._fields == ('recipe', 'steps')
+
 def test_lr_find_names_a_curve_without_points_and_leaves_other_errors_alone(learn):
     with torch.no_grad(): learn.model.head[-1].weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="the loss diverged within 10 steps from start_lr=1"):
@@ -99,4 +128,4 @@ def test_lr_find_names_a_curve_without_points_and_leaves_other_errors_alone(lear
     class Broken(Callback):
         def after_batch(self): [][0]
     learn.add_cb(Broken())
-    with pytest.raises(IndexError, match="list index out of range"): learn.lr_find(show_plot=False)
+    with pytest.raises(IndexError, match="list index out of range"): learn.lr_find(num_it=20, show_plot=False)

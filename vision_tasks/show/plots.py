@@ -13,7 +13,8 @@ from ..ops.colours import class_colours, palette, text_colour
 from .layout import GREY, columns_for
 from .one_object import shown_name
 
-__all__ = ['plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class', 'plot_counts', 'plot_per_class']
+__all__ = ['plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class', 'plot_counts', 'plot_per_class',
+           'plot_lr_find']
 
 TABLE  = Kind("a DataFrame", lambda o: isinstance(o, pd.DataFrame))
 SQUARE = Kind("a DataFrame (c, c) of numbers, row = true class, column = predicted class",
@@ -247,3 +248,25 @@ _ERRORS = 'error_px', 'median_px', 'nme'   # scores where lower is better
 _SCORES = dict(ap='AP', ap50='AP50', ap75='AP75', ar='AR', f1='F1', iou='IoU', mean_iou='Mean IoU', nme='NME',
                thresh='Threshold', error_px='Error in pixels', median_px='Median error', ap_segm='AP (masks)',
                ap50_segm='AP50 (masks)', ap75_segm='AP75 (masks)', ar_segm='AR (masks)')
+
+# --- the learning rate range test
+
+@checked()
+def plot_lr_find(
+    lrs,      # learning rate of each step
+    losses,   # smoothed loss of each step
+    found,    # dict of rates by name, None for those that are not drawn
+    steps,    # number of steps that the test took, for the title
+    ax=None,  # matplotlib Axes to draw on; None (default): new ones
+):            # the axes
+    "Loss against learning rate, and where the suggestions and the recipe's rate lie on the curve"
+    lrs,losses = (np.asarray(o, float) for o in (lrs, losses))
+    if ax is None: ax = plt.subplots()[1]
+    ax.plot(lrs, losses, color=GREY)
+    rates = [(k, v) for k,v in found.items() if v is not None and len(lrs)]
+    for (name,rate),color in zip(rates, palette(len(rates))):
+        at = int(np.abs(np.log(lrs/rate)).argmin())
+        ax.plot(lrs[at], losses[at], 'o', color=color, label=f'{name}: {rate:.1e}')
+    ax.set(xscale='log', xlabel='Learning rate', ylabel='Loss', title=f'Learning rate range test, {steps} steps')
+    if rates: ax.legend()
+    return ax

@@ -1,15 +1,19 @@
 "Training: `fit`, `fine_tune`, `fit_one_cycle` and `lr_find` with what is checked before they start"
 from __future__ import annotations
-import traceback
+from collections import namedtuple
+from functools import partial
 import numpy as np
+import torch
+from fastcore.basics import tuplify
 from fastcore.foundation import L
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
-from fastai.callback import schedule
-from fastai.callback.all import GradientClip, MixHandler, SuggestionMethod
+from fastai.callback.all import GradientClip, MixHandler, steep, valley
 from fastai.learner import Learner
 from fastai.torch_core import find_bs, num_distrib, to_detach
 from ..arguments import COUNT, FLAG, FRACTION, POSITIVE, SHARE, brief, checked, checked_methods, number, whole
 from ..distributed import in_processes
+from ..show.plots import plot_lr_find
+from ..warning import warn
 from .ema import DECAY, EMA
 from .fine_tuning import FineTuning, one_cycle
 from .kinds import CBS, MOMS, ONE_RATE, RATE
@@ -17,6 +21,7 @@ from .scoring import trackers_waiting
 
 __all__ = ['Fitting']
 
+LEAST_STEPS,MOST_STEPS = 20,100   # batches of a range test that has a curve, and that is worth its time
 NO_DATA = "an exported learner leaves its data behind"
 
 @checked_methods
@@ -120,25 +125,51 @@ class Fitting:
         self.check_rates('lr_max', lr_max)
         Learner.fit_one_cycle(self, n_epoch, lr_max, div, div_final, pct_start, wd, moms, cbs, reset_opt, start_epoch)
 
-    @checked(start_lr=ONE_RATE, end_lr=ONE_RATE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG)
+    @checked(start_lr=ONE_RATE, end_lr=ONE_RATE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG, epochs=COUNT)
     def lr_find(self,
-        start_lr=1e-7,                         # first learning rate
-        end_lr=10,                             # last learning rate
-        num_it:int=100,                        # batches
-        stop_div:bool=True,                    # stop when the loss diverges
-        show_plot:bool=True,                   # draw loss against learning rate
-        suggest_funcs=SuggestionMethod.Valley, # fastai's functions (rates, losses, number) -> suggested rate; one or a
-                                               # tuple
-    ):
-        """fastai's `lr_find`. Raises `ValueError` before it starts where `check_training` does, and where the loss
-        diverges before there is a curve"""
+        start_lr=1e-7,        # first learning rate
+        end_lr=10,            # last learning rate
+        num_it:int=None,      # batches; None (default): a tenth of those of `fine_tune(epochs)`, 100 at most
+        stop_div:bool=True,   # stop when the loss diverges
+        show_plot:bool=True,  # draw loss against learning rate
+        suggest_funcs=(valley, steep), # fastai's functions (rates, losses, number) -> suggested rate: one, a tuple,
+                                       # or None
+        epochs:int=10,        # of the training that follows: the test takes no longer than a tenth of it
+    ) -> tuple:
+        """fastai's learning rate range test (Smith, 2015, arXiv:1506.01186). Returns a named tuple: the rate that each
+        of `suggest_funcs` suggests, `recipe`, the rate of `learn.recipe`, and `steps`, the number of batches; the plot
+        has them too. On small data sets the suggestions are often far below the best rate, and the recipe's is the one
+        to begin with. Where a tenth of the training has fewer than 20 batches, too few for a curve, nothing is run and
+        the suggestions are None, with a warning. Raises `ValueError` before it starts where `check_training` does, and
+        where the loss diverges before there is a curve"""
         self.check_training()
-        try: return Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
-        except IndexError as e:
-            # of the suggestions, whose curve has no points; another one, as of the data, is no matter of rates
-            if traceback.extract_tb(e.__traceback__)[-1].filename != schedule.__file__: raise
-            raise ValueError(f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no "
-                             "curve; begin at a lower rate, or pass stop_div=False") from e
+        funcs = tuplify(suggest_funcs)
+        names = [f.func.__name__ if isinstance(f, partial) else f.__name__ for f in funcs]
+        Found = namedtuple('SuggestedLRs', [*names, 'recipe', 'steps'])
+        if num_it is None:
+            num_it = min(MOST_STEPS, len(self.dls.train)*(epochs + self.recipe.freeze_epochs)//10)
+            if num_it < LEAST_STEPS:
+                warn(f"lr_find: a tenth of a training of {epochs} epochs is {num_it} batches, and a curve needs "
+                     f"{LEAST_STEPS}, so that nothing was run; begin with the rate of learn.recipe, "
+                     f"{self.recipe.base_lr:g}, or pass num_it={LEAST_STEPS}")
+                return Found(*[None]*len(funcs), self.recipe.base_lr, 0)
+        Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, False, None)
+        lrs,losses = self._curve(num_it)
+        ended = len(self.recorder.lrs) < num_it or not np.isfinite(self.recorder.losses).all()
+        if len(lrs) < 2 and ended: raise ValueError(
+            f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no curve; begin at "
+            "a lower rate, or pass stop_div=False")
+        rates = [f(lrs, losses, num_it)[0] if len(lrs) > 1 else None for f in funcs]
+        found = Found(*rates, self.recipe.base_lr, len(self.recorder.lrs))
+        if show_plot: plot_lr_find(lrs, losses, dict(zip([*names, 'recipe'], found)), found.steps)
+        return found
+
+    def _curve(self, num_it):
+        "Rates and smoothed losses of a range test, as fastai's functions want them: not the first and the last steps"
+        lrs,losses = (torch.tensor(o, dtype=torch.float)[num_it//10:-5] for o in (self.recorder.lrs,
+                                                                                  self.recorder.losses))
+        n = int(losses.isfinite().long().cumprod(0).sum())
+        return lrs[:n],losses[:n]
 
     def one_batch(self,
         i, # number of the batch
