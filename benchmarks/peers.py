@@ -281,8 +281,9 @@ def main():
                           flush=True)
         df = pd.DataFrame(rows)
         names = list(df.columns[2:-1])
-        print(f"\n**{what}**: {len(part(anns, 'train'))} + {len(part(anns, 'valid'))} images, {ENCODER}, "
-              f"{args.wh if what == 'pixels' else args.size} px, bs {args.bs}, {args.epochs} epochs, seeds {args.seeds}\n")
+        size = args.wh if what == 'pixels' else args.size
+        print(f"\n**{what}**: {len(part(anns, 'train'))} + {len(part(anns, 'valid'))} images, {ENCODER}, {size} px, "
+              f"bs {args.bs}, {args.epochs} epochs, seeds {args.seeds}\n")
         print(f"| system | rate | {' | '.join(names)} | process s |\n|---|---:|" + '---:|'*(len(names)+1))
         for name,d in df.groupby('system', sort=False):
             best = d.groupby('lr')[names[0]].mean().idxmax()          # of the rates tried

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from fastai.callback.schedule import minimum, slide, steep, valley
+from fastai.callback.schedule import minimum, steep, valley
 from fastai.vision.all import set_seed
 from instance_real import pennfudan
 from keypoint_real import faces
@@ -31,6 +31,7 @@ from vision_tasks.localization import largest_object, localization_dls, localiza
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
+from vision_tasks.training.rates import steepest
 
 WEIGHTS = dict(mobilenet_v2='mobilenet_v2_imagenet_features_tv.pth',
                tf_efficientnet_lite0='tf_efficientnet_lite0_timm.pth',
@@ -133,12 +134,14 @@ def run(task, arch, s, anns, rate, seed, args, weights):
             if 'nan' not in str(e): raise
             return np.nan,t
 
+FOUND = ['valley', 'steepest', 'steep', 'minimum']
+
 def suggestions(task, arch, s, anns, args, weights):
     set_seed(0)
     dls = TASKS[task][0](anns, bs=s.bs, size=args.size or s.size, num_workers=0, device=args.device, **(s.kw or {}))
     learn = learner(task, arch, dls, args, weights)
     with learn.no_bar():
-        found = learn.lr_find(suggest_funcs=(valley, steep, minimum, slide), show_plot=False, epochs=100)
+        found = learn.lr_find(suggest_funcs=(valley, steepest, steep, minimum), show_plot=False, epochs=100)
     return found
 
 # --- the table
@@ -167,7 +170,7 @@ def grid(task, name, arch, args, data, weights):
                  f'{recipe.base_lr/rates[best]:.2g} | {means[at]/means[best]:.2f} | {np.mean(secs):.0f} |')
         if args.lr_find:
             found = suggestions(task, arch, s, anns, args, weights)
-            line += ' ' + ' | '.join(f'{getattr(found, o):.1e}' for o in ('valley', 'steep', 'minimum', 'slide')) + ' |'
+            line += ' ' + ' | '.join(f'{getattr(found, o):.1e}' for o in FOUND) + ' |'
     return line
 
 def archs_of(task, args):
@@ -195,7 +198,7 @@ def main():
     args = begin(ap)
     data = folder('VISION_TASKS_DATA') if 'VISION_TASKS_DATA' in os.environ else None
     weights = False if args.random else folder('VISION_TASKS_WEIGHTS')/WEIGHTS[args.encoder]
-    names = ['valley', 'steep', 'minimum', 'slide'] if args.lr_find else []
+    names = FOUND if args.lr_find else []
     head = ['task', 'set', 'architecture', 'recipe', *(f'x {f:g}' for f in args.factors), 'best rate', 'recipe / best',
             'score there / best', 'process s', *names]
     lines = []

@@ -168,7 +168,7 @@ def test_fit_one_cycle_with_callbacks(task, learn, tmp_path):
 def test_lr_find_suggests_and_leaves_the_weights_alone(learn):
     before = state(learn)
     found = learn.lr_find(num_it=25, show_plot=False)
-    assert 1e-7 < found.valley < 10 and 1e-7 < found.steep < 10 and same(before, state(learn))
+    assert 1e-7 < found.valley < 10 and 1e-7 < found.steepest < 10 and same(before, state(learn))
     assert found.recipe == learn.recipe.base_lr and found.steps == len(learn.recorder.lrs) <= 25
 
 def test_validate_gives_a_loss_and_changes_nothing(learn):

@@ -7,7 +7,7 @@ import torch
 from fastcore.basics import tuplify
 from fastcore.foundation import L
 # `all`, for it patches fit_one_cycle, lr_find, to_fp16, summary, no_bar into Learner
-from fastai.callback.all import GradientClip, MixHandler, steep, valley
+from fastai.callback.all import GradientClip, MixHandler, valley
 from fastai.learner import Learner
 from fastai.torch_core import find_bs, num_distrib, to_detach
 from ..arguments import COUNT, FLAG, FRACTION, POSITIVE, SHARE, brief, checked, checked_methods, number, whole
@@ -17,11 +17,13 @@ from ..warning import warn
 from .ema import DECAY, EMA
 from .fine_tuning import FineTuning, one_cycle
 from .kinds import CBS, MOMS, ONE_RATE, RATE
+from .rates import steepest
 from .scoring import trackers_waiting
 
 __all__ = ['Fitting']
 
 LEAST_STEPS,MOST_STEPS = 20,100   # batches of a range test that has a curve, and that is worth its time
+SPAN = 1000.   # from the recipe's rate to the first and to the last of a range test
 NO_DATA = "an exported learner leaves its data behind"
 
 @checked_methods
@@ -127,21 +129,21 @@ class Fitting:
 
     @checked(start_lr=ONE_RATE, end_lr=ONE_RATE, num_it=COUNT, stop_div=FLAG, show_plot=FLAG, epochs=COUNT)
     def lr_find(self,
-        start_lr=1e-7,        # first learning rate
-        end_lr=10,            # last learning rate
+        start_lr:float=None,  # first learning rate; None (default): a thousandth of the recipe's
+        end_lr:float=None,    # last learning rate; None (default): a thousand times the recipe's
         num_it:int=None,      # batches; None (default): a tenth of those of `fine_tune(epochs)`, 100 at most
         stop_div:bool=True,   # stop when the loss diverges
         show_plot:bool=True,  # draw loss against learning rate
-        suggest_funcs=(valley, steep), # fastai's functions (rates, losses, number) -> suggested rate: one, a tuple,
-                                       # or None
+        suggest_funcs=(valley, steepest), # functions (rates, losses, number) -> suggested rate, as fastai's: one, a
+                                          # tuple, or None
         epochs:int=10,        # of the training that follows: the test takes no longer than a tenth of it
     ) -> tuple:
         """fastai's learning rate range test (Smith, 2015, arXiv:1506.01186). Returns a named tuple: the rate that each
         of `suggest_funcs` suggests, `recipe`, the rate of `learn.recipe`, and `steps`, the number of batches; the plot
-        has them too. On small data sets the suggestions are often far below the best rate, and the recipe's is the one
-        to begin with. Where a tenth of the training has fewer than 20 batches, too few for a curve, nothing is run and
-        the suggestions are None, with a warning. Raises `ValueError` before it starts where `check_training` does, and
-        where the loss diverges before there is a curve"""
+        has them too. On small data sets the suggestions are often a factor of 3 to 10 away from the best rate, and the
+        recipe's is the one to begin with. Where a tenth of the training has fewer than 20 batches, too few for a curve,
+        nothing is run and the suggestions are None, with a warning. Raises `ValueError` before it starts where
+        `check_training` does, and where the loss diverges before there is a curve"""
         self.check_training()
         funcs = tuplify(suggest_funcs)
         names = [f.func.__name__ if isinstance(f, partial) else f.__name__ for f in funcs]
@@ -153,6 +155,8 @@ class Fitting:
                      f"{LEAST_STEPS}, so that nothing was run; begin with the rate of learn.recipe, "
                      f"{self.recipe.base_lr:g}, or pass num_it={LEAST_STEPS}")
                 return Found(*[None]*len(funcs), self.recipe.base_lr, 0)
+        base = self.recipe.base_lr
+        start_lr,end_lr = start_lr or base/SPAN,end_lr or base*SPAN
         Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, False, None)
         lrs,losses = self._curve(num_it)
         ended = len(self.recorder.lrs) < num_it or not np.isfinite(self.recorder.losses).all()
