@@ -1,5 +1,6 @@
-"`keypoint_learner` beside fastai's `PointBlock` and `vision_learner` on real faces: same weights, rates, epochs"
-import argparse, sys, time
+"""`keypoint_learner` beside fastai's `PointBlock` and `vision_learner`, on real faces, drawn figures and the extreme
+points of pedestrians: same weights, rates, epochs"""
+import argparse, sys, tempfile, time
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -10,12 +11,16 @@ from fastai.vision.all import (DataBlock, ImageBlock, Normalize, PointBlock, Res
 from machine import begin
 from multilabel_real import WEIGHTS, folder, probs_of, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from vision_tasks.data.crops import crop_instances
+from vision_tasks.data.formats.instance_masks import read_instance_masks
+from vision_tasks.data.synthetic import draw_figures
 from vision_tasks.data.targets import path_of
 from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.formats.table import read_df
 from vision_tasks.data.transforms import JointTransform
 from vision_tasks.data.views import FitView
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
+from vision_tasks.ops.masks import decode_mask
 
 SCORES = ('error px', 'NME', 'PCK@.05')
 # the 68 points of iBUG's 300-W: jaw, brows, nostrils, eyes, outer and inner lips; left and right of the image
@@ -30,6 +35,22 @@ def faces(data):
     read = lambda o, split: [replace(a, split=split) for a in read_df(
         data/f'face_keypoints/{o}_frames_keypoints.csv', data/f'face_keypoints/{o}', point_cols=list(range(1, 137)))]
     return read('training', 'train') + read('test', 'valid')
+
+def figures(data):
+    "Drawn figures with 13 joints, their hidden joints too"
+    anns = draw_figures(tempfile.mkdtemp(), 240, 96)
+    return [replace(a, split='valid' if i % 3 == 0 else 'train') for i,a in enumerate(anns)]
+
+def persons(data):
+    "80 + 80 pedestrians of Penn-Fudan, cropped, and the four extreme points of their masks"
+    def extremes(m):
+        y,x = np.nonzero(m)
+        return [(x[i] + .5, y[i] + .5) for i in (y.argmin(), x.argmax(), y.argmax(), x.argmin())]
+    anns = read_instance_masks(data/'pennfudan/images', data/'pennfudan/masks', 'person',
+                               mask_of=lambda p: f'{p.stem}_mask.png')
+    anns = [replace(a, points=np.array([extremes(decode_mask(m, a.size)) for m in a.masks])) for a in anns]
+    crops = [crop_instances(o, tempfile.mkdtemp()) for o in (anns[::2], anns[1::2])]
+    return [replace(a, split=s) for s,some in zip(('train', 'valid'), crops) for a in some[:80]]
 
 def person(a): return a.path.stem.rsplit('_', 1)[0]
 
@@ -59,7 +80,7 @@ def stock(anns, size, bs, weights):
     return vision_learner(block.dataloaders(anns, bs=bs, num_workers=0), partial(stock_net, weights), y_range=(-1, 1),
                           metrics=[])
 
-def ours(anns, size, bs, weights, head='grid', **kw):
+def ours(anns, size, bs, weights, head='heatmap', **kw):
     dls = keypoint_dls(anns, bs=bs, size=size, num_workers=0, **kw)
     return keypoint_learner(dls, 'mobilenet_v2', pretrained=weights, metrics=[], arch_kwargs=dict(head=head))
 
@@ -67,23 +88,26 @@ def stock_augmentation(anns, size, *args, **kw):
     return ours(anns, size, *args, item_tfms=JointTransform(size, FitView('squish'), flip=0.),
                 batch_tfms=light_and_warp(), **kw)
 
+DATA = dict(faces=faces, figures=figures, persons=persons)
+
 SYSTEMS = {'fastai': stock, "ours, fastai's head and augmentation": partial(stock_augmentation, head='pool'),
-           "ours, fastai's augmentation": stock_augmentation, 'ours': ours,
-           'ours, mirrored too': partial(ours, flip_pairs=MIRROR)}
-WITH_GAPS = list(SYSTEMS)[1:4]   # that are trained once more, with points deleted
+           "ours, fastai's augmentation": stock_augmentation, 'ours, `GridHead`': partial(ours, head='grid'),
+           'ours': ours, 'ours, mirrored too': partial(ours, flip_pairs=MIRROR)}
+WITH_GAPS = ['ours']   # that are trained once more, with points deleted
 
 # --- one scorer for all
 
 def score(pred, anns):
     "The `SCORES` of (n, k, 2) in [-1, 1] of squished images, in pixels of the files"
     size,true = (np.array([getattr(a, o) for a in anns], float) for o in ('size', 'points'))
+    true = true.reshape(len(anns), -1, 2)
     e   = np.linalg.norm((pred+1)/2*size[:,None] - true, axis=-1)
     box = np.sqrt((true.max(1)-true.min(1)).prod(1))[:,None]
     return dict(zip(SCORES, (e.mean(), (e/box).mean(), (e/box <= .05).mean())))
 
 def mean_face(anns):
     "The mean of the training images' points as (k, 2) in [-1, 1]"
-    return np.mean([a.points/a.size*2-1 for a in anns if a.split == 'train'], 0)
+    return np.mean([a.points.reshape(-1, 2)/a.size*2-1 for a in anns if a.split == 'train'], 0)
 
 def run(anns, args, weights):
     "One row a system, seed and share of deleted points"
@@ -131,6 +155,7 @@ def table(df, base):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument('--data', choices=DATA, default='faces')
     ap.add_argument('--systems', nargs='+', choices=SYSTEMS, default=list(SYSTEMS))
     ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     ap.add_argument('--size', type=int, default=96, help='pixels of the input')
@@ -145,11 +170,12 @@ def main():
     ap.add_argument('--limit', type=int, help='number of images of each side of the split, for a trial')
     args = begin(ap)
     data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
-    anns = hold_out(faces(data)) if args.tune else faces(data)
+    anns = hold_out(faces(data)) if args.tune else DATA[args.data](data)
     sides = [[a for a in anns if a.split == s][:args.limit] for s in ('train', 'valid')]
     anns = list(chain(*sides))
     df = run(anns, args, weights)
-    print(f"\n**face_keypoints**: {len(sides[0])} + {len(sides[1])} images, 68 points; mobilenet_v2, {args.size} px, "
+    print(f"\n**{args.data}**: {len(sides[0])} + {len(sides[1])} images, {anns[0].points.shape[-2]} points; "
+          f"mobilenet_v2, {args.size} px, "
           f"bs {args.bs}, {args.frozen} frozen + {args.epochs} epochs, rate {args.lr:g}, "
           f"lr_mult {args.lr_mult:g}, seeds {args.seeds}; mean ± sd\n")
     table(df, score(np.repeat(mean_face(anns)[None], len(sides[1]), 0), sides[1]))

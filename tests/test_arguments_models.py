@@ -13,6 +13,7 @@ from vision_tasks.data.blocks import FileImageBlock, ObjectMasksBlock, Proposals
 from vision_tasks.data.items import FileImage, ObjectMasks
 from vision_tasks.data.targets import check_labels, check_masks, clip_objects, mirror_points, point_pairs
 from vision_tasks.models.encoders import Encoder
+from vision_tasks.models.heatmap import HeatmapHead, soft_argmax
 from vision_tasks.models.layers import (BilinearUp, ContextModule, GridHead, bed_of_nails, bilinear_kernel, check_n_out,
                                         init_bilinear, init_he, unpool_nearest, zero_loss)
 from vision_tasks.models.registry import arch_facts, register
@@ -115,6 +116,8 @@ DET = {
 CALLS = {
     **{k: net(NAMES[k], **kw) for k,kw in SEG.items()},
     **{k: net(NAMES[k], **kw) for k,kw in DET.items()},
+    'HeatmapHead': net(HeatmapHead, channels=[4, 8], strides=[8, 16], n_out=4, width=8, stride=8, scale=20.),
+    'soft_argmax': call(soft_argmax, maps=lambda: torch.zeros(1, 2, 3, 3), margin=1),
     'GridHead': net(GridHead, c=8, n_out=2, grid=2, width=8, hidden=8, ps=.1),
     'BilinearUp': call(BilinearUp, s=2, padding=1), 'ContextModule': net(ContextModule, c=2, kind='basic'),
     'Encoder': call(Mine, body=lambda: nn.Conv2d(1, 4, 3), name='mine', n_in=3, pyramid=True, mean=(0., 0, 0),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from fastai.vision.all import (Flip, RandomResizedCrop, Resize, Rotate, Zoom, aug_transforms, load_learner, set_seed)
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.models import resnet18
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.synthetic import SHAPE_FLIP_PAIRS, SHAPE_POINTS, draw_shapes
@@ -15,6 +16,7 @@ from vision_tasks.data.transforms import JointTransform
 from vision_tasks.data.crops import crop_instances
 from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.losses.points import PointLoss
+from vision_tasks.models.heatmap import HeatmapHead
 from vision_tasks.metrics.points import NME, PCK, PointError, normalizer_of
 
 NET = 'shufflenet_v2_x0_5'
@@ -42,7 +44,7 @@ def file_points(learn, y, items):
     "Targets of a valid batch, back in pixels of the files"
     return learn.in_file(y.as_subclass(Tensor), [a.size for a in items])
 
-def last_linear(learn): return [o for o in learn.model.head.modules() if isinstance(o, nn.Linear)][-1]
+def last_layer(learn): return learn.model.head.last
 
 # --- data
 
@@ -136,9 +138,9 @@ def test_a_picture_without_points_teaches_nothing_and_breaks_nothing(crops):
 def test_missing_points_have_no_gradient(crops):
     gone = [replace(a, points=np.where(np.arange(5)[:,None] == 0, np.nan, a.points), visible=None) for a in crops]
     learn = learner_of(dls_of(gone))
-    with torch.no_grad(): before = last_linear(learn).weight.clone()
+    with torch.no_grad(): before = last_layer(learn).weight.clone()
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2, wd=0.)
-    moved = (last_linear(learn).weight - before).abs().view(5, 2, -1).amax((1, 2))
+    moved = (last_layer(learn).weight - before).abs().flatten(1).amax(1)
     assert moved[0] == 0 and (moved[1:] > 0).all()
 
 def test_points_marked_invisible_by_zero_are_left_out(crops):
@@ -178,10 +180,10 @@ def test_annotate_and_predict_answer_in_the_picture(learn, crops):
 def test_losses_by_name_train(crops, loss):
     learn = learner_of(dls_of(crops), loss_func=loss)
     with learn.no_bar(), learn.no_logging():
-        before = last_linear(learn).weight.clone()
+        before = last_layer(learn).weight.clone()
         learn.fit(1, 1e-3)
         assert learn.loss_func.kind == loss and np.isfinite(learn.recorder.values[-1]).all()
-        assert not torch.equal(before, last_linear(learn).weight)
+        assert not torch.equal(before, last_layer(learn).weight)
 
 def test_losses_equal_torchs_over_the_marked_coordinates():
     torch.manual_seed(0)
@@ -200,12 +202,13 @@ def test_losses_equal_torchs_over_the_marked_coordinates():
     assert (x.grad == 0).all()
 
 @pytest.mark.train
-@pytest.mark.parametrize('head', ['grid', 'pool'])
+@pytest.mark.parametrize('head', ['heatmap', 'grid', 'pool'])
 def test_it_overfits_a_few_pictures_far_below_what_the_mean_shape_reaches(crops, head):
     set_seed(0)
     some = [replace(a, split=s) for a in crops[:8] for s in ('train', 'valid')]
     plain = JointTransform(64, train=JointTransform(64).valid, flip=0.)
-    learn = learner_of(dls_of(some, item_tfms=plain, batch_tfms=[]), 'test_resnet', arch_kwargs=dict(ps=0., head=head))
+    learn = learner_of(dls_of(some, item_tfms=plain, batch_tfms=[]), 'test_resnet', loss_func='mse',
+                       arch_kwargs=dict(head=head) if head == 'heatmap' else dict(ps=0., head=head))
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(80, 5e-3)
         error = learn.evaluate_per_point().median_px.mean()
@@ -297,7 +300,7 @@ def test_bad_data_are_told(crops, tmp_path):
 def test_bad_arguments_of_the_learner_are_told(crops):
     dls = dls_of(crops)
     with pytest.raises(ValueError, match="did you mean 'wing'"): learner_of(dls, loss_func='wingg')
-    with pytest.raises(ValueError, match="head is 'grid' or 'pool', not 'heat'"):
+    with pytest.raises(ValueError, match="head is 'heatmap', 'grid' or 'pool', not 'heat'"):
         learner_of(dls, arch_kwargs=dict(head='heat'))
     with pytest.raises(ValueError, match="its last layer needs n_out=10"):
         learn = learner_of(dls, n_out=6)
@@ -357,3 +360,25 @@ def test_real_faces_train_from_local_weights_and_beat_the_mean_face():
     mean = np.mean([a.points/a.size for a in train], 0)
     guess = np.mean([np.linalg.norm(a.points - mean*a.size, axis=-1).mean() for a in valid])
     assert learn.evaluate()['error_px'] < .9*guess
+
+def test_the_heads_are_chosen_by_name_and_bounded(crops):
+    dls = dls_of(crops)
+    for head in ('heatmap', 'grid', 'pool'):
+        learn = keypoint_learner(dls, 'test_resnet', pretrained=False, arch_kwargs=dict(head=head))
+        assert isinstance(learn.model.head, HeatmapHead) == (head == 'heatmap')
+        assert learn.get_preds()[0].abs().max() <= (1.3 if head == 'heatmap' else 1)
+    assert isinstance(keypoint_learner(dls, 'test_resnet', pretrained=False).model.head, HeatmapHead)
+    small = keypoint_learner(dls, resnet18, pretrained=False, arch_kwargs=dict(width=8))
+    assert isinstance(small.model.head, HeatmapHead)
+    with pytest.raises(ValueError, match="y_range bounds the heads 'grid' and 'pool'"):
+        keypoint_learner(dls, 'test_resnet', pretrained=False, arch_kwargs=dict(y_range=(-1.1, 1.1)))
+    with pytest.raises(ValueError, match="head is 'heatmap', 'grid' or 'pool', not 'map'"):
+        keypoint_learner(dls, 'test_resnet', pretrained=False, arch_kwargs=dict(head='map'))
+
+def test_small_images_get_finer_maps(crops):
+    strides = []
+    for size in (64, 160):
+        learn = keypoint_learner(dls_of(crops, size=size), 'test_resnet', pretrained=False)
+        x = learn.dls.valid.one_batch()[0]
+        strides.append(size/(learn.model.head.maps(learn.model.encoder(x)).shape[-1] - 2))
+    assert strides == [4, 8]

@@ -1,6 +1,5 @@
 "Keypoint regression: where in the image is each named point? `sigmoid_range` bounds the predicted coordinates"
 from __future__ import annotations
-from functools import partial
 from dataclasses import replace
 import numpy as np
 import pandas as pd
@@ -21,9 +20,10 @@ from .data.transforms import JointTransform
 from .data.views import CropView
 from .losses.points import PointLoss
 from .metrics.points import BY, NME, PCK, PointError, normalizer_of, point_errors
+from .models.heatmap import HeatmapHead
 from .models.layers import GridHead
 from .show.points import KeypointDL
-from .training.build import build_on_encoder, pooled_head
+from .training.build import build_on_encoder, input_size, is_named, pooled_head
 from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
@@ -129,9 +129,11 @@ def keypoint_learner(
     encoder=None,          # synonym of `arch`
     pretrained=True,
     n_out:int=None,        # numbers that the network returns; None (default): two per point
-    arch_kwargs=None,      # of `point_head`: `head` 'grid' or 'pool', `y_range` (-1, 1), and what the head takes; or
-                           # of a callable `arch`
-    loss_func=None,        # 'mse' (default), 'l1', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
+    arch_kwargs=None,      # `head`: 'heatmap' (default), a map for each point (`HeatmapHead`), at a `stride` of 4
+                           # pixels for images below 160 pixels, otherwise 8; 'grid' or 'pool',
+                           # numbers under `sigmoid_range` with `y_range` (-1, 1), as of `point_head`; and what the
+                           # head takes. Or of a callable `arch`
+    loss_func=None,        # 'l1' (default), 'mse', 'smooth_l1', 'wing', or a loss on (b, 2k) and (b, k, 2) with nan
     metrics=None,          # None (default): `PointError()`, `NME(by)`, `PCK(.05, by)`
     splitter=None, normalize=True, cbs=None,
     by='diagonal',         # normalizer of the metrics: 'diagonal', 'box', or two points by name or index
@@ -145,18 +147,32 @@ def keypoint_learner(
     learn.check_normalizers()
     return learn
 
-def _loss(o, n_out): return PointLoss(o or 'mse') if o is None or isinstance(o, str) else o
+def _loss(o, n_out): return PointLoss(o or 'l1') if o is None or isinstance(o, str) else o
 
 def _metrics(): return [PointError(), NME(), PCK()]
 
 def _two_per_point(vocab): return 2*len(vocab)
+
+SMALL = 160   # pixels of the network's input, below which maps at stride 4 are worth their time
+
+def _build(dls, arch, encoder, n_out, pretrained, arch_kwargs):
+    kw = dict(arch_kwargs or {})
+    maps = kw.get('head', 'heatmap') == 'heatmap'
+    if maps and is_named(arch if arch is not None else encoder):
+        kw.pop('head', None)
+        if 'y_range' in kw: raise ValueError(
+            "arch_kwargs: y_range bounds the heads 'grid' and 'pool', and a heat map ends with the image; drop it, or "
+            "pass arch_kwargs=dict(head='grid', y_range=...)")
+        if max(input_size(dls) or [SMALL]) < SMALL: kw.setdefault('stride', 4)    # 8 would leave too few cells
+    head = HeatmapHead if maps else point_head
+    return build_on_encoder('keypoint', head, dls, arch, encoder, n_out, pretrained, kw, pyramid=maps)
 
 def point_head(c, n_out, head='grid', y_range=(-1, 1), **kwargs):
     """(b, c, h, w) -> (b, n_out) in `y_range`. 'grid': a `GridHead`, which keeps places apart, under `sigmoid_range`;
     'pool': fastai's `create_head`, which pools over the whole map. Either starts with all points near the middle, where
     `sigmoid_range` has a gradient; those that start at a border may never leave it"""
     if head == 'grid': return nn.Sequential(GridHead(c, n_out, **kwargs), SigmoidRange(*y_range))
-    if head != 'pool': raise ValueError(f"head is 'grid' or 'pool', not {head!r}")
+    if head != 'pool': raise ValueError(f"head is 'heatmap', 'grid' or 'pool', not {head!r}")
     res = pooled_head(c, n_out, y_range=y_range, **kwargs)
     last = [o for o in res if isinstance(o, nn.Linear)][-1]
     with torch.no_grad(): last.weight.mul_(.1)
@@ -259,5 +275,5 @@ def _normalizer_error(a, by, vocab):
 
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
 KEYPOINT = Task('keypoint', KeypointLearner, keypoint_block, _prepare,
-                partial(build_on_encoder, 'keypoint', point_head), _loss, _metrics, n_out=_two_per_point,
+                _build, _loss, _metrics, n_out=_two_per_point,
                 recipe=Recipe(lr_mult=2.))

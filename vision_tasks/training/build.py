@@ -7,9 +7,11 @@ from torch import nn
 from fastcore.foundation import L
 from fastai.data.transforms import Normalize
 from fastai.torch_core import apply_init, params
+from fastai.vision.augment import Resize
 from fastai.vision.core import TensorImage, imagenet_stats
 from fastai.vision.learner import create_head
 from ..arguments import brief, checked
+from ..data.transforms import JointTransform
 from ..models.encoders import create_encoder
 from ..models.kinds import MODULE
 from ..models.registry import arch_facts, get_arch, list_archs
@@ -56,10 +58,16 @@ def _encoder_groups(encoder):
 
 # --- the model
 
-def build_on_encoder(task, head, dls, arch, encoder, n_out, pretrained, arch_kwargs):
+def input_size(dls) -> tuple[int,int]|None:
+    "(w, h) pixels of the network's input, as the item transforms of `dls` make it; None where none of them says it"
+    sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
+    return tuple(sizes[0]) if sizes else None
+
+def build_on_encoder(task, head, dls, arch, encoder, n_out, pretrained, arch_kwargs, pyramid=False):
     """The model for `arch` or, its synonym, `encoder` ('resnet34' where both are `None`), and what is pretrained of it.
     An `nn.Module` as it is; a name registered for `task`; an encoder (torchvision's or timm's name, torchvision's
-    builder) under `head(channels, n_out, **arch_kwargs)`; or what any other callable returns"""
+    builder) under `head(channels, n_out, **arch_kwargs)`, or with `pyramid` under `head(channels, strides, n_out,
+    **arch_kwargs)`, which gets all of its maps; or what any other callable returns"""
     if arch is not None and encoder is not None: raise ValueError(
         f"arch={arch!r} and encoder={encoder!r}: the network of this task is an encoder under a head, so pass one of "
         "them")
@@ -70,7 +78,8 @@ def build_on_encoder(task, head, dls, arch, encoder, n_out, pretrained, arch_kwa
         if isinstance(arch, str) and arch in list_archs(task): return build_by_name(task, arch, n_out, pretrained, kw)
         if named:
             weights = True if pretrained == 'encoder' else pretrained
-            return EncoderHead(create_encoder(arch, pretrained=weights, pyramid=False), head, n_out, kw),weights
+            enc = create_encoder(arch, pretrained=weights, pyramid=pyramid)
+            return EncoderHead(enc, head, n_out, kw),weights
         if callable(arch): return arch(n_out, **kw),False
     raise ValueError(f"arch: expected a name, a builder or an nn.Module, got {brief(arch)}; "
                      f"names: list_archs({task!r}), list_encoders(), timm.list_models()")
@@ -117,16 +126,17 @@ def is_named(arch) -> bool:
     return known and not isinstance(arch, nn.Module)
 
 class EncoderHead(nn.Module):
-    "An encoder's last map, (b, c, h, w), through `head(c, n_out)`, (b, n_out)"
+    "An encoder's last map, (b, c, h, w), or all of its maps, through `head`, (b, n_out)"
     def __init__(self,
-        encoder, # `Encoder` that returns its last map, (b, c, h, w)
-        head,    # (c, n_out, **kw) -> `nn.Module` on that map
+        encoder, # `Encoder` that returns its last map, (b, c, h, w), or a list of maps
+        head,    # (c, n_out, **kw) -> `nn.Module` on that map; of maps (channels, strides, n_out, **kw)
         n_out,
         kw,      # dict of further arguments of `head`
     ):
         super().__init__()
         self.encoder = encoder
-        self.head = head(encoder.channels[-1], n_out, **kw)
+        enc = encoder
+        self.head = head(enc.channels, enc.strides, n_out, **kw) if enc.pyramid else head(enc.channels[-1], n_out, **kw)
     def forward(self, x): return self.head(self.encoder(x))
 
 def pooled_head(c, n_out, **kwargs):
