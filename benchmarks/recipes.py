@@ -4,7 +4,7 @@ affordable. Drawn shapes need nothing; the other sets want VISION_TASKS_DATA, pr
 VISION_TASKS_WEIGHTS"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # before numpy is there
-import argparse, inspect, sys, tempfile, time
+import argparse, inspect, json, sys, tempfile, time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from segmentation_real import NoValid
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.classification import classification_dls, classification_learner
 from vision_tasks.data.annotation import Annotation
+from vision_tasks.data.crops import crop_instances
 from vision_tasks.data.formats.coco import read_coco
 from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_figures, draw_shapes
@@ -30,6 +31,7 @@ from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.localization import largest_object, localization_dls, localization_learner
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
+from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 from vision_tasks.training.rates import steepest
 
@@ -74,6 +76,19 @@ def one_shape(data, tmp):
     return [Annotation(a.path, a.size, a.labels[:1], split=a.split) for a in largest_shape(data, tmp)]
 def street(data, tmp): return camvid(data, 'train', 'train') + camvid(data, 'val', 'valid')
 def persons(data, tmp): return pennfudan(data)
+def one_person(data, tmp): return largest_object(persons(data, tmp))
+def person_points(data, tmp):
+    "Crops of pedestrians, each with the 4 outermost points of its mask; `SETS` takes 80 of them to train on"
+    def marked(a):
+        masks = [decode_mask(o, a.size) for o in a.masks]
+        return replace(a, masks=None, points=np.stack([outermost(o) for o in masks]))
+    crops = crop_instances([marked(a) for a in persons(data, tmp)], tmp/'crops', min_size=128)
+    return [replace(a, labels=[], bboxes=None, points=a.points[0]) for a in crops]
+def outermost(mask):
+    "(4, 2) pixels: the middle of the leftmost, rightmost, topmost and lowest pixels of a mask"
+    y,x = np.nonzero(mask)
+    return np.array([(x[on].mean()+.5, y[on].mean()+.5)
+                     for on in (x == x.min(), x == x.max(), y == y.min(), y == y.max())])
 def nuts(data, tmp): return split(read_coco(data/'nuts/trainval.json', data/'nuts/images'))
 
 SETS = {
@@ -82,8 +97,10 @@ SETS = {
     ('multilabel', 'drawn'): Set(drawn, 64, 16, 4), ('multilabel', 'facemask'): Set(masks_csv, 96, 16, 3),
     ('multilabel', 'coco128'): Set(coco_labels, 96, 16, 5),
     ('keypoint', 'drawn'): Set(figures, 64, 16, 6), ('keypoint', 'faces'): Set(faces_, 64, 16, 6),
+    ('keypoint', 'persons'): Set(person_points, (48, 96), 16, 12, 80, 80),
     ('localization', 'drawn'): Set(largest_shape, 64, 16, 5),
     ('localization', 'facemask'): Set(largest, 96, 16, 4),
+    ('localization', 'pennfudan'): Set(one_person, 96, 16, 5),
     ('segmentation', 'drawn'): Set(drawn, 64, 8, 4, kw=dict(vocab=SHAPE_CODES)),
     ('segmentation', 'camvid'): Set(street, (128, 96), 8, 4, kw=dict(vocab=CAMVID)),
     ('detection', 'drawn'): Set(drawn, 96, 8, 5), ('detection', 'facemask'): Set(masks_boxes, 160, 8, 3),
@@ -103,7 +120,7 @@ def learner(task, arch, dls, args, weights):
     "The learner of a user who names an architecture, with what makes it small enough for a grid"
     make = TASKS[task][1]
     if task in ('classification', 'multilabel', 'keypoint', 'localization'):
-        return make(dls, arch, pretrained=weights, metrics=[])
+        return make(dls, arch, pretrained=weights, metrics=[], arch_kwargs=args.arch_kwargs)
     takes = inspect.signature(get_arch(arch, task)).parameters
     how = dict(encoder=args.encoder, pretrained=weights) if 'encoder' in takes and arch not in args.own_encoder else \
           dict(pretrained=False)
@@ -124,7 +141,7 @@ def run(task, arch, s, anns, rate, seed, args, weights):
     dls = dls_of(anns, bs=s.bs, size=args.size or s.size, num_workers=0, device=args.device, **kw)
     learn,t = learner(task, arch, dls, args, weights),time.process_time()
     with learn.no_bar(), learn.no_logging():
-        try: learn.fine_tune(args.epochs or s.epochs, rate, cbs=NoValid())
+        try: learn.fine_tune(args.epochs or s.epochs, rate, cbs=NoValid(), **(args.fine_tune or {}))
         except ValueError as e:
             if 'nan' not in str(e): raise
             return np.nan,0.
@@ -194,6 +211,8 @@ def main():
     ap.add_argument('--epochs', type=int, help='of `fine_tune`; by default as the set says')
     ap.add_argument('--size', type=int)
     ap.add_argument('--lr-find', action='store_true')
+    ap.add_argument('--fine-tune', type=json.loads, help='JSON of other arguments of `fine_tune`: {"lr_mult": 10}')
+    ap.add_argument('--arch-kwargs', type=json.loads, help='JSON, of a head on an encoder: {"grid": 3}')
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
     data = folder('VISION_TASKS_DATA') if 'VISION_TASKS_DATA' in os.environ else None
@@ -208,7 +227,8 @@ def main():
             for arch in archs_of(task, args):
                 lines.append(grid(task, name, arch, args, data, weights))
                 print(lines[-1], flush=True)
-    print(f"\nencoder {args.encoder}{', random weights' if args.random else ''}, seeds {args.seeds}\n")
+    print(f"\nencoder {args.encoder}{', random weights' if args.random else ''}, seeds {args.seeds}, "
+          f"fine_tune {args.fine_tune or 'as the recipe'}, head {args.arch_kwargs or 'as it comes'}\n")
     print('| ' + ' | '.join(head) + ' |\n|' + '---|'*3 + '---:|'*(len(head)-3))
     print('\n'.join(lines))
 
