@@ -1,4 +1,4 @@
-"Keypoint regression: where in the image is each named point? `sigmoid_range` bounds the predicted coordinates"
+"Keypoint regression: the position in the image of each named point, the expectation of a map by default"
 from __future__ import annotations
 from dataclasses import replace
 import numpy as np
