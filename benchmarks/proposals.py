@@ -1,8 +1,10 @@
-"""Selective search on one core against opencv-contrib's fast mode: process time, recall of both, of random and of grid
-boxes; what `Proposals` adds. Face masks and COCO128 where VISION_TASKS_DATA is set, else drawn shapes"""
+"""Selective search on one core, in several orders of its boxes, against opencv-contrib's fast mode: process time,
+recall of all, of random and of grid boxes; what `Proposals` adds. Face masks and COCO128 where VISION_TASKS_DATA is
+set, else drawn shapes"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
+from functools import partial
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -17,7 +19,7 @@ from vision_tasks.ops.proposals import grid_proposals, proposal_recall, random_p
 try: import cv2
 except ImportError: cv2 = None
 
-WIDTH,COUNTS,ROUNDS = 500,(200, 500, 1000, 2000),3
+WIDTH,COUNTS = 500,(200, 500, 1000, 2000)
 
 def data_sets(n, tmp):
     "{name: annotations}, n images with objects of each data set, evenly spaced in the order of their names"
@@ -38,7 +40,11 @@ def theirs(im):   # (h, w, 3) uint8 -> (k, 4)
     b[:,2:] += b[:,:2]
     return b
 
-CONTESTANTS = {'selective_search': selective_search, **({'opencv-contrib, fast': theirs} if cv2 else {})}
+# 'nms=None' is the order of 2026-11-21
+ORDERS = {'selective_search': {}, 'nms=None': dict(nms=None), 'nms=.7': dict(nms=.7), 'nms=.8': dict(nms=.8),
+          "first='small'": dict(first='small')}
+CONTESTANTS = {**{k: partial(selective_search, **kw) for k,kw in ORDERS.items()},
+               **({'opencv-contrib, fast': theirs} if cv2 else {})}
 
 def scaled(a):
     "(image at most WIDTH wide, factor of its boxes): so that all search the same pixels"
@@ -47,12 +53,12 @@ def scaled(a):
     small = im.resize((WIDTH, round(h*WIDTH/w)), Image.BOX) if w > WIDTH else im
     return np.asarray(small),np.tile([w/small.width, h/small.height], 2)
 
-def searched(anns):
+def searched(anns, rounds):
     "{contestant: boxes of each image}, {contestant: median seconds of each image}, interleaved"
     found,took = {o: [] for o in CONTESTANTS},{o: [] for o in CONTESTANTS}
     for im,scale in map(scaled, anns):
         times = {o: [] for o in CONTESTANTS}
-        for r in range(ROUNDS):
+        for r in range(rounds):
             for o,f in CONTESTANTS.items():
                 t = time.process_time()
                 b = f(im)
@@ -61,8 +67,8 @@ def searched(anns):
         for o,t in times.items(): took[o].append(statistics.median(t))
     return found,took
 
-def compare(name, anns):
-    found,took = searched(anns)
+def compare(name, anns, rounds):
+    found,took = searched(anns, rounds)
     targets = [a.bboxes for a in anns]
     ours = statistics.mean(took['selective_search'])
     print(f"\n**{name}**, {len(anns)} images, {sum(map(len, targets))} boxes, at most {WIDTH} pixels wide\n\n| | "
@@ -97,13 +103,14 @@ def keeping(anns):
 def main():
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument('-n', type=int, default=40, help="images of each data set")
-    n = args.parse_args().n
+    args.add_argument('--rounds', type=int, default=3, help="of timing")
+    args = args.parse_args()
     print(describe(('numpy', 'scikit-image', 'opencv-contrib-python-headless')))
     if cv2: cv2.setNumThreads(1)
     else: print("opencv-contrib is not here: pip install opencv-contrib-python-headless")
     with tempfile.TemporaryDirectory() as tmp:
-        sets = data_sets(n, tmp)
-        for name,anns in sets.items(): compare(name, anns)
+        sets = data_sets(args.n, tmp)
+        for name,anns in sets.items(): compare(name, anns, args.rounds)
         keeping(next(iter(sets.values())))
 
 if __name__ == '__main__': main()

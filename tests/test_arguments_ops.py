@@ -47,7 +47,8 @@ def calls(folder):
         paste_rle=lambda: dict(probs=np.ones((1, 3, 3)), bboxes=np.array([[0, 0, 4, 4]]), size=(4, 4), thresh=.5),
         mask_polygons=lambda: dict(mask=mask, holes='raise'), rle_counts=lambda: dict(rle=rle),
         mask_bbox=lambda: dict(mask=mask), mask_extent=lambda: dict(mask=[[0, 0, 3, 0, 3, 3]], size=(4, 4)),
-        selective_search=lambda: dict(image=grey, n=4, width=8, scales=(50,), sigma=.8, seed=0),
+        selective_search=lambda: dict(image=grey, n=4, width=8, scales=(50,), sigma=.8, seed=0, nms=.7,
+                                      first='small'),
         random_proposals=lambda: dict(size=(8, 8), n=4, seed=0),
         grid_proposals=lambda: dict(size=(8, 8), n=4, aspects=(.5, 1), levels=2),
         proposal_recall=lambda: dict(proposals=[[[0, 0, 4, 4]]], bboxes=[[[0, 0, 4, 4]]], iou=(.5, .7), n=3),
@@ -141,6 +142,8 @@ NUMBERS = one_of((1, 2, 3))
 ACCEPTS = {
     'palette.n': whole(0), 'class_colours.vocab': either(names, NUMBERS, EMPTY), 'SegmentationLoss.weight': WEIGHTS,
     'is_background.vocab': either(names, NUMBERS, EMPTY), 'decode_mask.mask': EMPTY, 'mask_extent.mask': one_of([]),
+    'selective_search.width': either(whole(1), one_of(None)),
+    'selective_search.nms': either(number(1e-9, 1), one_of(None)),
     'PCK.thresh': number(1e-300), 'show_annotation.a': lambda v: isinstance(v, Annotation),
     **{f'{k}.weight': WEIGHTS for k in ('SegmentationCE', 'SegmentationFocal', 'SegmentationCEDice', 'BorderCE')},
     'wilson_interval.hits': number(0, 2), 'class_counts.c': whole(2, 2**15),

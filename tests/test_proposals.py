@@ -5,7 +5,7 @@ from io import BytesIO
 from multiprocessing import get_context
 import numpy as np, pytest, torch
 from PIL import Image
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 import vision_tasks.ops.proposals as ops
 from vision_tasks.data.annotation import Annotation
 from vision_tasks.data.image import read_image
@@ -136,11 +136,38 @@ def test_another_seed_is_another_order_of_the_same_boxes():
     a,b = (selective_search(im, n=10**6, seed=o) for o in (0, 1))
     assert not np.array_equal(a, b) and set(map(tuple, a)) == set(map(tuple, b))
 
+@pytest.mark.parametrize('iou', [.5, .75, .9])
+def test_boxes_like_a_better_one_come_after_all_others(iou):
+    "torchvision's NMS removes the same boxes"
+    im = noise(60, 80)
+    plain = selective_search(im, n=10**6, nms=None)
+    kept  = nms(torch.from_numpy(plain), torch.linspace(1, 0, len(plain)), iou).numpy()
+    other = np.setdiff1d(np.arange(len(plain)), kept)
+    assert len(kept) and len(other)
+    assert np.array_equal(selective_search(im, n=10**6, nms=iou), plain[np.concatenate([kept, other])])
+    n = len(kept)//2
+    assert np.array_equal(selective_search(im, n=n, nms=iou), plain[kept[:n]])
+
+def test_with_small_first_the_first_unions_come_before_the_last_ones():
+    im = noise(60, 80)
+    large,small = ([selective_search(im, n=10**6, seed=i, first=o) for i in range(5)] for o in ('large', 'small'))
+    assert set(map(tuple, large[0])) == set(map(tuple, small[0]))
+    whole = lambda found: np.mean([(b == [0, 0, 80, 60]).all(1).argmax() for b in found])   # the last union
+    assert whole(large) < 5 and whole(small) > 10
+    assert ops._places(4, 'large').tolist() == [4, 4, 4, 4, 3, 2, 1]     # four regions, then their unions
+    assert ops._places(4, 'small').tolist() == [4, 4, 4, 4, 1, 2, 3]
+    assert ops._places(1, 'large').tolist() == ops._places(1, 'small').tolist() == [1]
+
 def test_a_wide_image_is_searched_small_and_answered_at_its_size():
     small = np.asarray(Image.fromarray(noise(10, 12)).resize((120, 100), Image.NEAREST))
     wide = small.repeat(4, 0).repeat(4, 1)   # which a box filter brings back exactly
     assert np.array_equal(selective_search(wide, width=120), selective_search(small)*4)
     check_boxes(selective_search(noise(20, 303), width=100), (303, 20), 2000)
+
+def test_without_a_width_a_wide_image_is_searched_at_its_size():
+    im = noise(20, 600)
+    assert np.array_equal(selective_search(im, width=None), selective_search(im, width=600))
+    assert not np.array_equal(selective_search(im, width=None), selective_search(im))
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (3, 500), (640, 480)], ids=str)
 @pytest.mark.parametrize('n', [1, 10, 200, 2000])

@@ -24,7 +24,7 @@ from ..warning import warn
 
 __all__ = ['Proposals']
 
-VERSION = 1   # of the boxes that the methods below return; a new number invalidates all cached boxes
+VERSION = 2   # of the boxes that the methods below return; a new number invalidates all cached boxes
 
 def _random(image, n=2000, seed=0): return random_proposals(image.shape[1::-1], n, seed)
 def _grid(image, n=2000, aspects=(.5, 1, 2), levels=5): return grid_proposals(image.shape[1::-1], n, aspects, levels)

@@ -5,7 +5,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter1d
-from ..arguments import IOU, checked, number, numbers, several, whole
+from ..arguments import IOU, Kind, checked, choice, either, number, numbers, several, whole
 
 __all__ = ['selective_search', 'random_proposals', 'grid_proposals', 'proposal_recall']
 
@@ -14,10 +14,12 @@ SLOPES  = 20    # bins of the derivative in each of four directions: the paper h
 STEEP   = .4    # the largest derivative: 1/sqrt(2 pi), of a step of 1 smoothed by a Gaussian of 1 pixel
 
 _N     = whole(1, 10**7, what="a number of boxes")
+_NONE  = Kind("None", lambda o: o is None)
 _BOXES = several(numbers((None, 4), (0,), (None, 0), what="(k, 4) boxes"), "a list of (k, 4) boxes of each image")
 
-@checked(n=_N, width=whole(1, what="pixels, a whole number"), sigma=number(0, 100), scales=several(
-    whole(1, what="a scale, a whole number"), "a list of scales, which are whole numbers of 1 or more", least=1))
+@checked(n=_N, width=either(whole(1, what="pixels, a whole number"), _NONE), sigma=number(0, 100), scales=several(
+    whole(1, what="a scale, a whole number"), "a list of scales, which are whole numbers of 1 or more", least=1),
+    nms=either(IOU, _NONE), first=choice('large', 'small'))
 def selective_search(
     image,             # (h, w, 3) RGB or (h, w) grey uint8 array or PIL image, or (3, h, w) uint8 tensor
     n:int=2000,        # boxes at most
@@ -26,6 +28,10 @@ def selective_search(
                        # ones give fewer regions
     sigma:float=.8,    # pixels: standard deviation of the smoothing before the segmentation
     seed:int=0,        # of the random part of the order
+    nms:float=.75,     # in (0, 1]: a box whose IoU with a more promising one is above this comes after all others, so
+                       # that the first `n` differ; None: no box does
+    first:str='large', # which boxes of each hierarchy are the most promising: 'large', the last unions, as in the
+                       # paper; 'small', the first
 ) -> np.ndarray:       # (k, 4) float32 x1 y1 x2 y2, pixels, right and bottom edges exclusive; k <= n, all distinct
     """Boxes around regions that are merged step by step, the most promising first: the paper's 'fast' mode, with HSV
     and Lab, two `scales` and two similarities. The result depends only on the arguments; for an image of one colour it
@@ -36,16 +42,16 @@ def selective_search(
         im = np.asarray(Image.fromarray(im).resize((width, max(1, round(h*width/w))), Image.BOX))
     boxes,places = [],[]
     for labels,colour,texture in _segmentations(im, scales, sigma):
-        sizes,first,near = _sizes(labels),_frames(labels),_neighbours(labels)
+        sizes,frames,near = _sizes(labels),_frames(labels),_neighbours(labels)
         colour,texture = (_histograms(labels, sizes, *o) for o in ((colour, COLOURS), (texture, SLOPES)))
         # both include size and fill
         for hists in (np.concatenate([colour, texture], 1), texture):
-            boxes.append(_group(sizes, first, hists, near)[0])
-            # the last union has the first place; no first region is better than another
-            places.append(np.arange(2*len(first)-1, 0, -1).clip(max=len(first)))
+            boxes.append(_group(sizes, frames, hists, near)[0])
+            places.append(_places(len(frames), first))
     # §3.3: a random factor, or all large regions would come before the small ones
     order = np.argsort(np.concatenate(places)*np.random.default_rng(seed).random(sum(map(len, places))))
-    boxes = _distinct(np.concatenate(boxes)[order])[:n]
+    boxes = _distinct(np.concatenate(boxes)[order])
+    boxes = boxes[:n] if nms is None else _most_different(boxes, nms, n)
     # the minimum, because rounding may move a box beyond the edge
     return np.minimum(boxes*np.tile([w/im.shape[1], h/im.shape[0]], 2), [w, h, w, h]).astype(np.float32)
 
@@ -135,6 +141,24 @@ def _group(
         if others := sorted(around[t]):
             for d,o in zip(unlike(others, [t]), others): heappush(heap, (d, o, t))
     return f.astype(np.int64)*[1, 1, -1, -1],unions
+
+def _places(r, first):
+    "(2r-1,) places in the hierarchy of `r` regions, which come last because none is better, and of their unions"
+    unions = np.arange(1, r) if first == 'small' else np.arange(r-1, 0, -1)
+    return np.concatenate([np.full(r, r), unions])
+
+def _most_different(boxes, iou, n):   # (k, 4), the most promising first -> (min(k, n), 4)
+    "The first `n` of: boxes whose IoU with each better one of these is at most `iou`, then the others; each in order"
+    x1,y1,x2,y2 = np.ascontiguousarray(boxes.T, np.float32)
+    area,left,kept = (x2-x1)*(y2-y1),np.arange(len(boxes)),[]
+    while len(left) and len(kept) < n:
+        i,left = left[0],left[1:]
+        kept.append(i)
+        w,h   = (np.minimum(b[left], b[i]) - np.maximum(a[left], a[i]) for a,b in ((x1, x2), (y1, y2)))
+        inter = w.clip(0)*h.clip(0)
+        left  = left[inter <= iou*(area[left] + area[i] - inter)]
+    others = np.setdiff1d(np.arange(len(boxes)), kept, assume_unique=True)
+    return boxes[np.concatenate([kept, others])[:n].astype(int)]
 
 def _distinct(boxes): return boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
 

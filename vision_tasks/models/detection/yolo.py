@@ -12,6 +12,7 @@
 - No BatchNorm, and a layer of 4096 units before the last, as in the paper; the cfg released later has BatchNorm in all
   convolutions (`bn=True`), a locally connected layer instead of the 4096 units, and three boxes per cell."""
 from __future__ import annotations
+import math
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -196,6 +197,14 @@ class YOLO(Detector):
         init_he(self.head)
         nn.init.kaiming_normal_(self.head[-4].weight, .1)
         nn.init.zeros_(self.head[-4].bias)
+        self._init_last(self.head[-1])
+
+    def _init_last(self, last):
+        "Every cell begins with boxes of its own size in its middle, unsure of an object, each class as probable"
+        box = [.5, .5, *(s**-.5 for s in self.S), .1]
+        nn.init.normal_(last.weight, std=.01)
+        with torch.no_grad():
+            last.bias.copy_(last.bias.new_tensor((box*self.B + [1/self.n_out]*self.n_out)*math.prod(self.S)))
 
     def cells(self,
         x:Tensor,  # (b, n_in, h, w)
