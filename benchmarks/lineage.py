@@ -5,7 +5,7 @@ of mobilenet_v2 where VISION_TASKS_WEIGHTS is"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # before numpy is there
 import argparse, statistics, sys, tempfile, time, warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -13,6 +13,7 @@ warnings.filterwarnings('ignore', '.torch.jit.script. is deprecated')
 import numpy as np, torch, torchvision
 from fastai.vision.all import set_seed
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, SSDMatcher
+from torchvision.ops import box_iou
 from machine import describe
 from multilabel_real import WEIGHTS, facemask_xml, folder
 from segmentation_real import NoValid, clock
@@ -26,6 +27,7 @@ from vision_tasks.models.detection.base import Detector
 from vision_tasks.models.detection.fast_rcnn import FastRCNN
 from vision_tasks.models.detection.rcnn import RCNN
 from vision_tasks.models.detection.sliding_window import SlidingWindowDetector
+from vision_tasks.models.detection.torchvision_parts import RPN
 from vision_tasks.models.registry import get_arch
 from vision_tasks.ops.proposals import proposal_recall
 
@@ -205,12 +207,12 @@ def speed(args):
 def places(name):
     "(class or module, attribute) of all that a training step does between the net's layers"
     rcnn,fast,theirs,yolo = (sys.modules[f'vision_tasks.models.detection.{o}']
-                             for o in ('rcnn', 'fast_rcnn', 'torchvision', 'yolo'))
+                             for o in ('rcnn', 'fast_rcnn', 'torchvision_parts', 'yolo'))
     return [(Detector, 'make_targets')] + dict(
         sliding_window    = [(SlidingWindowDetector, o) for o in ('grid', 'sample_windows')],
         rcnn              = [(RCNN, 'label_regions'), (rcnn, 'check_proposals'), (rcnn, 'pick_windows')],
         fast_rcnn         = [(FastRCNN, 'sample_regions'), (fast, 'check_proposals'), (fast, 'encode_bboxes')],
-        faster_rcnn_vgg16 = [(theirs._RPN, 'assign_targets_to_anchors'), (theirs._RPN, 'filter_proposals'),
+        faster_rcnn_vgg16 = [(RPN, 'assign_targets_to_anchors'), (RPN, 'filter_proposals'),
                              (BalancedPositiveNegativeSampler, '__call__'), (BoxCoder, 'encode'),
                              (theirs._RoIHeads, 'select_training_samples')],
         # with the losses themselves, which are not apart from the targets
@@ -245,7 +247,8 @@ def targets(args):
           f"they are given; maps of stride {args.stride} for Fast and Faster R-CNN; median of {rounds} training steps "
           "with Adam, one thread, process time\n\n"
           "| net | step, ms | matching, targets, NMS, ms | share |\n|---|---:|---:|---:|")
-    for name in args.nets:
+    # Faster R-CNN also with torchvision's own IoU, in the same run
+    for name,own in [(o, own) for o in args.nets for own in (True, False)[:1 + (o == 'faster_rcnn_vgg16')]]:
         set_seed(args.seed)
         net = NETS[name]
         kw  = {**net.kw, **({'S': size//32} if name == 'yolo_v1' else {}), **({} if net.given else {'size': size})}
@@ -253,14 +256,16 @@ def targets(args):
         model = get_arch(name, 'detection')(20, encoder=args.encoder, **kw).train()
         opt,rows = torch.optim.Adam(model.parameters()),[]
         for _ in range(rounds + 1):
-            with stopwatch(places(name)) as got:
+            with stopwatch(places(name)) as got, nullcontext() if own else patch.object(
+                    RPN, 'box_similarity', staticmethod(box_iou)):
                 t = time.process_time()
                 step(model, (x, *([proposals] if net.given else []), bboxes, labels))
                 opt.step(); opt.zero_grad()
                 rows.append((time.process_time() - t, got['secs']))
             assert got['calls'] > 1, f"{name}: what should be timed is not called"
         whole,part = np.median(rows[1:], 0)
-        print(f"| {name} | {1e3*whole:.0f} | {1e3*part:.1f} | {part/whole:.1%} |", flush=True)
+        what = name if own else f"{name}, torchvision's `box_iou`"
+        print(f"| {what} | {1e3*whole:.0f} | {1e3*part:.1f} | {part/whole:.1%} |", flush=True)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from ..arguments import Kind, checked
 
-__all__ = ['paired_iou']
+__all__ = ['iou_matrix', 'paired_iou']
 
 BOXES = Kind("a tensor (..., 4) of x1 y1 x2 y2", lambda o: isinstance(o, Tensor) and o.shape[-1] == 4 and
              not o.is_complex())
@@ -22,3 +22,28 @@ def paired_iou(
     inter = area(torch.cat([torch.maximum(a[...,:2], b[...,:2]), torch.minimum(a[...,2:], b[...,2:])], -1))
     union = area(a) + area(b) - inter
     return torch.where(union > 0, inter/union, union)
+
+ROWS = Kind("a float tensor (n, 4) of x1 y1 x2 y2", lambda o: isinstance(o, Tensor) and o.is_floating_point() and
+            o.ndim == 2 and o.shape[1] == 4)
+
+@checked(a=ROWS, b=ROWS)
+@torch.no_grad()
+def iou_matrix(
+    a:Tensor, # (n, 4) x1 y1 x2 y2
+    b:Tensor, # (m, 4) in the same unit
+) -> Tensor:  # (n, m) in [0, 1], without a gradient; nan where both have no area
+    """Intersection over union of each box of `a` with each of `b`: torchvision's `box_iou` to the bit, several times as
+    fast on a CPU. Coordinates are columns of their own, and (n, m) tensors are changed in place"""
+    (ax,ay,aX,aY),(bx,by,bX,bY) = a.t().contiguous()[...,None],b.t().contiguous()
+    inter = _overlap(ax, aX, bx, bX).mul_(_overlap(ay, aY, by, bY))
+    union = (_area(a)[:,None] + _area(b)).sub_(inter)
+    return inter.div_(union)
+
+def _overlap(lo, hi, other_lo, other_hi):   # (n, 1), (n, 1), (m,), (m,) -> (n, m)
+    return _wide(torch.minimum(hi, other_hi).sub_(torch.maximum(lo, other_lo))).clamp_(min=0)
+
+def _area(o):
+    o = _wide(o)
+    return (o[:,2] - o[:,0])*(o[:,3] - o[:,1])
+
+def _wide(o): return o if o.dtype == torch.double else o.float()   # where torchvision leaves half precision, too

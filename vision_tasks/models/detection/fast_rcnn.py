@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.ops import RoIAlign, RoIPool, box_iou
+from torchvision.ops import RoIAlign, RoIPool
 from ..encoders import drop_modules
 from ..kinds import MODULE, checked_net
 from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
 from ..vgg import VGG16
+from ...ops.boxes import iou_matrix
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, nms_dets, on_ignored, pad_dets
 from .pyramid import detector_encoder, freeze_norms
 from .torchvision_parts import seeded
@@ -174,7 +175,7 @@ class FastRCNN(Detector):
         regions = torch.cat([proposals, targ['boxes'][on]])
         # a box without area comes last, so that there is one in each image
         bboxes,labels = F.pad(targ['boxes'][on], (0, 0, 0, 1)),F.pad(targ['labels'][on], (0, 1))
-        iou,nearest   = box_iou(regions, bboxes).max(1)
+        iou,nearest   = iou_matrix.unchecked(regions, bboxes).max(1)
         fg = iou >= .5
         bg = ~fg & (iou < self.bg_iou[1]) & ~on_ignored(regions, fg, targ['boxes'][~on])
         n_fg = min(round(self.n_regions*self.foreground), int(fg.sum()))

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 from ..alexnet import AlexNet
 from .base import MIN_SCORE, Detector, check_proposals, decode_bboxes, encode_bboxes, nms_dets, on_ignored, pad_dets
 from .rcnn_stages import HardestRows, linear_svm, ridge_regression
@@ -27,6 +26,7 @@ from .windows import as_rois, label_windows, mean_std, pick_windows, warp_region
 from ..kinds import MODULE, checked_net
 from ..layers import refuse_nan, zero_loss
 from ..registry import register
+from ...ops.boxes import iou_matrix
 from ...warning import warn
 
 __all__ = ['RCNN', 'rcnn']
@@ -233,7 +233,7 @@ class RCNN(Detector):
                 on = t['labels'] > 0
                 bboxes,classes = t['boxes'][on],t['labels'][on]
                 r   = torch.cat([p, bboxes])
-                iou = box_iou(r, bboxes)
+                iou = iou_matrix.unchecked(r, bboxes)
                 by_class = iou.new_zeros(len(r), self.n_out).scatter_reduce(1, (classes-1).expand_as(iou), iou, 'amax')
                 match = by_class >= .3
                 neg = ~match & ~on_ignored(r, match, t['boxes'][~on])

@@ -3,9 +3,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, roi_align
+from torchvision.ops import roi_align
 from ..encoders import create_encoder
 from ..layers import zero_loss
+from ...ops.boxes import iou_matrix
 from .base import on_ignored
 
 __all__ = ['warp_regions']
@@ -34,7 +35,7 @@ def label_windows(
                             # background, or -1 for what `on_ignored` excludes
     "Classes of windows"
     true = targ['labels'] > 0
-    iou,nearest = F.pad(box_iou(windows, targ['boxes'][true]), (0, 1)).max(1)    # the last column: no object
+    iou,nearest = F.pad(iou_matrix.unchecked(windows, targ['boxes'][true]), (0, 1)).max(1)   # last column: no object
     labels = F.pad(targ['labels'][true], (0, 1))[nearest]*(iou >= .5)
     return labels.masked_fill(on_ignored(windows, labels > 0, targ['boxes'][~true]), -1)
 
