@@ -56,7 +56,8 @@ class RPN(RegionProposalNetwork):
 
     def assign_targets_to_anchors(self, anchors, targets):
         labels,boxes = super().assign_targets_to_anchors(anchors, targets)
-        for l,a,t in zip(labels, anchors, targets): l[on_ignored(a, l != 0, t['ignored'])] = -1
+        for l,a,t in zip(labels, anchors, targets):
+            if len(t['ignored']): l[on_ignored(a, l != 0, t['ignored'])] = -1
         return labels,boxes
 
     def compute_loss(self, objectness, deltas, labels, targets):
@@ -77,7 +78,7 @@ def mask_targets(
 class _RoIHeads(RoIHeads):
     def forward(self, features, proposals, image_shapes, targets=None):
         if self.training:
-            proposals = [p[~self._on_ignored(p, t)] for p,t in zip(proposals, targets)]
+            proposals = [p[~self._on_ignored(p, t)] if len(t['ignored']) else p for p,t in zip(proposals, targets)]
             if not any(len(p) + len(t['boxes']) for p,t in zip(proposals, targets)):
                 nil = zero_loss(self.parameters())
                 names = ['loss_classifier', 'loss_box_reg'] + ['loss_mask']*self.has_mask()
