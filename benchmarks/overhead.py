@@ -25,6 +25,7 @@ def wrapped(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=l
 
 class Memory(list):
     "Batches that are there already, as a DataLoader"
+    n_inp = 1
     def to(self, device): return self
 
 class NoValid(Callback):
