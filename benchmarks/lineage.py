@@ -35,7 +35,7 @@ from vision_tasks.ops.proposals import proposal_recall
 class Net:
     paper:str                          # mean AP of VOC 2007's test set, with the data it was trained on
     speed:str                          # as the paper tells it, with its GPU
-    lr:float = 5e-3
+    lr:float = 5e-3                    # None: `fine_tune` by the recipe of the architecture
     kw:dict = field(default_factory=dict)
     given:bool = False                 # whether it needs proposals
 
@@ -47,7 +47,7 @@ NETS = dict(
     fast_rcnn         = Net('66.9 (07), 70.0 (07+12)', '.32 s without proposals (K40)', kw=dict(stride=8, ps=.1),
                             given=True),
     faster_rcnn_vgg16 = Net('69.9 (07), 73.2 (07+12)', '.2 s (K40)', kw=dict(stride=8, ps=.1)),
-    yolo_v1           = Net('63.4 (07+12)', '.022 s (Titan X)', 2e-3, dict(width=1/8, bn=True, ps=.1)),
+    yolo_v1           = Net('63.4 (07+12)', '.022 s (Titan X)', None, dict(width=1/8, bn=True, ps=.1)),
     ssdlite           = Net('SSD300: 68.0 (07), 74.3 or 77.2 (07+12)', '.022 s (Titan X)', 1e-2))
 
 # --- data: name -> annotations with their splits
@@ -94,7 +94,8 @@ def train(name, dls, args):
     learn,lr = learner(name, dls, args),NETS[name].lr
     t = clock(args.device)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
-        learn.fit_one_cycle(epochs, slice(lr/learn.recipe.lr_mult, lr) if args.weights else lr)
+        if lr is None: learn.fine_tune(epochs)
+        else: learn.fit_one_cycle(epochs, slice(lr/learn.recipe.lr_mult, lr) if args.weights else lr)
     return learn,epochs,clock(args.device) - t
 
 # --- the cost of a prediction

@@ -296,6 +296,17 @@ def test_the_net_is_the_papers_figure():
     assert net.encoder(torch.empty(1, 3, 448, 448, device='meta')).shape == (1, 1024, 14, 14)
     assert net.cells(torch.empty(2, 3, 448, 448, device='meta')).shape == (2, 7, 7, 30)
 
+def test_a_new_net_predicts_boxes_of_the_cells_size_in_their_middle_unsure_and_all_classes_alike():
+    net = small(n_out=4, S=(3, 2), size=(96, 64)).eval()
+    with torch.no_grad(): out = net.cells(torch.rand(2, 3, 64, 96)).flatten(1, 2)
+    rel   = out[..., :10].unflatten(-1, (2, 5))
+    cell  = torch.arange(6)[:, None]
+    boxes = out_of_cells(rel[..., :4], cell, net.S, net.size)
+    corner = torch.stack([cell % 3, cell//3], -1)*32.
+    assert_close(boxes, torch.cat([corner, corner+32], -1).expand_as(boxes), atol=6., rtol=0)
+    assert_close(rel[..., 4], torch.full((2, 6, 2), .1), atol=.1, rtol=0)
+    assert_close(out[..., 10:], torch.full((2, 6, 4), .25), atol=.1, rtol=0)
+
 def test_batchnorm_as_in_the_cfg_that_was_released_is_an_option():
     net = meta(20, bn=True)
     kinds = [type(m) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
