@@ -169,8 +169,8 @@ WHY = """Why it is not what the papers report:
 - The sliding window has no regression of boxes. The best window's IoU with an object is {overlap} on average; windows
   from .5 on were all positive in training, so the one with the highest score need not be the best.
 - R-CNN's crops have 32 pixels here, not 224 or 227: its passes are many, but small. `--speed` has the paper's size.
-- YOLO's layers behind the encoder start from random weights and are fully connected, so what is learned at one
-  position applies there only; the paper trains them for 135 epochs on 16 551 images.
+- YOLO's layers behind the encoder start from random weights, and each cell learns from the objects in it alone; the
+  paper trains them for 135 epochs on 16 551 images.
 - SSD is SSDlite on the same encoder, not the paper's VGG16.
 - Seconds are those of one core; the papers' are those of a GPU, on which large parallel operations are nearly free."""
 
