@@ -1,5 +1,5 @@
-"""How far one step of each layer of YOLO v1 moves the output on another batch: every weight by the rate, as Adam's first
-step does. Drawn shapes of 96 pixels; ImageNet's weights where VISION_TASKS_WEIGHTS is set"""
+"""How far one step of each layer of YOLO v1 moves the output on another batch: every weight by the rate, as Adam's
+first step does. Drawn shapes of 96 pixels; ImageNet's weights where VISION_TASKS_WEIGHTS is set"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, sys, tempfile, warnings
