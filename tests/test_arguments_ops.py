@@ -37,6 +37,7 @@ def calls(folder):
     def ax(): plt.close('all'); return plt.subplots()[1]
     kw = dict(
         # operations
+        iou_matrix=lambda: dict(a=torch.rand(2, 4), b=torch.rand(2, 4)),
         paired_iou=lambda: dict(a=torch.rand(2, 4), b=torch.rand(2, 4)),
         palette=lambda: dict(n=3), class_colours=lambda: dict(vocab=VOCAB), is_background=lambda: dict(vocab=VOCAB),
         text_colour=lambda: dict(colour=(.1, .2, .3)),
