@@ -66,8 +66,8 @@ def formats(files, size):
     cache = PixelCache('ram', [Annotation(f, image_size(f)) for f in files], JointTransform(size))
     ims = [cache.image(f) for f in files]
     ims = [o.cached_pixels().permute(1, 2, 0).numpy() if isinstance(o, CachedImage) else np.asarray(o) for o in ims]
-    kinds = {'raw uint8': (None, raw), 'PNG, level 1': (dict(format='PNG', compress_level=1), png),
-             **{f'JPEG, quality {q}, 4:4:4': (dict(format='JPEG', quality=q, subsampling=0), jpeg) for q in (90, 95, 98)}}
+    kinds = {'raw uint8': (None, raw), 'PNG, level 1': (dict(format='PNG', compress_level=1), png)}
+    for q in (90, 95, 98): kinds[f'JPEG, quality {q}, 4:4:4'] = dict(format='JPEG', quality=q, subsampling=0),jpeg
     with tempfile.TemporaryDirectory() as d:
         for name,(kw,read) in kinds.items():
             paths,off = [Path(d)/str(i) for i in range(len(ims))],[]
@@ -93,8 +93,8 @@ def main():
     with tempfile.TemporaryDirectory() as d:
         large = large_jpegs(Path(d), files)
         for name,some in (('coco128', files), ('4000x3000 JPEGs', large)):
-            print(f"\n**{name}**, {len(some)} images; grey levels\n\n| view | size | MB an image | cache, mean | worst image "
-                  "| largest | no cache, mean | worst image | largest |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+            print(f"\n**{name}**, {len(some)} images; grey levels\n\n| view | size | MB an image | cache, mean | worst "
+                  "image | largest | no cache, mean | worst image | largest |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
             for size in args.sizes: errors(some, size)
             print("\n| stored as | size | kB an image | ms to read | grey levels off |\n|---|---:|---:|---:|---:|")
             formats(some, args.sizes[-2])
