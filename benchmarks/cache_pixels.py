@@ -94,7 +94,7 @@ def main():
         large = large_jpegs(Path(d), files)
         for name,some in (('coco128', files), ('4000x3000 JPEGs', large)):
             print(f"\n**{name}**, {len(some)} images; grey levels\n\n| view | size | MB an image | cache, mean | worst "
-                  "image | largest | no cache, mean | worst image | largest |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+                  "image | largest | no cache, mean | worst image | largest |\n|---|" + '---:|'*8)
             for size in args.sizes: errors(some, size)
             print("\n| stored as | size | kB an image | ms to read | grey levels off |\n|---|---:|---:|---:|---:|")
             formats(some, args.sizes[-2])
