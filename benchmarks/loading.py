@@ -1,5 +1,6 @@
 """The whole training pipeline on one core, files to normalized batches: ours against fastai's stock parts, for labels
-of an image, for points, for class masks, for boxes and for boxes with masks"""
+of an image, for points, for class masks, for boxes and for boxes with masks. With `--cache`, our own also with a
+cache, which the first pass, not measured, fills"""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse, statistics, sys, tempfile, time, warnings
@@ -36,10 +37,20 @@ LIGHT = dict(max_rotate=0., max_zoom=1., max_warp=0.)   # leaves flip, brightnes
 
 def all_train(anns): return list(range(len(anns))),[0]  # fastai wants both sides
 
+CACHES = []   # of the command line
+
 def ours(task_dls, anns, *args, size=SIZE, **kw):
     dls = task_dls(anns, *args, bs=BS, size=size, splitter=all_train, num_workers=0, device='cpu', **kw)
     normalize_once(dls.loaders, *imagenet_stats)        # as the task's learner does
     return dls.train
+
+def cached_too(task_dls, anns, *args, **kw):
+    "Our default pipeline, and with each cache of the command line; every cache has a folder of its own"
+    where = {o: 'ram' if o == 'ram' else tempfile.mkdtemp(dir=FOLDERS.name) for o in CACHES}
+    return {'ours': ours(task_dls, anns, *args, **kw),
+            **{f'ours, cache: {o}': ours(task_dls, anns, *args, cache=w, **kw) for o,w in where.items()}}
+
+FOLDERS = tempfile.TemporaryDirectory()
 
 def stock(anns, block, get_y, item_tfms, tfms):
     blocks = block if isinstance(block, tuple) else (block,)
@@ -53,7 +64,7 @@ def label_loaders(files):
     return {'fastai': stock(anns, MultiCategoryBlock(vocab=VOCAB), label_set, RandomResizedCrop(SIZE, min_scale=.35),
                             aug_transforms(**LIGHT)),
             "ours, with fastai's lighting": ours(multilabel_dls, anns, VOCAB, batch_tfms=aug_transforms(**light)),
-            'ours': ours(multilabel_dls, anns, VOCAB)}
+            **cached_too(multilabel_dls, anns, VOCAB)}
 
 def points_of(a): return TensorPoint.create(a.points)
 
@@ -65,7 +76,7 @@ def point_loaders(anns):
             'fastai, no warp': stock(anns, PointBlock, points_of, squish, aug_transforms(max_warp=0.)),
             "ours, with fastai's augmentation": ours(keypoint_dls, anns, item_tfms=plain, batch_tfms=aug_transforms(),
                                                      flip_pairs=[]),   # fastai's flip exchanges no points either
-            'ours': ours(keypoint_dls, anns)}
+            **cached_too(keypoint_dls, anns)}
 
 def synthetic_points(files, k=5, seed=0):
     "`k` points in the middle of each image, so that they stay inside a rotated crop"
@@ -89,7 +100,7 @@ def mask_loaders(anns, size):
     return {'fastai': stock(anns, block, mask_file, squish, aug_transforms()),
             'fastai, flip and lighting only': stock(anns, block, mask_file, squish, aug_transforms(**LIGHT)),
             "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=aug_transforms()),
-            'ours': mine()}
+            **cached_too(segmentation_dls, anns, CAMVID, size=size)}
 
 def bboxes_of(a): return a.bboxes.tolist()
 def names_of(a): return a.labels
@@ -102,7 +113,8 @@ def box_loaders(anns):
     mine  = lambda **kw: ours(detection_dls, anns, **kw)
     return {'fastai': stock(anns, block, [bboxes_of, names_of], pad, tfms()),
             'fastai, flip and lighting only': stock(anns, block, [bboxes_of, names_of], pad, tfms(**LIGHT)),
-            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
+            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()),
+            **cached_too(detection_dls, anns)}
 
 def pil_masks(a):
     "Every mask at the size of its image, as fastai's transforms of items know them; a tuple, which they go through"
@@ -130,7 +142,8 @@ def instance_loaders(anns, masks_of=pil_masks):
     mine  = lambda **kw: ours(instance_dls, anns, **kw)
     return {'fastai': stock(anns, block, get, pad, tfms()),
             'fastai, flip and lighting only': stock(anns, block, get, pad, tfms(**LIGHT)),
-            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()), 'ours': mine()}
+            "ours, with fastai's augmentation": mine(item_tfms=plain, batch_tfms=tfms()),
+            **cached_too(instance_dls, anns)}
 
 class Pass:
     "One pass over a DataLoader; keeps the seconds of each, (wall, of this process)"
@@ -154,6 +167,8 @@ def large_jpegs(dest, files, n=12, size=(4000, 3000), seed=0):
 
 def compare(name, files, dls, rounds, size=(SIZE, SIZE)):
     set_seed(0)
+    for o,dl in dls.items():
+        if 'cache' in o: Pass(dl)()                                     # which fills it
     x    = {o: dl.one_batch()[0] for o,dl in dls.items()}               # also warms up
     assert all(o.shape == (BS, 3, *size[::-1]) and o.dtype == torch.float32 for o in x.values())
     fns  = {o: Pass(dl) for o,dl in dls.items()}
@@ -172,8 +187,10 @@ def compare(name, files, dls, rounds, size=(SIZE, SIZE)):
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument('--rounds', type=int, default=5)
+    ap.add_argument('--cache', nargs='+', choices=['ram', 'folder'], default=[])
     ap.add_argument('--targets', nargs='+', choices=TARGETS, default=TARGETS)
     args = ap.parse_args()
+    CACHES[:] = args.cache
     if not os.environ.get('VISION_TASKS_DATA'):
         sys.exit("VISION_TASKS_DATA is not set: it is the folder of data sets, with coco128, face_keypoints, camvid, "
                  "facemask and pennfudan in it")

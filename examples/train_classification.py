@@ -1,6 +1,8 @@
 "Train a classifier on a folder of images per class, or on drawn shapes; calibrate, tune, score, draw, export"
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (Annotation, classification_dls, classification_learner, contact_sheet, draw_shapes,
                               read_folders, set_seed)
 

@@ -1,6 +1,8 @@
 "Train a detector on boxes of VOC, COCO, YOLO or a csv file, or on drawn shapes; evaluate, plot, export"
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (contact_sheet, detection_dls, detection_learner, draw_shapes, read_coco, read_df,
                               read_voc, read_yolo, set_seed)
 

@@ -2,6 +2,8 @@
 torchrun --nproc_per_node 2 train_distributed.py"""
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (contact_sheet, detection_dls, detection_learner, draw_shapes, rank_distrib, read_df,
                               set_seed)
 

@@ -2,6 +2,8 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import contact_sheet, draw_shapes, instance_dls, instance_learner, read_coco, set_seed
 
 def main():

@@ -1,6 +1,8 @@
 "Train a keypoint model on a csv file, or on drawn figures; evaluate each point, plot predictions, export"
 import argparse, re
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 import pandas as pd
 from vision_tasks.all import (FIGURE_FLIP_PAIRS, FIGURE_JOINTS, FIGURE_SKELETON, contact_sheet, draw_figures,
                               keypoint_dls, keypoint_learner, read_df, set_seed)

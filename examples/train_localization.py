@@ -1,6 +1,8 @@
 "Train a model for class and box of the largest object of an image, on boxes of a csv file or VOC, or drawn shapes"
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (contact_sheet, draw_shapes, largest_object, localization_dls, localization_learner,
                               read_df, read_voc, set_seed)
 

@@ -1,6 +1,8 @@
 "Train a multi-label model on a csv file, or on drawn shapes; tune thresholds, evaluate, plot predictions, export"
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (Annotation, contact_sheet, draw_shapes, multilabel_dls, multilabel_learner, read_df,
                               set_seed)
 from vision_tasks.data.targets import label_set

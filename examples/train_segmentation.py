@@ -1,6 +1,8 @@
 "Train semantic segmentation on images and masks, or on drawn shapes; evaluate, plot predictions, export"
 import argparse
 from pathlib import Path
+from vision_tasks.threads import wait_passively
+wait_passively()   # before torch is imported
 from vision_tasks.all import (SHAPE_CODES, contact_sheet, draw_shapes, read_codes, read_masks, segmentation_dls,
                               segmentation_learner, set_seed)
 

@@ -13,6 +13,10 @@ SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
 CATS = [dict(id=7, name='zebra'), dict(id=3, name='ant')]
 
 OBJ,PIC = dict(id=1, image_id=1, category_id=7, bbox=[1, 2, 3, 4.5]),dict(id=1, file_name='a.png', width=20, height=10)
+def numbers(masks):
+    "Masks whose polygons, (m, 2) arrays, are lists of numbers"
+    return [m if isinstance(m, dict) else [p.ravel().tolist() for p in m] for m in masks]
+
 def obj(id=1, image_id=1, **kw): return {**OBJ, 'id': id, 'image_id': image_id, **kw}
 def pic(id=1, file_name='a.png', **kw): return {**PIC, 'id': id, 'file_name': file_name, **kw}
 def without(o, *keys): return {k: v for k,v in o.items() if k not in keys}
@@ -51,7 +55,7 @@ def test_masks_are_kept_as_they_are_and_missing_ones_are_empty(coco):
     kept = [SQUARE, SQUARE],runs,[],text
     coco([obj(segmentation=o) for o in kept] + [obj()])
     a,b = coco.read()
-    assert a.masks == [*kept, []] and b.masks == []
+    assert numbers(a.masks) == [*kept, []] and b.masks == []
     assert [int(decode_mask(m, a.size).sum()) for m in a.masks] == [16, 3, 0, 10, 0]
     coco([obj(1, segmentation=[]), obj(2)])
     assert coco.read()[0].masks is None
@@ -191,7 +195,7 @@ def test_writing_and_reading_give_the_same_back(shapes, tmp_path):
     anns,to,kw = list(changed(shapes)),tmp_path/'new'/'t.json',dict(point_names=SHAPE_POINTS, skeleton=[(1, 2), (3, 4)])
     back = read_coco(to, write_coco(anns, to, **kw))
     assert len(back) == len(anns) and any(not len(a.labels) for a in anns) and any(a.ignore.any() for a in anns)
-    for a,b in zip(anns, back): same(a, b); assert a.masks == b.masks
+    for a,b in zip(anns, back): same(a, b); assert numbers(a.masks) == numbers(b.masks)
     assert coco_keypoints(to) == (list(SHAPE_POINTS), [(1, 2), (3, 4)])
     write_coco(back, tmp_path/'again.json', **kw)
     assert (tmp_path/'again.json').read_bytes() == to.read_bytes()

@@ -8,8 +8,8 @@ import vision_tasks
 
 ROOT = Path(vision_tasks.__file__).parent
 REPO = ROOT.parent
-LAYERS = dict(arguments=0, signatures=0, warning=0, documented=1, distributed=1, ops=1, data=2, models=2, losses=3,
-              metrics=3, show=4, training=5, classification=6, multilabel=6, keypoint=6, localization=6,
+LAYERS = dict(arguments=0, signatures=0, threads=0, warning=0, documented=1, distributed=1, ops=1, data=2, models=2,
+              losses=3, metrics=3, show=4, training=5, classification=6, multilabel=6, keypoint=6, localization=6,
               segmentation=6, detection=6, instance=6, all=7, demo=8)
 # what data sets are read and checked with works without torch
 WITHOUT_TORCH = ['annotation', 'errors', 'check', 'drop', 'reading', 'splits', 'writing', 'image', 'class_masks',

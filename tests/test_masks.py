@@ -1,10 +1,12 @@
-import tracemalloc
+import pickle, tracemalloc
+from dataclasses import replace
 import numpy as np, pytest, torch
 from scipy import ndimage
 from torch.nn.functional import grid_sample
+from vision_tasks.data.annotation import Annotation
 from vision_tasks.ops import polygons
 from vision_tasks.ops.masks import decode_mask, encode_instances, encode_rle, mask_bbox, mask_polygons, paste_rle
-from vision_tasks.ops.polygons import join_polygons
+from vision_tasks.ops.polygons import as_float32, exact_numbers, join_polygons
 from vision_tasks.ops.rle import rle_columns, rle_counts
 
 TRIANGLE = [1., 1., 8., 1., 1., 8.]
@@ -398,3 +400,43 @@ def test_columns_are_those_that_hold_some_of_the_mask():
         on = np.flatnonzero(m.any(0))
         if not len(on): assert some.shape == (0, h); continue
         assert first == on[0] and np.array_equal(some, m.T[on[0]:on[-1]+1])
+
+# --- polygons in memory
+
+def test_polygons_of_an_annotation_are_read_only_float32_arrays_however_they_are_given():
+    xy = [1., 2, 30.1, 2, 30.1, 40.25]
+    masks = [xy], [np.reshape(xy, (3, 2))], (tuple(xy), xy), []
+    a = Annotation(None, (64, 64), ['a']*4, [[0, 0, 9, 9]]*4, masks=masks)
+    for m in a.masks[:3]:
+        for p in m: assert p.dtype == np.float32 and p.shape == (3, 2) and not p.flags.writeable
+        assert np.array_equal(m[0], np.reshape(xy, (3, 2)).astype(np.float32))
+    b = pickle.loads(pickle.dumps(a))
+    assert a.same_as(b) and all(p.dtype == np.float32 and not p.flags.writeable for m in b.masks for p in m)
+    assert all(p is q for m,n in zip(a.masks, replace(a, split='train').masks) for p,q in zip(m, n)), "not copied again"
+
+def test_an_array_of_the_caller_is_neither_changed_nor_shared():
+    p = np.array([[1, 2], [30, 2], [30, 40]], np.float32)
+    a = Annotation(None, (64, 64), ['a'], [[0, 0, 9, 9]], masks=[[p]])
+    p += 1
+    assert p.flags.writeable and a.masks[0][0].tolist() == [[1, 2], [30, 2], [30, 40]]
+
+@pytest.mark.parametrize('bad', [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, float('nan')],
+                                 [1, 2, 3, 4, 5, 1e7], 'ab'])
+def test_what_is_no_polygon_stays_as_it_is_and_raises_where_it_is_decoded(bad):
+    a = Annotation(None, (64, 64), ['a'], [[0, 0, 9, 9]], masks=[[bad]])
+    assert a.masks[0][0] is bad
+    with pytest.raises(ValueError, match="mask, polygon 0: expected"): decode_mask(a.masks[0], a.size)
+
+@pytest.mark.parametrize('digits', [0, 1, 2, 3])
+def test_decimal_fractions_in_float32_decode_to_the_pixels_that_they_have_in_float64(digits):
+    rng = np.random.default_rng(digits)
+    for size in (90, 600):
+        for _ in range(60):
+            p = rng.uniform(0, size, (9, 2)).round(digits)
+            a = Annotation(None, (size, size), ['a'], [[0, 0, 9, 9]], masks=[[p]])
+            assert np.array_equal(exact_numbers(a.masks[0][0]), p)
+            assert np.array_equal(decode_mask(a.masks[0], a.size), decode_mask([p], a.size))
+
+def test_float32_is_within_a_hundredth_of_a_pixel_up_to_100_000_pixels():
+    p = np.random.default_rng(0).uniform(0, 1e5, (1000, 2))
+    assert np.abs(exact_numbers(as_float32(p)) - p).max() < .01

@@ -28,6 +28,7 @@ from .training.checks import check_vocab
 from .training.kinds import BLOCK, DLS, LEARNER
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 
 __all__ = ['classification_block', 'classification_dls', 'classification_learner', 'ClassificationLearner']
@@ -52,14 +53,15 @@ def classification_dls(
                          # several boxes of one class, count once
     vocab=None,
     bs:int=64,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     check:bool=False,
     **block_kwargs,      # of `classification_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
     """DataLoaders of images and class ids. Raises `AnnotationError` before training for images without a label or with
     several, missing files, unknown labels, an empty training or validation set"""
-    return task_dls(CLASSIFICATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                    block_kwargs)
+    dls = task_dls(CLASSIFICATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                   block_kwargs)
+    return cached(dls, cache)
 
 @checked(**LEARNER)
 def classification_learner(

@@ -1,6 +1,8 @@
 """Every task on drawn shapes, from files to a tuned model: `python -m vision_tasks.demo`, a few minutes on a CPU, no
 network"""
 from __future__ import annotations
+from .threads import wait_passively
+wait_passively()   # before torch is imported
 import argparse, time
 from dataclasses import replace
 from pathlib import Path

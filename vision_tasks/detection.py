@@ -33,6 +33,7 @@ from .training.checks import check_vocab, clipped, warn_tiny
 from .training.detectors import build_detector
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -68,7 +69,7 @@ def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) for an image without objects
     vocab=None,
     bs:int=8,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     proposals=None,       # for networks that do not find their own, as `detection_block` takes them; found now
     check:bool=False,
     **block_kwargs,       # of `detection_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
@@ -78,8 +79,8 @@ def detection_dls(
     files, images whose boxes are not annotated, boxes that are fractions of the image, unknown labels; one warning
     counts the boxes that are below a pixel of the network's input"""
     if proposals is not None: proposals = block_kwargs['proposals'] = _proposals(proposals)
-    dls = warn_tiny(task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                             block_kwargs))
+    dls = task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+    dls = warn_tiny(cached(dls, cache))
     if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
     return dls
 

@@ -49,6 +49,9 @@ MEANINGS = {
     'dls.seed': "of that random split",
     'dls.num_workers': "processes that load images; None (default): one per core",
     'dls.device': "of the batches; None (default): the GPU if there is one",
+    'dls.cache': "where decoded images and class masks are kept from the first epoch on, reduced to what the views "
+                 "use: 'ram', memory that all workers share, or a folder, which later runs use too. The size is "
+                 "printed; what does not fit raises. None (default): files are decoded in every epoch",
     'dls.check': "decode all images once, in threads, so that a broken one raises now and not in the first epoch",
     'learner.pretrained': "True: the best weights that the named architecture has, of the whole network if there are "
                           "any, else ImageNet's of its encoder; 'encoder': ImageNet's of the encoder only; the path of "
@@ -60,6 +63,10 @@ MEANINGS = {
                          "all. What the DataLoaders did before is replaced",
     'learner.cbs': "fastai callbacks of every training and validation, beside fastai's default ones",
     'learner.learner_kwargs': "of fastai's `Learner`: `lr`, `opt_func`, `wd`, `path`, ...",
+    # of the views
+    'largest_scale.w': "width of the image in pixels",
+    'largest_scale.h': "height of the image in pixels",
+    'largest_scale.out': "(w, h) of the network's input in pixels",
     'ctxs': "ignored; fastai passes it",
     'show_batch.show': "False: draw nothing, and return what fastai draws from",
     'show_results.show': "False: draw nothing; return inputs, targets and predictions for fastai's `Interpretation`",

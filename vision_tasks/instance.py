@@ -23,6 +23,7 @@ from .show.objects import InstanceDL
 from .training.checks import warn_tiny
 from .training.detectors import build_detector
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
@@ -52,7 +53,7 @@ def instance_dls(
     annotations,          # list[Annotation] with `bboxes` and `masks`, (0, 4) and [] for an image without objects
     vocab=None,
     bs:int=4,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     check='masks',        # 'masks': look at all masks once (0.1 ms per object), so that a broken one raises now; True:
                           # decode all images too; False: neither; what is broken raises when it is met, and an object
                           # whose mask is empty is background
@@ -61,8 +62,9 @@ def instance_dls(
     """DataLoaders of images, boxes, ids and masks. Boxes are clipped to the image; those without area are dropped, and
     one warning counts them. Objects to ignore need a box alone. Raises `AnnotationError` for missing files, images
     whose boxes or masks are not annotated, masks that cannot be read or are empty, unknown labels"""
-    return warn_tiny(task_dls(INSTANCE, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                              block_kwargs, masks=bool(check)))
+    dls = task_dls(INSTANCE, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs,
+                   masks=bool(check))
+    return warn_tiny(cached(dls, cache))
 
 def _prepare(annotations, vocab, masks=True):
     def look(a):

@@ -27,6 +27,7 @@ from .training.build import build_on_encoder, input_size, is_named, pooled_head
 from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .warning import warn
 
@@ -59,13 +60,14 @@ def keypoint_dls(
     annotations,          # list[Annotation] with one instance per image: points (k, 2), or (1, k, 2) with a box
     vocab=None,           # list of the k points' names; None (default): '0', '1', ...
     bs:int=64,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     check:bool=False,
     **block_kwargs,       # of `keypoint_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`, `flip_pairs`, `skeleton`
 ) -> DataLoaders:
     """DataLoaders of images and points. Raises `AnnotationError` for missing files, several instances, numbers of
     points that differ. Points outside their image count as not marked, and one warning counts them"""
-    return task_dls(KEYPOINT, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+    dls = task_dls(KEYPOINT, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+    return cached(dls, cache)
 
 def _prepare(annotations, vocab):
     check_relative(annotations, 'points')

@@ -27,6 +27,7 @@ from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab, clipped, warn_tiny
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -56,15 +57,16 @@ def localization_dls(
     vocab=None,           # list of class names; None (default): all that occur, sorted, after `NO_OBJECT` where that is
                           # needed
     bs:int=64,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     empty:str='class',    # images without an object are a 'class' of their own, `NO_OBJECT`, or 'raise'
     check:bool=False,
     **block_kwargs,       # of `localization_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
     """DataLoaders of images, class ids and boxes. Boxes are clipped to the image; those without area are dropped, and
     one warning counts them. Raises `AnnotationError` for missing files, several objects, unknown labels"""
-    return warn_tiny(task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                              block_kwargs, empty=empty))
+    dls = task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                   block_kwargs, empty=empty)
+    return warn_tiny(cached(dls, cache))
 
 def _prepare(annotations, vocab, empty='class'):
     check_relative(annotations, 'bboxes')

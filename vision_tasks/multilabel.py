@@ -23,6 +23,7 @@ from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 from .metrics.calibration import fit_temperature
@@ -51,13 +52,14 @@ def multilabel_dls(
     annotations,         # list[Annotation]; one without labels is an image of none of the classes
     vocab=None,
     bs:int=64,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     check:bool=False,
     **block_kwargs,      # of `multilabel_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
     """DataLoaders of images and label sets. Raises `AnnotationError` before training for missing files, unknown labels,
     an empty training or validation set"""
-    return task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+    dls = task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
+    return cached(dls, cache)
 
 @checked(**LEARNER)
 def multilabel_learner(

@@ -35,6 +35,7 @@ from .training.build import build_by_name, name_of, naming_arguments
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
 from .training.whole_images import WholeImages
+from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
@@ -62,7 +63,7 @@ def segmentation_dls(
     vocab,                # list of class names, in the order of their indices (`codes` of `read_masks`); of a dict
                           # {value: name}, as `read_masks` takes it, the names in their order
     bs:int=16,
-    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None,
+    path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
     check='masks',        # 'masks': read all masks once, in threads, so that a value beyond the vocab raises now; True:
                           # decode all images too; False: neither, and what is broken raises when it is met
     **block_kwargs,       # of `segmentation_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
@@ -70,8 +71,9 @@ def segmentation_dls(
     """DataLoaders of images and class masks. Raises `AnnotationError` for missing files, images without a mask, masks
     of another size, values beyond the vocab"""
     vocab = list(vocab.values() if isinstance(vocab, dict) else vocab)
-    return task_dls(SEGMENTATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                    block_kwargs, check_masks=bool(check))
+    dls = task_dls(SEGMENTATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                   block_kwargs, check_masks=bool(check))
+    return cached(dls, cache)
 
 def _prepare(annotations, vocab, check_masks=False):
     twice = sorted({o for o in vocab if vocab.count(o) > 1})

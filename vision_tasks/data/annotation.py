@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from ..arguments import KINDS, PATH, brief, checked, instance, is_whole, number, several
 from ..ops.masks import decode_mask
+from ..ops.polygons import as_float32
 from .class_masks import MaskFile
 from .errors import AnnotationError
 from .image import open_image, stored_size, wh
@@ -24,7 +25,8 @@ class Annotation:
     bboxes:np.ndarray = None      # (n, 4) float32 x1 y1 x2 y2, pixels, 0-based, right and bottom edge exclusive
     points:np.ndarray = None      # (k, 2), or (n, k, 2) with boxes; float32 x y, pixels; nan: not marked
     visible:np.ndarray = None     # points without the last axis, uint8: 0 not marked, 1 hidden, 2 visible
-    masks:list = None             # one per box: polygons, RLE or (h, w) bool arrays, decoded by `decode_mask`
+    masks:list = None             # one per box: a list of polygons, stored as (m, 2) float32; an RLE; or an (h, w) bool
+                                  # array. `decode_mask` decodes them
     mask:Path|np.ndarray = None   # (h, w) class index of every pixel, 255: void; or the path of such a file, or a
                                   # `MaskFile` for a file with other values; `decode_class_mask` reads them all
     ignore:np.ndarray = None      # (n,) bool: crowd or difficult; excluded from loss and metrics
@@ -48,7 +50,7 @@ class Annotation:
 
     # pickle and deepcopy make writable arrays of read-only ones
     def __setstate__(self, state):
-        masks = state['masks'] and [_read_only_mask(m) for m in state['masks']]
+        masks = state['masks'] and [_stored_mask(m) for m in state['masks']]
         self.__dict__.update({k: _read_only(v) for k,v in state.items()}, masks=masks)
 
     def same_as(
@@ -158,7 +160,7 @@ class Annotation:
             elif isinstance(m, np.ndarray) and m.ndim == 2: hw = m.shape
             if hw is not None and hw != self.size[::-1]:
                 self._fail(f'masks, row {i}', f"(h, w) = {self.size[::-1]}, the size of the image", f"(h, w) = {hw}")
-        return [_read_only_mask(m) for m in masks]
+        return [_stored_mask(m) for m in masks]
 
     def _mask(self):
         if self.mask is None: return None
@@ -200,15 +202,11 @@ def _read_only(v):   # our own array, which is changed, or another value
     if isinstance(v, np.ndarray): v.setflags(write=False)
     return v
 
-_LISTS = {list, tuple}
-
-def _read_only_mask(m):   # -> `m` with read-only views of its arrays; the caller's own stay as they are
+def _stored_mask(m):   # -> `m` with its polygons in float32, other arrays as read-only views of the caller's
     if isinstance(m, np.ndarray): return _read_only(m.view())
-    if isinstance(m, dict):
-        if not any(isinstance(v, np.ndarray) for v in m.values()): return m
-        return {k: _read_only(v.view()) if isinstance(v, np.ndarray) else v for k,v in m.items()}
-    if _LISTS.issuperset(map(type, m)): return m   # `any` takes three times as long, for each object of a data set
-    return [_read_only(p.view()) if isinstance(p, np.ndarray) else p for p in m]
+    if not isinstance(m, dict): return list(map(as_float32, m))
+    if not any(isinstance(v, np.ndarray) for v in m.values()): return m
+    return {k: _read_only(v.view()) if isinstance(v, np.ndarray) else v for k,v in m.items()}
 
 def _close(a, b, tol=0.):   # of two arrays or None
     if a is None or b is None: return a is b

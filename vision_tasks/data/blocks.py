@@ -25,8 +25,9 @@ __all__ = ['FileImageBlock', 'LabelSetEncode', 'LabelSetBlock', 'ClassBlock', 'K
 class FileImageEncode(DisplayedTransform):
     "Any input of `FileImage.create` to a `FileImage`; `grey_range` is exported with the learner"
     input_types = IMAGE_TYPES
+    cache = None   # `PixelCache` of the DataLoaders, which is not exported
     def __init__(self, grey_range=None): self.grey_range = resolve_grey_range(grey_range)
-    def encodes(self, o): return FileImage.create(o, self.grey_range)
+    def encodes(self, o): return FileImage.create(o, self.grey_range) if self.cache is None else self.cache.image(o)
 
 def FileImageBlock(
     grey_range=None,   # as in `set_grey_range`, for images of more than 8 bits; None (default): its current setting
@@ -113,11 +114,13 @@ class ClassMaskImage(PILMask):
 
 class ClassMaskEncode(DisplayedTransform):
     "The class mask of an `Annotation`; stores the class names. Raises `AnnotationError` for other indices"
+    cache = None   # as in `FileImageEncode`
     @checked()
     def __init__(self,
         vocab, # list of class names, in the order of their indices
     ): self.vocab = list(vocab)
     def encodes(self, a):
+        if self.cache is not None and (res := self.cache.mask(a)) is not None: return res
         m = class_mask(a, len(self.vocab))
         return ClassMaskImage(Image.fromarray(m.astype(np.uint8 if len(self.vocab) <= 255 else np.int32, copy=False)))
 

@@ -2,7 +2,8 @@
 from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
-import re
+from functools import cached_property
+import hashlib, re
 import numpy as np
 from ..arguments import PATH, WIDTH_HEIGHT, brief, checked, instance
 from .image import wh
@@ -19,6 +20,13 @@ class MaskTable:
     values:np.ndarray     # (k,) int32, ascending; a colour is 65536*r + 256*g + b
     indices:np.ndarray    # (k,) class index of each, 255: void; uint8, or int32 beyond 255
     colours:bool          # whether the values are colours
+
+    @cached_property
+    def digest(self) -> str:
+        "The same for equal tables, in any process"
+        h = hashlib.blake2b(f'{self.colours} {self.indices.dtype}'.encode(), digest_size=16)
+        for o in (self.values, self.indices): h.update(np.ascontiguousarray(o))
+        return h.hexdigest()
 
     @property
     def is_identity(self): return not self.colours and np.array_equal(self.values, self.indices)

@@ -1,6 +1,6 @@
 "Item types: the tensors and images that an `Annotation` becomes on its way into a batch"
 from __future__ import annotations
-import errno, io, os
+import errno, hashlib, io, os
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ from ..ops.rle import rle_columns
 try: from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError: decode_jpeg = None     # torchvision plans to remove its decoders; Pillow decodes the same pixels
 
-__all__ = ['FileImage', 'LabelSet', 'ClassId', 'OneClass', 'Keypoints', 'OneObject', 'ClassMask', 'PixelBBox',
-           'RegionProposals', 'BBoxLabels', 'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels', 'ObjectMasks']
+__all__ = ['FileImage', 'CachedImage', 'LabelSet', 'ClassId', 'OneClass', 'Keypoints', 'OneObject', 'ClassMask',
+           'CachedMask', 'PixelBBox', 'RegionProposals', 'BBoxLabels', 'InstanceMasks', 'ObjectBBoxes', 'ObjectLabels',
+           'ObjectMasks']
 
 # --- images
 
@@ -115,6 +116,48 @@ class FileImage(PILImage):
     def load(self):
         if not self.loaded and self._bytes is not None:
             self._im,self._bytes = self.decode().im,None
+        return super().load()
+
+    def content(self) -> bytes:
+        "A digest of the bytes of the file, which is not decoded yet"
+        return hashlib.blake2b(self._bytes, digest_size=32).digest()
+
+class CachedImage(FileImage):
+    """An image whose pixels are in a cache, possibly reduced, while `size` is that of its file. Where whole pixels are
+    wanted, or more than there are, the file is decoded"""
+    @classmethod
+    def of(cls,
+        pixels:Tensor,        # (3, h, w) uint8
+        size:tuple[int,int],  # (w, h) of the file
+        name:str,             # its path
+        grey_range=None,      # as in `to_rgb`
+    ):
+        "The image of cached pixels"
+        self = cls(Image.Image())
+        self._pixels,self._name,self._mode,self._size,self._grey_range = pixels,name,'RGB',tuple(size),grey_range
+        return self
+
+    @property
+    def whole(self) -> bool:
+        "Whether the cached pixels are those of the file"
+        return (self._pixels.shape[2], self._pixels.shape[1]) == self._size
+
+    def original(self) -> FileImage:
+        "The image of the file"
+        return FileImage.create(self._name, self._grey_range)
+
+    def pixels(self, least=None): return self._pixels if self.whole else self.original().pixels(least)
+
+    def cached_pixels(self) -> Tensor:   # (3, h, w) uint8
+        "The cached pixels, whatever their size"
+        return self._pixels
+
+    def decode(self, least=None):
+        if self.loaded: return self
+        return Image.fromarray(self._pixels.permute(1, 2, 0).numpy()) if self.whole else self.original().decode(least)
+
+    def load(self):
+        if not self.loaded: self._im = self.decode().im
         return super().load()
 
 def array_size(o) -> tuple[int,int]:
@@ -216,6 +259,15 @@ def as_bbox(o):
 
 class ClassMask(TensorMask):
     "(h, w) or (b, h, w) class index of every pixel, 255: void"
+
+class CachedMask:
+    "A class mask of which a cache has every `step`-th pixel in both directions; `JointTransform` resamples it"
+    def __init__(self,
+        pixels:Tensor,       # (h, w) class indices: those of the file at rows and columns step//2, step//2 + step, ...
+        size:tuple[int,int], # (w, h) of the file
+        step:int=1,          # file pixels between two of them
+    ): self.pixels,self.size,self.step = pixels,size,step
+    def __repr__(self): return f"CachedMask({wh(self.size)}, step={self.step})"
 
 # --- objects: boxes, their labels, their masks
 

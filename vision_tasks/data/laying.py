@@ -10,7 +10,7 @@ from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
-from .items import FileImage, RegionProposals
+from .items import CachedImage, FileImage, RegionProposals
 
 __all__ = []
 
@@ -44,16 +44,26 @@ def cut_image(im, view, exact):
     needed; from a reduced JPEG the rectangle is resampled to its size on the canvas in one step, since its edges may
     lie between pixels. If the view need not be `exact`, its left and upper edges move out to whole reduced pixels"""
     if isinstance(im, TensorImage): return slice_rect(im.as_subclass(Tensor), view.src),view
+    if isinstance(im, CachedImage) and not im.loaded: return _cut_cached(im, view, exact)
     if not isinstance(im, FileImage) or im.loaded: return v2.functional.pil_to_tensor(im.crop(view.src)),view
     (x1,y1,x2,y2),(u1,v1,u2,v2_),(w,h) = view.src,view.dst,im.size
     t = im.pixels((math.ceil(w*(u2-u1)/(x2-x1)), math.ceil(h*(v2_-v1)/(y2-y1))))
-    k = _reduction((w, h), (t.shape[2], t.shape[1]))
+    k,dx,dy = reduction_of(im, t)
     if k == 1: return slice_rect(t, view.src),view
-    # the columns and rows that reach beyond the edge are the last ones of the file, before its EXIF orientation
-    dx,dy = (t.shape[2]*k - w)*(im.exif in (2, 3, 6, 7)),(t.shape[1]*k - h)*(im.exif in (3, 4, 7, 8))
     if not exact: x1,y1 = max((x1+dx)//k*k - dx, 0),max((y1+dy)//k*k - dy, 0)
     box = (x1+dx)/k,(y1+dy)/k,(x2+dx)/k,(y2+dy)/k
     return _reduce(t, box, (u2-u1, v2_-v1)),replace(view, src=(x1, y1, x2, y2))
+
+def _cut_cached(im, view, exact):
+    "`cut_image` of cached pixels; where the view shows more than a reduced image has, from the file"
+    t,(w,h),(x1,y1,x2,y2) = im.cached_pixels(),im.size,view.src
+    if im.whole: return slice_rect(t, view.src),view
+    size,sx,sy = (view.dst[2] - view.dst[0], view.dst[3] - view.dst[1]),t.shape[2]/w,t.shape[1]/h
+    if size[0] > (x2-x1)*sx or size[1] > (y2-y1)*sy: return cut_image(im.original(), view, exact)
+    left,top = int(x1*sx),int(y1*sy)
+    cut = t[:, top:math.ceil(y2*sy), left:math.ceil(x2*sx)]
+    box = x1*sx - left,y1*sy - top,min(x2*sx - left, cut.shape[2]),min(y2*sy - top, cut.shape[1])
+    return _reduce(cut, box, size),view
 
 def _reduce(t, box, size):   # (3, h, w) uint8; x1 y1 x2 y2, fractions of pixels allowed; (w, h)
     "The content of `box`, resized"
@@ -66,6 +76,13 @@ def _reduce(t, box, size):   # (3, h, w) uint8; x1 y1 x2 y2, fractions of pixels
     scale = tuple(n/(b-a)*(1 + 1e-9) for n,a,b in ((size[1], y1, y2), (size[0], x1, x2)))
     res = F.interpolate(cut[None], scale_factor=scale, mode='bilinear', antialias=True, recompute_scale_factor=False)
     return res[0, :, :size[1], :size[0]]
+
+def reduction_of(im, t):   # FileImage, its decoded pixels (3, h, w) -> k, dx, dy
+    "How many pixels of the file one of `t` covers in each direction, and how far the first ones reach beyond the edge"
+    (w,h),(rows,cols) = im.size,t.shape[1:]
+    k = _reduction((w, h), (cols, rows))
+    # the columns and rows that reach beyond the edge are the last ones of the file, before its EXIF orientation
+    return k,(cols*k - w)*(im.exif in (2, 3, 6, 7)),(rows*k - h)*(im.exif in (3, 4, 7, 8))
 
 def _reduction(size, decoded):   # (w, h), (w, h) -> 1, 2, 4 or 8
     """How many pixels of a JPEG of `size` one pixel of its `decoded` form covers, in each direction. This is not the
@@ -146,6 +163,15 @@ def _fill_polygon(canvas, p):   # (h, w) uint8, (m, 2) pixels of it
     k,size = right-left+1,row.max()+1-top
     sides = np.bincount((row-top)*k + col-left, minlength=size*k).reshape(size, k).cumsum(1, dtype=np.uint8) & 1
     canvas[top:top+size, left:right] |= sides[:,:-1]
+
+def lay_cached_mask(o, view, fill) -> Tensor:   # (h, w)
+    """The class mask of `o`, a `CachedMask`, on the canvas of `view`: each pixel of the canvas takes the stored one
+    nearest to its centre; without a step these are the pixels of the file"""
+    if o.step == 1: return lay_pixels(slice_rect(o.pixels, view.src)[None], view, fill, nearest=True)[0]
+    (x1,y1,x2,y2),(u1,v1,u2,v2_) = view.src,view.dst
+    at = ((a + (np.arange(n) + .5)*(b - a)/n)//o.step for a,b,n in ((y1, y2, v2_-v1), (x1, x2, u2-u1)))
+    rows,cols = (torch.from_numpy(i.astype(int).clip(max=k-1)) for i,k in zip(at, o.pixels.shape))
+    return lay_pixels(o.pixels[rows][:,cols][None], view, fill, nearest=True)[0]
 
 def _turn(t, view, fill, nearest):
     """Rotate `t` (c, h, w) by the angle of `view`. v2's `affine` does the same but is slower: it transforms a mask for

@@ -9,9 +9,9 @@ from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
 from PIL import Image
 from ..arguments import FLAG, FRACTION, FUNCTION, Kind, checked, is_number, is_whole, number, several, whole
-from .items import BBoxLabels, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals
-from .laying import (apply_v2, as_type_of, cut_image, is_image, lay_masks, lay_pixels, objects_of_items, slice_rect,
-                     tight_bboxes)
+from .items import BBoxLabels, CachedMask, ClassMask, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals
+from .laying import (apply_v2, as_type_of, cut_image, is_image, lay_cached_mask, lay_masks, lay_pixels,
+                     objects_of_items, slice_rect, tight_bboxes)
 from .targets import swap_points
 from .views import IMAGENET_GREY, VIEW, CropView, View, view_by_name
 
@@ -121,6 +121,7 @@ class JointTransform(ItemTransform):
             p = view.points(o.as_subclass(Tensor))
             return as_type_of(swap_points(p, getattr(o, 'flip_pairs', self.flip_pairs)) if view.mirrored else p, o)
         if isinstance(o, ObjectMasks): return InstanceMasks(lay_masks(o, view))
+        if isinstance(o, CachedMask): return ClassMask(lay_cached_mask(o, view, self.mask_fill))
         if isinstance(o, PILMask): o = o._tensor_cls(torch.from_numpy(np.array(o)))
         if not isinstance(o, TensorMask): return o
         cut = slice_rect(o.as_subclass(Tensor), view.src)

@@ -101,6 +101,10 @@ class FitView:
             m = max(W/w, H/h)
             src = _centred(max(1, round(W/m)), max(1, round(H/m)), w, h)
         return src,dst
+    def largest_scale(self, w, h, out):
+        "(x, y) the scale at which `out` shows an image of (w, h)"
+        fit = out[0]/w,out[1]/h
+        return fit if self.method == 'squish' else ((min if self.method == 'pad' else max)(fit),)*2
 
 def _centred(w, h, W, H):
     "The rectangle of `w` x `h` at the centre of `W` x `H`"
@@ -135,6 +139,10 @@ class CropView:
             else:     cw,ch = w,min(h, max(1, round(w/self.ratio[0])))
         x,y = random.randint(0, w-cw),random.randint(0, h-ch)
         return (x, y, x+cw, y+ch),(0, 0, *out)
+    def largest_scale(self, w, h, out):
+        "(x, y) the scale at which `out` shows the smallest square crop"
+        side = math.sqrt(self.scale[0]*w*h)
+        return out[0]/min(side, w),out[1]/min(side, h)
 
 class JitterView:
     """Scale jitter: the image at `scale` times the size that fits, at a random place (Ghiasi et al., 2020,
@@ -154,6 +162,9 @@ class JitterView:
         axes = [_place(n, max(1, round(k*m*n)), N) for n,m,N in zip((w, h), fit, out)]
         (x1,x2,u1,u2),(y1,y2,v1,v2) = axes
         return (x1, y1, x2, y2),(u1, v1, u2, v2)
+    def largest_scale(self, w, h, out):
+        "(x, y) the largest scale at which `out` shows an image of (w, h)"
+        return tuple(self.scale[1]*m for m in FitView(self.method).largest_scale(w, h, out))
 
 def _place(n, m, N):
     "On one axis, `n` pixels resized to `m` on a canvas of `N`: at a random place, or a random part that covers it"
@@ -188,6 +199,9 @@ class IoUView:
             src = x,y,x+cw,y+ch
             if inside.any() and _iou(np.array(src), b[inside]).max() >= least: return src,(0, 0, *out)
         return whole
+    def largest_scale(self, w, h, out):
+        "(x, y) the scale at which `out` shows the smallest crop"
+        return out[0]/w/self.scale[0],out[1]/h/self.scale[0]
 
 def _iou(a, b):   # (4,), (n, 4) -> (n,)
     area = lambda o: (o[..., 2:]-o[..., :2]).clip(0).prod(-1)
@@ -209,6 +223,8 @@ class ZoomOutView:
         u,v = (max(1, round(n/k)) for n in out)
         x,y = random.randint(0, out[0]-u),random.randint(0, out[1]-v)
         return (0, 0, w, h),(x, y, x+u, y+v)
+    @property
+    def largest_scale(self): return self.other.largest_scale   # without it, as of a function, neither has this view
 
 def view_by_name(o):
     "The `FitView` that a text names; another view as it is"

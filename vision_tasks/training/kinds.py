@@ -42,7 +42,8 @@ _METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
 KINDS['dl'] = Kind("a DataLoader, or a list of Annotation",
                    lambda o: hasattr(o, 'dataset') or isinstance(o, (list, tuple, L, Annotation)))
 BLOCK = dict(vocab=CLASSES, splitter=FUNCTION, item_tfms=TFMS, batch_tfms=TFMS)
-DLS   = dict(device=DEVICE)
+CACHE = either(choice('ram'), PATH)
+DLS   = dict(device=DEVICE, cache=CACHE)
 CHECK = choice('masks', True, False)
 # of fastai's own `Learner`
 FASTAI = dict(dls=LOADERS, opt_func=FUNCTION, lr=RATE, splitter=FUNCTION, cbs=CBS,

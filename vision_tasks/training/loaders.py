@@ -1,9 +1,12 @@
 "DataLoaders of a block over annotations, with the checks that all tasks share"
 from __future__ import annotations
 from ..arguments import FUNCTION, came
+from ..data.blocks import ClassMaskEncode, FileImageEncode
+from ..data.cache import PixelCache
 from ..data.check import check_images
 from ..data.errors import AnnotationError
 from ..data.splits import AnnotationSplitter
+from ..data.transforms import JointTransform
 
 __all__ = []
 
@@ -35,3 +38,15 @@ def loaders_of_block(block, annotations, bs, path, num_workers, device, decode=F
             f"the splitter puts none of the {len(annotations)} images into {name}; both sets need at least one")
     if decode: check_images([annotations[i] for i in sorted({*train, *valid})])
     return block.dataloaders(annotations, path=path, bs=min(bs, len(train)), num_workers=num_workers, device=device)
+
+def cached(dls, cache):
+    "`dls`, which take the pixels of their images and class masks from a cache: 'ram', a folder, or None for none"
+    if cache is None: return dls
+    joint = next((o for o in dls.train.after_item.fs if isinstance(o, JointTransform)), None)
+    tfms  = [f for o in dls.train.dataset.tls for f in o.tfms.fs]
+    image = next(f for f in tfms if isinstance(f, FileImageEncode))
+    mask  = next((f for f in tfms if isinstance(f, ClassMaskEncode)), None)
+    n = None if mask is None or joint is None else len(mask.vocab)
+    image.cache = PixelCache(cache, [a for dl in dls for a in dl.items], joint, image.grey_range, n)
+    if mask is not None: mask.cache = image.cache
+    return dls

@@ -13,6 +13,7 @@ from ..errors import AnnotationError
 from ..reading import inside_of, paused_gc, read_all, read_json, size_of
 from ..writing import check_once, replacing
 from ...ops.masks import check_mask, encode_rle
+from ...ops.polygons import exact_numbers
 from ...ops.rle import rle_counts
 
 __all__ = ['read_coco', 'coco_keypoints', 'write_coco']
@@ -339,7 +340,7 @@ def coco_shape(mask):
         runs,counts = rle_counts.unchecked(mask),mask['counts']
         if not isinstance(counts, str): counts = counts.decode('ascii') if isinstance(counts, bytes) else runs.tolist()
         return dict(size=[int(o) for o in mask['size']], counts=counts),int(runs[1::2].sum())
-    try: polygons = [np.asarray(p, dtype=np.float64).ravel() for p in mask]
+    try: polygons = [exact_numbers(p).ravel() for p in mask]
     except (TypeError, OverflowError) as e:
         raise ValueError(f"expected polygons of numbers ({e}), got {brief(mask)}") from e
     return [p.tolist() for p in polygons],sum(_area(p) for p in polygons)

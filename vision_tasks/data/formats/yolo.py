@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import yaml
 from ...arguments import PATH, brief, checked, choice, nearest
+from ...ops.polygons import exact_numbers
 from ..annotation import SPLITS, Annotation, vocab_of
 from ..image import wh
 from ..errors import AnnotationError
@@ -326,7 +327,7 @@ def _polygon(a, i):   # -> x1 y1 x2 y2 ..., fractions; [] for an object without
         raise AnnotationError(f"{a.path}, masks, row {i}: YOLO stores polygons, not run lengths or arrays; "
                               "call `annotate` with masks='polygons', convert with `mask_polygons`, use `write_coco`, "
                               "or set masks=None to write boxes")
-    try: parts = [np.asarray(p, dtype=np.float64).reshape(-1).tolist() for p in m]
+    try: parts = [exact_numbers(p).reshape(-1).tolist() for p in m]
     except (TypeError, ValueError, OverflowError) as e:
         raise AnnotationError(f"{a.path}, masks, row {i}: expected polygons of numbers ({e}), got {brief(m)}") from e
     for p in parts:
