@@ -13,7 +13,7 @@ from vision_tasks.training.build import EncoderHead, pooled_head
 from vision_tasks.training.memory_format import to_channels_last
 
 ENCODERS = ['mobilenet_v2', 'mobilenet_v3_large', 'efficientnet_b0', 'tf_efficientnet_lite0', 'shufflenet_v2_x0_5',
-            'resnet18', 'resnet50', 'regnet_y_400mf', 'densenet121', 'convnext_tiny']
+            'resnet18', 'resnet50', 'regnet_y_400mf', 'densenet121', 'vgg11_bn', 'convnext_tiny', 'swin_t']
 
 def build(name, encoder):
     if name in list_archs('segmentation'): return get_arch(name, 'segmentation')(11, encoder=encoder)
@@ -60,7 +60,7 @@ def row(name, args):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument('--nets', nargs='+', default=[*ENCODERS, 'lraspp', 'semantic_fpn'])
+    ap.add_argument('--nets', nargs='+', default=[*ENCODERS, 'lraspp', 'light_unet'])
     ap.add_argument('--encoder', default='mobilenet_v2', help='of the segmentation nets')
     ap.add_argument('--size', type=int, default=128)
     ap.add_argument('--bs', type=int, default=8)
