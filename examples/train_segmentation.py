@@ -15,8 +15,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', nargs='*', help="folder of images, folder of masks with the same stems, and codes: "
                         "background,cat,dog or a yaml file")
-    parser.add_argument('--arch', default='dynamic_unet', help="a name of list_archs('segmentation')")
-    parser.add_argument('--encoder', help="name in torchvision or timm, for dynamic_unet and lraspp")
+    parser.add_argument('--arch', default='light_unet', help="a name of list_archs('segmentation')")
+    parser.add_argument('--encoder', help="name in torchvision or timm, for light_unet, dynamic_unet and lraspp")
     parser.add_argument('--weights', default='imagenet', help="imagenet, none, or a state dict of the encoder")
     parser.add_argument('--loss', default='ce', help="ce, focal, dice, ce_dice")
     parser.add_argument('--epochs', type=int, default=10)

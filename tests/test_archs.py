@@ -29,6 +29,7 @@ from vision_tasks.models.encoders import create_encoder
 from vision_tasks.models.layers import init_he
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.models.segmentation.dynamic_unet import dynamic_unet
+from vision_tasks.models.segmentation.light_unet import light_unet
 from vision_tasks.models.segmentation.lraspp import dilate, lraspp
 from vision_tasks.models.segmentation.unet import unet
 
@@ -283,6 +284,24 @@ def test_the_bottleneck_of_a_dynamic_unet_halves_its_last_block():
     assert n(bottle=True) < n() and answer(make('dynamic_unet', bottle=True), pictures('dynamic_unet')).shape[1] == 3
     with pytest.raises(TypeError, match='battle'): make('dynamic_unet', battle=True)
 
+# --- light U-Net
+
+@pytest.mark.parametrize('name,finest', [('vgg11', 2), ('mobilenet_v2', 2), ('convnext_atto', 4), ('test_vit', 16)])
+def test_a_light_unet_stands_on_encoders_of_all_kinds_and_goes_up_to_stride_2_at_most(name, finest):
+    with torch.device('meta'): net = light_unet(3, encoder=name)
+    sizes = []
+    net.score.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[-2:]))
+    for h,w in ((64, 128), (96, 64)):
+        assert net(torch.empty(2, 3, h, w, device='meta')).shape == (2, 3, h, w)
+        assert sizes.pop() == (h/finest, w/finest)
+
+def test_the_decoder_of_a_light_unet_is_small_and_has_a_width():
+    def n(**kw):
+        with torch.device('meta'): net = light_unet(21, **kw)
+        return sum(p.numel() for k,p in net.named_parameters() if not k.startswith('encoder'))
+    for name in ('resnet34', 'mobilenet_v2', 'efficientnet_b0'): assert n(encoder=name) < 1e6
+    assert n(width=.5) < n()/2 and n(width=2.) > 2*n()
+
 # --- Lite R-ASPP
 
 def test_a_dilated_encoder_computes_what_torchvisions_dilated_net_computes_with_the_same_weights():
@@ -324,7 +343,7 @@ def test_lraspp_has_as_many_parameters_as_torchvisions_and_a_width():
     assert Facts('lraspp').n_params == Facts('lraspp_mobilenet_v3_large').n_params
     assert make('lraspp', width=.5).head.cbr[0].out_channels == 64
 
-@pytest.mark.parametrize('name', ['dynamic_unet', 'lraspp', 'lraspp_mobilenet_v3_large'])
+@pytest.mark.parametrize('name', ['dynamic_unet', 'light_unet', 'lraspp', 'lraspp_mobilenet_v3_large'])
 def test_the_encoders_weights_come_from_a_local_file_and_fit_other_channels_too(name, tmp_path):
     sd = make(name).encoder.state_dict()
     pre = 'features.' if name.endswith('_mobilenet_v3_large') else ''    # as in the classifier's file

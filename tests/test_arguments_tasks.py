@@ -32,7 +32,7 @@ ACCEPTS = dict(
     n_epoch=whole(1), epochs=whole(1), base_lr=number(1e-300, 1e6), freeze_epochs=whole(0), lr_mult=number(1e-300),
     pct_start=number(0, 1), div=number(1e-300), div_final=number(1e-300), wd=either(number(0), one_of(None)),
     reset_opt=flag,
-    grid=one_of({}), grad_clip=number(0), ema=one_of(0., .9),
+    grid=one_of({}), backend=never, grad_clip=number(0), ema=one_of(0., .9),
     start_epoch=whole(0), lr=either(number(0), one_of((1, 2, 3))), lr_max=number(0), start_lr=number(1e-300, 1e6),
     end_lr=number(1e-300, 1e6),
     num_it=whole(1), stop_div=flag, show_plot=flag, ds_idx=one_of(0, 1), dl=either(one_of(None)), thresh=number(0, 1),
@@ -101,6 +101,7 @@ def method_calls(task, anns, made):
         predict=of('predict', item=anns[0].path, with_input=False),
         show_results=of('show_results', ds_idx=1, dl=anns[:1], max_n=1, shuffle=False),
         plot_top_losses=of('plot_top_losses', k=1, ds_idx=1, dl=anns[:2], largest=True),
+        compile=of('compile', backend='eager'),
         get_preds=of('get_preds', ds_idx=1), export=of('export', fname='learner.pkl'), save=of('save', file='model'))
     if task.name == 'segmentation':
         calls['annotate'] = of('annotate', items=anns[:1], bs=1, tta=False, tile=16, scale=1., postprocess=None)

@@ -13,7 +13,9 @@ from vision_tasks.data.errors import AnnotationError
 from vision_tasks.data.class_masks import decode_class_mask
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_shapes
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.segmentation import AuxLoss, segmentation_dls, segmentation_learner
+from vision_tasks.models.registry import arch_facts
+from vision_tasks.models.segmentation.light_unet import LightUnet
+from vision_tasks.segmentation import AuxLoss, SEGMENTATION, segmentation_dls, segmentation_learner
 
 KW = dict(arch='dynamic_unet', encoder='test_resnet', pretrained=False)
 
@@ -50,6 +52,22 @@ def local(anns):
     with pytest.warns(UserWarning, match="Local has no attribute `encoder`"):
         learn = segmentation_learner(dls_of(anns), Local(5), pretrained=False)
     with learn.no_bar(), learn.no_logging(): yield learn
+
+# --- recipes
+
+@pytest.mark.filterwarnings('ignore:.*pretrained')
+@pytest.mark.parametrize('arch', ['fcn8s', 'deeplab_v1', 'dilatednet'])
+def test_the_recipes_of_nets_on_a_vgg16_without_batchnorm_spare_its_pretrained_convolutions(anns, arch):
+    kw = arch_facts(arch, 'segmentation')['kw']
+    net = segmentation_learner(dls_of(anns), arch, arch_kwargs=kw, pretrained=False)
+    assert net.recipe.lr_mult == 1.
+    r = SEGMENTATION.recipe.replace(**net.model.recipe)
+    assert 1e-5 <= r.base_lr/2/r.lr_mult <= 1e-4
+
+def test_the_default_is_a_light_unet_with_a_recipe_of_its_own(anns):
+    learn = segmentation_learner(dls_of(anns), encoder='test_resnet', pretrained=False)
+    assert isinstance(learn.model, LightUnet) and learn.recipe.base_lr == arch_facts(
+        'light_unet', 'segmentation')['recipe']['base_lr'] > SEGMENTATION.recipe.base_lr
 
 # --- data
 

@@ -73,6 +73,7 @@ PARTS = {
     'fastai.vision.models.unet.UnetBlock.forward': ('up_in', 'models/segmentation/dynamic_unet.py'),
     # --- torch and torchvision
     'torch._C.DisableTorchFunctionSubclass': (None, 'data/blocks.py'),
+    'torch.nn.Module._compiled_call_impl': (None, 'training/compiling.py'),
     'torch.nn.modules.batchnorm._BatchNorm': ('num_features', 'distributed.py'),
     'torchvision.ops.poolers._convert_to_roi_format': ('boxes', 'models/detection/mask_rcnn.py'),
     'torchvision.ops.poolers._setup_scales': (

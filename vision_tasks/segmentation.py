@@ -88,7 +88,7 @@ def _prepare(annotations, vocab, check_masks=False):
 def segmentation_learner(
     dls:DataLoaders,       # of `segmentation_dls`
     arch=None,             # name (`list_archs('segmentation')`), builder `n_out -> nn.Module`, or `nn.Module` that
-                           # returns (b, n_out, h, w) logits; None (default): 'dynamic_unet'
+                           # returns (b, n_out, h, w) logits; None (default): 'light_unet'
     encoder=None,          # name (torchvision or timm), for architectures on any encoder; None (default): its own
     pretrained=True,
     n_out:int=None,        # classes without void; None (default): `len(dls.vocab)`
@@ -108,7 +108,7 @@ def segmentation_learner(
 
 def _build(dls, arch, encoder, n_out, pretrained, arch_kwargs):
     if isinstance(arch, nn.Module): return arch,False
-    kw,arch = dict(arch_kwargs or {}),'dynamic_unet' if arch is None else arch
+    kw,arch = dict(arch_kwargs or {}),'light_unet' if arch is None else arch
     if encoder is not None: kw['encoder'] = encoder
     name = name_of('segmentation', arch)
     with naming_arguments(arch):

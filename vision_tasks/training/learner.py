@@ -18,6 +18,7 @@ from ..data.views import View
 from ..models.kinds import MODULE
 from .build import normalize_once
 from .checks import check_data, network_view
+from .compiling import Compiling
 from .files import Saving
 from .fitting import NO_DATA, Fitting
 from .predicting import Predicting
@@ -28,7 +29,7 @@ from .scoring import Scoring, recorder_kept
 __all__ = ['TaskLearner']
 
 @checked_methods
-class TaskLearner(Fitting, Predicting, Saving, Learner):
+class TaskLearner(Fitting, Predicting, Saving, Compiling, Learner):
     "A fastai `Learner` that predicts `Annotation`s in pixels of the file, and whose thresholds go where it goes"
 
     @checked(**FASTAI, model=MODULE, loss_func=FUNCTION)

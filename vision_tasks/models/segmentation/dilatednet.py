@@ -43,7 +43,8 @@ class DilatedNet(nn.Module):
         if self.context is not None: y = self.context(y)
         return self.up(y)[..., :h, :w]
 
-@register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581)
+# VGG16 without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for want of weights
+@register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581, recipe=dict(lr_mult=20.))
 @checked_net(context=CONTEXT)
 def dilatednet(
     n_out:int,           # classes, background included

@@ -76,7 +76,8 @@ def _fcn(stride, n_out, n_in, width, pretrained, ps, start=None) -> FCN:
     else:             start_from(net, start, 'score_pool')
     return net
 
-_same = dict(kw=dict(width=.05), size=(33, 45))
+# VGG16 without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for want of weights
+_same = dict(kw=dict(width=.05), size=(33, 45), recipe=dict(lr_mult=20.))
 
 @register('segmentation', n_params=134_346_581, **_same)
 @checked_net()

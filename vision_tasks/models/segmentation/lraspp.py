@@ -59,7 +59,8 @@ class LRASPP(nn.Module):
         maps = self.encoder(x)
         return F.interpolate(self.head(dict(low=maps[self.low], high=maps[-1])), x.shape[-2:], mode='bilinear')
 
-@register('segmentation', 'lraspp', kw=dict(encoder='test_efficientnet'), n_params=3_221_538)
+@register('segmentation', 'lraspp', kw=dict(encoder='test_efficientnet'), n_params=3_221_538,
+          recipe=dict(base_lr=8e-3, lr_mult=5.))
 @checked_net()
 def lraspp(
     n_out:int,                     # classes, background included
