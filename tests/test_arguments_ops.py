@@ -128,7 +128,6 @@ def calls(folder):
         plot_label_confusion=lambda: dict(shares=confusion(), totals=[1, 2], ax=ax()),
         plot_confusion_per_class=lambda: (plt.close('all'), dict(counts=pd.DataFrame(multi), ncols=1))[1],
         plot_counts=lambda: (plt.close('all'), dict(annotations=anns(), vocab=VOCAB))[1],
-        plot_lr_find=lambda: (plt.close('all'), dict(lrs=[1e-3, 1e-2], losses=[1., .5], found=dict(recipe=1e-3), steps=2))[1],
         plot_per_class=lambda: (plt.close('all'), dict(df=table_of('label', 'n', 'ap'), columns=['ap'], sort='ap'))[1],
         paint_classes=lambda: dict(image=grey[:4,:4], mask=np.eye(4, dtype=np.uint8), vocab=VOCAB, alpha=.5),
         draw_points=lambda: dict(ax=ax(), points=[[1, 2], [3, 4]], vocab=VOCAB, skeleton=[(0, 1)], names=True,

@@ -13,8 +13,7 @@ from ..ops.colours import class_colours, palette, text_colour
 from .layout import GREY, columns_for
 from .one_object import shown_name
 
-__all__ = ['plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class', 'plot_counts', 'plot_per_class',
-           'plot_lr_find']
+__all__ = ['plot_confusion', 'plot_label_confusion', 'plot_confusion_per_class', 'plot_counts', 'plot_per_class']
 
 TABLE  = Kind("a DataFrame", lambda o: isinstance(o, pd.DataFrame))
 SQUARE = Kind("a DataFrame (c, c) of numbers, row = true class, column = predicted class",
@@ -251,7 +250,6 @@ _SCORES = dict(ap='AP', ap50='AP50', ap75='AP75', ar='AR', f1='F1', iou='IoU', m
 
 # --- the learning rate range test
 
-@checked()
 def plot_lr_find(
     lrs,      # learning rate of each step
     losses,   # smoothed loss of each step

@@ -22,7 +22,7 @@ class Compiling:
     ):
         """Compile the model in place, by `torch.compile`, and return the learner. The names of the parameters stay, so
         that `save`, `load`, `freeze` and `unfreeze` work as before; an exported learner is not compiled, until its
-        `compile` is called. Compilation takes a minute or so, at the first batch of each kind: in training and in
+        `compile` is called. Compilation takes minutes on a CPU, at the first batch of each kind: in training and in
         evaluation, with the encoder frozen and not. It pays in long trainings.
 
         The first validation batch goes through the model at once, so that an error of the backend comes now. Tested on
