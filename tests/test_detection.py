@@ -259,6 +259,12 @@ def test_torchvisions_builder_its_name_and_a_detector_are_the_same_and_the_net_n
     assert models[2] is models[0] and models[0].n_out == 4
     assert not any(isinstance(o, Normalize) for dl in dls.loaders for o in dl.after_batch.fs)
 
+def test_the_size_of_the_images_reaches_torchvisions_two_stage_nets_too(anns):
+    for arch in ('fasterrcnn_mobilenet_v3_large_fpn', torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn):
+        net = detection_learner(make_dls(anns), arch, pretrained=False).model.net
+        assert net.rpn._post_nms_top_n == dict(training=200, testing=100)
+        assert net.roi_heads.fg_bg_sampler.batch_size_per_image == 64
+
 def test_what_is_no_detector_is_refused(anns):
     dls = make_dls(anns)
     with pytest.raises(ValueError, match='expected a `Detector`.* got a Linear; subclass'):

@@ -6,6 +6,7 @@ n_params       of the full build of 20 classes          like=None  a net of the 
                                                                    in all tests; this one runs in some"""
 import copy, pickle
 from functools import lru_cache
+from inspect import signature
 import numpy as np, pytest, torch, torchvision
 from fastai.learner import Learner
 from fastai.torch_core import TensorBase, TensorImage
@@ -26,9 +27,10 @@ from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.training.build import parameter_groups
 from vision_tasks.models.detection.base import anchor_iou, pad_dets
-from vision_tasks.models.detection.faster_rcnn import faster_rcnn
+from vision_tasks.models.detection.faster_rcnn import faster_rcnn, faster_rcnn_vgg16
 from vision_tasks.models.detection.fcos import fcos
 from vision_tasks.models.detection.pyramid import default_anchors
+from vision_tasks.models.detection.regions import region_counts
 from vision_tasks.models.detection.retinanet import retinanet
 from vision_tasks.models.detection.ssdlite import ssdlite
 from vision_tasks.models.detection.torchvision import TorchvisionDetector, torchvision_detector
@@ -462,6 +464,43 @@ def test_on_a_resnet50_our_builders_make_torchvisions_nets(name):
     (a,b),(c,d) = (detect(o, x, *GT) for o in (net, theirs))
     assert_same(a, c)
     assert torch.equal(b, d) and rows(b)[0].shape[0] > 0
+
+# --- numbers of regions
+
+def regions_of(net):
+    "RoIs to learn from, proposals in training and in prediction of a two-stage net"
+    rpn,roi = net.net.rpn,net.net.roi_heads
+    return roi.fg_bg_sampler.batch_size_per_image,rpn._post_nms_top_n['training'],rpn._post_nms_top_n['testing']
+
+def test_two_stage_nets_look_at_fewer_regions_in_smaller_images_and_at_800_at_as_many_as_torchvisions():
+    theirs = signature(FasterRCNN).parameters
+    assert region_counts(800) == region_counts((1333, 800)) == {k: theirs[k].default for k in region_counts(800)}
+    assert [*region_counts(96).values()] == [*region_counts(224).values()] == [64, 200, 100]
+    assert [*region_counts(400).values()] == [128, 500, 250] == [*region_counts((800, 200)).values()]
+    assert [*region_counts(100, dict(box_batch_size_per_image=50, other=800)).values()] == [50, 12]
+
+@pytest.mark.parametrize('build', [faster_rcnn, mask_rcnn])
+def test_the_size_sets_the_numbers_of_regions_and_explicit_arguments_win(build):
+    with torch.device('meta'):
+        for size in (96, 400, 800):
+            assert regions_of(build(3, encoder='test_resnet', size=size)) == tuple(region_counts(size).values())
+        net = build(3, encoder='test_resnet', size=96, box_batch_size_per_image=512, rpn_post_nms_top_n_test=30)
+    assert regions_of(net) == (512, 200, 30)
+
+def test_the_vgg16_net_has_the_papers_numbers_of_regions_at_600():
+    with torch.device('meta'): nets = [faster_rcnn_vgg16(3, size=o) for o in (600, 400, 96)]
+    assert [regions_of(o) for o in nets] == [(128, 2000, 300), (64, 889, 133), (64, 200, 100)]
+
+def test_torchvisions_two_stage_nets_have_fewer_regions_where_the_size_is_known():
+    with torch.device('meta'):
+        for name in ('fasterrcnn_mobilenet_v3_large_fpn', 'maskrcnn_resnet50_fpn_v2'):
+            small,large,unknown,resized = (torchvision_detector(name, 3, **kw) for kw in
+                                           (dict(size=128), dict(size=800), {}, dict(size=128, resize=True)))
+            assert regions_of(small) == (64, 200, 100)
+            assert regions_of(large) == regions_of(unknown) == regions_of(resized) == (512, 2000, 1000)
+        own = [torchvision_detector('fasterrcnn_mobilenet_v3_large_320_fpn', 3, **kw) for kw in ({}, dict(size=128))]
+        assert [regions_of(o) for o in own] == [(512, 2000, 150), (64, 200, 150)]
+        assert torchvision_detector('retinanet_resnet50_fpn', 3, size=128).net
 
 # no stride of 32; all strides, from 1 on; channels last inside; no stride of 2
 @pytest.mark.parametrize('encoder', ['squeezenet1_1', 'vgg11', 'swin_t', 'test_convnext'])

@@ -11,6 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from .fast_rcnn import RoICells, map_and_head, predictor
 from .pyramid import anchor_generator, default_anchors, pyramid
+from .regions import region_counts
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
@@ -18,8 +19,8 @@ from ..registry import register
 
 __all__ = ['vgg16_anchors', 'faster_rcnn_vgg16', 'faster_rcnn']
 
-RELEASED = dict(rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_test=300,
-                box_batch_size_per_image=128, box_nms_thresh=.3)   # the others are torchvision's defaults
+RELEASED = dict(rpn_pre_nms_top_n_test=6000, box_nms_thresh=.3)   # the others are torchvision's defaults
+REGIONS  = dict(box_batch_size_per_image=128, rpn_post_nms_top_n_train=2000, rpn_post_nms_top_n_test=300)   # at 600
 
 def vgg16_anchors(
     size:int|tuple=600,  # size of the images in pixels: the shorter side, or (w, h)
@@ -40,7 +41,8 @@ def faster_rcnn_vgg16(
     pretrained=False,          # True: torchvision's VGG16 with its classifier's layers as fc6 and fc7, or the weights
                                # of `encoder`, whose BatchNorm is then fixed; or the path of a state dict of either
     encoder=None,              # as for `create_encoder`; None (default): VGG16
-    size:int|tuple=600,        # size of the images in pixels, the shorter side or (w, h), for the anchors
+    size:int|tuple=600,        # size of the images in pixels, the shorter side or (w, h), for the anchors and the
+                               # numbers of regions: the paper's at 600, fewer in smaller images (`region_counts`)
     anchors:tuple=None,        # sizes of one level, ratios (`fit_anchors(..., levels=1, sizes=3)`); None (default): the
                                # paper's, in proportion to `size`
     pool:str='pool',           # pooling of regions: 'pool' (RoIPool) as in the paper, or 'align' (RoIAlign)
@@ -58,7 +60,7 @@ def faster_rcnn_vgg16(
     net = FasterRCNN(
         body, rpn_anchor_generator=anchor_generator(anchors or vgg16_anchors(size, body.stride), 1), box_head=head,
         box_predictor=predictor(head[-3].out_features, n_out),
-        **{**dict(min_size=600, max_size=1000), **stats, **RELEASED, **kwargs})
+        **{**dict(min_size=600, max_size=1000), **stats, **RELEASED, **region_counts(size, REGIONS, 600), **kwargs})
     net.roi_heads.box_roi_pool = RoICells(pool, body.stride)      # torchvision's constructor accepts only its own
     return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
@@ -70,7 +72,8 @@ def faster_rcnn(
     pretrained=False,           # weights of the encoder, whose BatchNorm is then fixed: True (ImageNet), or the path of
                                 # a local state dict
     encoder='resnet50',         # as for `create_encoder`
-    size:int|tuple=512,         # size of the images in pixels, the shorter side or (w, h), for `default_anchors`
+    size:int|tuple=512,         # size of the images in pixels, the shorter side or (w, h), for `default_anchors` and
+                                # the numbers of regions: torchvision's at 800, fewer in smaller images
     anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None (default): `default_anchors`
     width:float=1.,             # factor of the channels; 1 = 256 in the pyramid (in steps of 32), 1024 in the head
     strides:tuple=(4, 8, 16, 32),  # of the encoder's maps in the pyramid, which adds one more level
@@ -80,7 +83,7 @@ def faster_rcnn(
     **kwargs,                   # arguments of torchvision's `FasterRCNN`
 ) -> TorchvisionDetector:
     """Faster R-CNN with a feature pyramid on any encoder; with 'resnet50' the same as fasterrcnn_resnet50_fpn, except
-    for the anchors"""
+    for the anchors and the numbers of regions"""
     body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden = scaled(1024, width)
     check_kwargs(kwargs, FasterRCNN)
@@ -88,5 +91,5 @@ def faster_rcnn(
         body, rpn_anchor_generator=anchor_generator(anchors or default_anchors(levels, size), len(levels)),
         box_roi_pool=MultiScaleRoIAlign([str(i) for i in range(len(strides))], 7, 2),
         box_head=TwoMLPHead(body.out_channels*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
-        **{**stats, **kwargs})
+        **{**stats, **region_counts(size), **kwargs})
     return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

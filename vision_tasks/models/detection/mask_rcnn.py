@@ -8,6 +8,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from .pyramid import anchor_generator, default_anchors, pyramid
+from .regions import region_counts
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
@@ -44,7 +45,8 @@ def mask_rcnn(
     pretrained=False,           # weights of the encoder, whose BatchNorm is then fixed: True (ImageNet), or the path of
                                 # a local state dict
     encoder='resnet50',         # as for `create_encoder`
-    size:int|tuple=512,         # size of the images in pixels, the shorter side or (w, h), for `default_anchors`
+    size:int|tuple=512,         # size of the images in pixels, the shorter side or (w, h), for `default_anchors` and
+                                # the numbers of regions: torchvision's at 800, fewer in smaller images
     anchors:tuple=None,         # sizes by level, ratios (`fit_anchors`); None (default): `default_anchors`
     width:float=1.,             # factor of the channels; 1 = 256 in the pyramid (in steps of 32) and the mask head,
                                 # 1024 in the box head
@@ -56,7 +58,7 @@ def mask_rcnn(
     **kwargs,                   # arguments of torchvision's `MaskRCNN`
 ) -> TorchvisionDetector:
     """Mask R-CNN with a feature pyramid on any encoder; with 'resnet50' the same as maskrcnn_resnet50_fpn, except for
-    the anchors"""
+    the anchors and the numbers of regions"""
     body,levels,stats = pyramid(encoder, pretrained, n_in, width, strides, 1)
     hidden,wide,c,maps = scaled(1024, width),scaled(256, width),body.out_channels,[str(i) for i in range(len(strides))]
     check_kwargs(kwargs, MaskRCNN)
@@ -65,5 +67,5 @@ def mask_rcnn(
         box_roi_pool=_POOLS[pool](maps, 7, 2), mask_roi_pool=_POOLS[pool](maps, 14, 2),
         box_head=TwoMLPHead(c*49, hidden), box_predictor=FastRCNNPredictor(hidden, n_out+1),
         mask_head=MaskRCNNHeads(c, (wide,)*4, 1), mask_predictor=MaskRCNNPredictor(wide, wide, n_out+1),
-        **{**stats, **kwargs})
+        **{**stats, **region_counts(size), **kwargs})
     return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)

@@ -22,6 +22,7 @@ from torchvision.models.detection.ssd import SSD
 from timm.models import adapt_input_conv
 from .base import MIN_SCORE, Detector, pad_dets
 from .pyramid import anchor_generator, freeze_norms
+from .regions import region_counts
 from .torchvision_parts import OURS, DetectorTransform, float32_hook, in_training, not_nan_hook, run_once, seeded
 from ..encoders import create_encoder, read_weights, set_n_in
 from ..kinds import WITH_ENCODER, checked_net
@@ -153,6 +154,12 @@ def min_score_of(min_score, kwargs):
     if own: raise ValueError(f"min_score={min_score} and {own[0]}={kwargs[own[0]]} mean the same; pass one of them")
     return min_score
 
+def _regions(name, size):
+    "Numbers of regions of a two-stage net for images of `size`"
+    if size is None or not name.startswith(('fasterrcnn', 'maskrcnn')): return {}
+    # the builder for 320 pixels has few proposals in prediction already
+    return {k: n for k,n in region_counts(size).items() if not ('_320_' in name and k == 'rpn_post_nms_top_n_test')}
+
 def _body(name) -> str: return re.search('resnet50|mobilenet_v3_large|vgg16', name)[0]
 
 @checked_net(pretrained=WITH_ENCODER)
@@ -168,6 +175,9 @@ def torchvision_detector(
     resize:bool=False,        # True: the net resizes images as in torchvision (mostly the shorter side to 800 pixels)
     anchors:tuple=None,       # sizes by level in pixels, ratios, as many as the net has (`fit_anchors`,
                               # `default_anchors`); None (default): torchvision's, for images of about 800 pixels
+    size:int|tuple=None,      # size of the images in pixels, the shorter side or (w, h): of those smaller than 800
+                              # two-stage nets look at fewer regions; None (default), or with `resize`: torchvision's
+                              # numbers
     **kwargs,                 # arguments of torchvision's builder
 ) -> TorchvisionDetector:
     """torchvision's detector for `n_out` classes. Raises `ValueError` for names and weights that do not fit, `OSError`
@@ -177,7 +187,8 @@ def torchvision_detector(
         raise ValueError("trainable_backbone_layers is not supported: all layers can learn here, and the learner's "
                          "`freeze` and `unfreeze` decide which do; leave it out")
     check_kwargs(kwargs, _CLASSES[name.partition('_')[0]], get_model_builder(name))
-    build = partial(get_model, name, weights=None, num_classes=n_out+1, **kwargs)
+    build = partial(get_model, name, weights=None, num_classes=n_out+1,
+                    **{**_regions(name, None if resize else size), **kwargs})
     kind  = ('IMAGENET1K_FEATURES' if 'vgg16' in name else 'IMAGENET1K_V1') if pretrained == 'encoder' else None
     coco  = get_model_weights(name).DEFAULT
     try:
