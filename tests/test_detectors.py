@@ -510,13 +510,32 @@ def test_any_encoder_carries_a_pyramid_of_strides_4_to_64(encoder):
         maps = net(torch.empty(1, 3, 96, 160))
     assert [tuple(m.shape[1:]) for m in maps.values()] == [(64, -(-96//s), -(-160//s)) for s in (4, 8, 16, 32, 64)]
 
-@pytest.mark.parametrize('size,n', [(320, 6), (512, 6), (160, 5), (128, 5), (64, 5), ((240, 180), 5)])
+@pytest.mark.parametrize('size,n', [(320, 7), (512, 7), (160, 6), (128, 5), (64, 5), ((240, 180), 6)])
 def test_ssdlite_has_five_maps_or_more_down_to_a_single_cell(size, n):
     with torch.device('meta'): net = ssdlite(3, size=size, encoder='test_efficientnet').net
     w,h = (size, size) if isinstance(size, int) else size
     with torch.device('meta'): maps = [*net.backbone.eval()(torch.empty(1, 3, h, w)).values()]
     assert len(maps) == n and maps[-1].shape[-2:] == (1, 1) and len(net.anchor_generator.scales) == n+1
-    assert max(w, h)/maps[0].shape[-1] <= 16
+    assert max(w, h)/maps[0].shape[-1] <= 8
+
+def test_ssdlites_first_stride_is_an_argument_and_16_is_the_papers():
+    with torch.device('meta'):
+        net = ssdlite(3, size=320, stride=16, encoder='test_efficientnet').net
+        assert [m.shape[-1] for m in net.backbone.eval()(torch.empty(1, 3, 320, 320)).values()] == [20, 10, 5, 3, 2, 1]
+        with pytest.raises(ValueError, match="stride: expected .*, got 0"):
+            ssdlite(3, stride=0, encoder='test_efficientnet')
+
+@pytest.mark.parametrize('size', [64, 128, 224, 320, 512])
+def test_ssdlites_smallest_box_is_two_cells_of_its_first_map_and_no_more_than_a_tenth_of_the_image(size):
+    with torch.device('meta'): net = ssdlite(3, size=size, encoder='test_efficientnet').net
+    scales = net.anchor_generator.scales
+    assert scales[0] == pytest.approx(min(2*(4 if size == 64 else 8)/size, .1)) and scales == sorted(scales)
+
+def test_ssdlites_boxes_at_300_pixels_are_about_those_of_torchvisions_ssd300():
+    with torch.device('meta'):
+        theirs = torchvision_detector('ssd300_vgg16', 3).net.anchor_generator.scales
+        ours = ssdlite(3, size=300, encoder='test_efficientnet').net.anchor_generator.scales
+    assert ours[0] == pytest.approx(theirs[0], abs=.02) and ours[1] == theirs[1] and ours[-1] == theirs[-1]
 
 def test_an_encoder_of_one_size_or_strides_that_are_none_are_refused():
     with pytest.raises(ValueError, match='vit_tiny_patch16_224 takes images of 224 x 224 pixels only'):
