@@ -1,10 +1,12 @@
 """Detectors on any encoder at equal seconds of training: a grid of rates for each architecture, through the learner and
-`fine_tune` with its recipe (`--lrs`: other rates in its place), on face masks, nuts, pedestrians and drawn shapes; AP in
-pixels of the files. `--regions` compares two-stage nets with torchvision's numbers of regions in the same run"""
+`fine_tune` with its recipe (`--lrs`: other rates in its place), on face masks, nuts, pedestrians and drawn shapes; AP
+in pixels of the files. `--regions` compares two-stage nets with torchvision's numbers of regions in the same run;
+`--steps` prints seconds of a training step alone"""
 import argparse, json, random, sys, tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 import pandas as pd
+import torch
 from fastai.vision.all import set_seed
 from instance_real import pennfudan
 from keypoint_real import spread
@@ -20,7 +22,7 @@ from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.instance import instance_dls, instance_learner
 from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.detection.regions import COCO
-from vision_tasks.models.registry import arch_facts, list_archs
+from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 
 # --- data: name -> annotations with their splits
 
@@ -89,7 +91,7 @@ def run(arch, lr, kw, anns, d, args, seed, epochs):
     kinds = dict(box='bbox', mask='segm') if is_instance(arch) else dict(box='bbox')
     ap = {f'{k} ': coco_ap(valid, preds, learn.dls.vocab[1:], o) for k,o in kinds.items()}
     return {f'{k}{name}': v[o] for k,v in ap.items() for name,o in dict(AP='map', AP50='map50').items()} | dict(
-        rate=learn.recipe.base_lr, epochs=epochs, seconds=secs)
+        rate=learn.recipe.base_lr, epochs=epochs, seconds=secs, step=secs/(epochs*len(learn.dls.train)))
 
 def runs(name, arms, args, tmp):
     "A row for each arm and seed"
@@ -106,6 +108,35 @@ def runs(name, arms, args, tmp):
             print(*(f'{v:.4f}' if isinstance(v, float) else v for v in row.values()), sep=' | ', flush=True)
             yield row
 
+# --- seconds of a step
+
+STEPS = [('faster_rcnn', COCO), ('faster_rcnn', {}), ('faster_rcnn', dict(width=.5)), ('fcos', {}), ('retinanet', {}),
+         ('ssdlite', {})]
+
+def step_seconds(arch, kw, size, args, n=3):
+    "The fastest of `n` steps on 4 random images with 6 objects each: forward, backward, Adam; after one that warms up"
+    set_seed(0)
+    kw  = {**kw, **({} if arch == 'fcos' else dict(size=size))}
+    net = get_arch(arch, 'detection')(3, encoder=args.encoder, pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS, **kw)
+    net.train().to(args.device)
+    opt,secs = torch.optim.Adam(net.parameters(), 1e-5),[]
+    x,corners,labels = torch.rand(4, 3, size, size),torch.rand(4, 6, 2, 2)*size,torch.randint(1, 4, (4, 6))
+    batch = [o.to(args.device) for o in (x, corners.sort(2).values.flatten(2), labels)]
+    for _ in range(n + 1):
+        t = clock(args.device)
+        sum(net(*batch).values()).backward()
+        opt.step()
+        opt.zero_grad()
+        secs.append(clock(args.device) - t)
+    return min(secs[1:])
+
+def steps(args):
+    print('| arch | arguments | 128 px | 224 px |\n|---|---|---:|---:|')
+    for arch,kw in STEPS:
+        secs = [step_seconds(arch, kw, size, args) for size in (128, 224)]
+        what = ', '.join(f'{k}={v}' for k,v in kw.items())
+        print(f"| {arch} | {what} | {' | '.join(f'{s:.2f} s' for s in secs)} |", flush=True)
+
 # --- the tables
 
 def arms_of(args):
@@ -118,8 +149,9 @@ def arms_of(args):
 
 def table(df, score):
     "A line for each architecture and rate; the recipe's rate is marked"
-    print(f"\n{score}, mean ± sd\n\n| arch | regions | rate | {' | '.join(df.data.unique())} | epochs | seconds |")
-    print('|---|---|---:|' + '---:|'*(df.data.nunique()+2))
+    print(f"\n{score}, mean ± sd\n\n| arch | regions | rate | {' | '.join(df.data.unique())} "
+          "| epochs | seconds | seconds per step |")
+    print('|---|---|---:|' + '---:|'*(df.data.nunique()+3))
     for (arch,regions,rate),d in df.groupby(['arch', 'regions', 'rate'], sort=False):
         task = 'instance' if is_instance(arch) else 'detection'
         own = ' (recipe)' if rate == arch_facts(arch, task).get('recipe', {}).get('base_lr') else ''
@@ -127,7 +159,8 @@ def table(df, score):
         cells = [spread(o[score], 3) if len(o) > 1 else f'{o[score].mean():.3f}' for o in by.values()]
         print(f"| {arch} | {regions} | {rate:g}{own} | {' | '.join(cells)} |",
               ', '.join(f'{o.epochs.iloc[0]}' for o in by.values()), '|',
-              ', '.join(f'{o.seconds.mean():.0f}' for o in by.values()), '|')
+              ', '.join(f'{o.seconds.mean():.0f}' for o in by.values()), '|',
+              ', '.join(f'{o.step.mean():.2f}' for o in by.values()), '|')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
@@ -144,10 +177,13 @@ def main():
     ap.add_argument('--size', type=int, help="pixels of the net's input in place of the set's own")
     ap.add_argument('--limit', type=int, help="training images in place of the set's own number")
     ap.add_argument('--device', default='cpu')
+    ap.add_argument('--steps', action='store_true')
     args = begin(ap)
+    if args.steps: return steps(args)
     with tempfile.TemporaryDirectory() as tmp:
         df = pd.DataFrame([row for name in args.data for row in runs(name, [*arms_of(args)], args, Path(tmp))])
-    print(f"\n{args.encoder}; about {args.seconds:g} seconds each; seeds {args.seeds}; {args.recipe or ''} {args.kw or ''}")
+    budget = f'{args.epochs} epochs' if args.epochs else f'about {args.seconds:g} seconds'
+    print(f"\n{args.encoder}; {budget} each; seeds {args.seeds}; {args.recipe or ''} {args.kw or ''}")
     for score in [o for o in df.columns if o.endswith(' AP50') or o.endswith(' AP')]: table(df, score)
 
 if __name__ == '__main__': main()

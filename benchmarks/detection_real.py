@@ -20,25 +20,28 @@ from vision_tasks.detection import detection_dls, detection_learner
 from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.models.registry import get_arch
 
-def detector(args, weights, vocab, resize):
-    kw = dict(encoder=args.encoder) if args.arch in ('ssdlite', 'faster_rcnn', 'retinanet', 'fcos') else {}
-    return get_arch(args.arch, 'detection')(len(vocab), pretrained=weights if kw else False, size=args.size,
-                                            resize=resize, **kw)
+def named(args, weights, archs=('ssdlite', 'faster_rcnn', 'retinanet', 'fcos')):
+    "The encoder and its weights, for `archs` that take one"
+    return dict(encoder=args.encoder, pretrained=weights) if args.arch in archs else dict(pretrained=False)
+
+def detector(args, weights, vocab):
+    "The net of the stock loop, which resizes images itself"
+    size = {} if args.arch == 'fcos' else dict(size=args.size)
+    if 'ssd' not in args.arch: size |= dict(min_size=args.size, max_size=args.size)
+    return get_arch(args.arch, 'detection')(len(vocab), resize=True, **size, **named(args, weights))
 
 # --- the two systems: train on `anns`, predict their validation images; -> annotations, seconds of training
 
 def ours(anns, vocab, args, weights):
     dls = detection_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
-    learn = detection_learner(dls, detector(args, weights, vocab, False), metrics=[])
+    learn = detection_learner(dls, args.arch, metrics=[], **named(args, weights))
     return fit_and_predict(learn, anns, args)
 
 def fit_and_predict(learn, anns, args):
-    t = clock(args.device)
+    "README's call, with the recipe of the architecture unless the arguments say otherwise"
+    t,frozen = clock(args.device),learn.recipe.freeze_epochs if args.freeze is None else args.freeze
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(NoValid()):
-        if args.freeze: learn.fine_tune(args.epochs-args.freeze, args.lr, freeze_epochs=args.freeze)
-        else:
-            learn.unfreeze()
-            learn.fit_one_cycle(args.epochs, slice(args.lr/learn.recipe.lr_mult, args.lr))
+        learn.fine_tune(args.epochs - frozen, args.lr, freeze_epochs=frozen)
     secs = clock(args.device)-t
     with learn.no_bar(): return learn.annotate([a for a in anns if a.split == 'valid'], thresh=0.),secs
 
@@ -58,7 +61,7 @@ class Images(Dataset):
 def pairs(batch): return tuple(zip(*batch))
 
 def stock(anns, vocab, args, weights):
-    net = detector(args, weights, vocab, True).net.to(args.device)      # resizes images itself
+    net = detector(args, weights, vocab).net.to(args.device)
     dl  = loader(Images([a for a in anns if a.split == 'train'], vocab), args)
     opt = torch.optim.SGD(net.parameters(), args.stock_lr, momentum=.9, weight_decay=4e-5)
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, args.epochs*len(dl))
@@ -126,10 +129,11 @@ def main():
     ap.add_argument('--encoder', default='mobilenet_v2', help='of ssdlite, faster_rcnn, retinanet, fcos')
     ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     ap.add_argument('--size', type=int, default=320)
-    ap.add_argument('--bs', type=int, default=16)
-    ap.add_argument('--epochs', type=int, default=5, help='of either')
-    ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
-    ap.add_argument('--lr', type=float, default=2e-3, help='of ours')
+    ap.add_argument('--bs', type=int, default=8)
+    ap.add_argument('--epochs', type=int, default=5, help='of either, frozen ones included')
+    ap.add_argument('--freeze', type=int, help="so many of ours with a frozen encoder, in place of the recipe's")
+    ap.add_argument('--lr', type=float, help="of ours, in place of the recipe's")
+    ap.add_argument('--systems', nargs='+', choices=SYSTEMS, default=list(SYSTEMS))
     ap.add_argument('--stock-lr', type=float, default=.0125, help="of SGD: torchvision's .15 for 192 images per step")
     ap.add_argument('--limit', type=int, help='number of training images')
     ap.add_argument('--workers', type=int, default=0)
@@ -139,7 +143,7 @@ def main():
     weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS
     if args.limit: anns = [a for a in anns if a.split == 'train'][:args.limit] + [a for a in anns if a.split == 'valid']
     vocab,n = vocab_of(anns),sum(a.split == 'train' for a in anns)
-    df = run(SYSTEMS, score, anns, vocab, args, weights)
+    df = run({o: SYSTEMS[o] for o in args.systems}, score, anns, vocab, args, weights)
     print(f"\n**facemask**: {n} + {len(anns)-n} images; {args.arch} on {args.encoder}, {args.size} px, bs {args.bs}, "
           f"{args.epochs} epochs, seeds {args.seeds}; mean ± sd\n")
     table(df)

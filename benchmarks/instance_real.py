@@ -1,14 +1,14 @@
 """Instance segmentation of pedestrians and of COCO's objects: `instance_learner` beside a plain loop with the recipe of
 torchvision's tutorial (flip, a warm-up; Adam, or its SGD), the same net, encoder weights, images, epochs, batch size;
 COCO's AP of boxes and of masks in pixels of the files by one scorer for both"""
-import argparse, random, sys, tempfile
+import argparse, json, random, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from torchvision import tv_tensors as tv
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms import v2
-from detection_real import Images, fit_and_predict, loader, predictions, run, table, train
+from detection_real import Images, fit_and_predict, loader, named, predictions, run, table, train
 from machine import begin
 from multilabel_real import WEIGHTS, folder
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -50,20 +50,24 @@ def only(a, names):
     return replace(a, labels=[o for o,i in zip(a.labels, k) if i], bboxes=a.bboxes[k],
                    masks=[o for o,i in zip(a.masks, k) if i])
 
+def arguments(args, weights):
+    "Encoder and weights of the net, and further arguments of its builder: the same for both"
+    if args.arch != 'mask_rcnn': return dict(pretrained=True),{}
+    return named(args, weights, ['mask_rcnn']),dict(width=args.width)
+
 def detector(args, weights, vocab):
-    "The same net for both; where it resizes, the longer side becomes `size` pixels, as in what ours is given"
-    on_any = args.arch == 'mask_rcnn'
-    kw = dict(encoder=args.encoder, width=args.width, size=args.size) if on_any else {}
-    return get_arch(args.arch, 'instance')(len(vocab), pretrained=weights if on_any else True, resize=True,
-                                           min_size=args.size, max_size=args.size, **kw)
+    "The net of the stock loop; it resizes the longer side to `size` pixels, as what ours is given"
+    weights,kw = arguments(args, weights)
+    return get_arch(args.arch, 'instance')(len(vocab), resize=True, min_size=args.size, max_size=args.size,
+                                           size=args.size, **weights, **kw)
 
 # --- the two systems: train on `anns`, predict their validation images; -> annotations, seconds of training
 
 def ours(anns, vocab, args, weights):
-    net = detector(args, weights, vocab)
-    net.net.transform.resizes = False
+    weights,kw = arguments(args, weights)
     dls = instance_dls(anns, vocab, bs=args.bs, size=args.size, num_workers=args.workers, device=args.device)
-    learn = instance_learner(dls, net, metrics=[])
+    learn = instance_learner(dls, args.arch, metrics=[], arch_kwargs=kw, **weights)
+    learn.recipe = learn.recipe.replace(**args.recipe)
     return fit_and_predict(learn, anns, args)
 
 class MaskedImages(Images):
@@ -113,8 +117,9 @@ def main():
     ap.add_argument('--size', type=int, default=192, help='pixels of the longer side')
     ap.add_argument('--bs', type=int, default=4)
     ap.add_argument('--epochs', type=int, default=8, help='of either')
-    ap.add_argument('--freeze', type=int, default=0, help='so many of ours with a frozen encoder, as `fine_tune` has 1')
-    ap.add_argument('--lr', type=float, default=1e-3, help='of ours')
+    ap.add_argument('--freeze', type=int, help="so many of ours with a frozen encoder, in place of the recipe's")
+    ap.add_argument('--lr', type=float, help="of ours, in place of the recipe's")
+    ap.add_argument('--recipe', type=json.loads, default={}, help="JSON: other values of ours' recipe")
     ap.add_argument('--stock-lr', type=float, default=1e-3, help='of the stock loop')
     ap.add_argument('--stock-opt', choices=['sgd', 'adam'], default='adam',
                     help="the tutorial's is SGD of .005, which begins from COCO's weights")

@@ -19,6 +19,7 @@ from vision_tasks.metrics.detection import coco_ap
 from vision_tasks.losses.detection import DetectionLoss
 from vision_tasks.models.detection.base import Detector
 from vision_tasks.models.detection.yolo import yolo_v1
+from vision_tasks.models.registry import arch_facts
 
 PLAIN = JointTransform((64, 64), FitView('pad'), valid='pad', flip=0.)
 
@@ -264,6 +265,15 @@ def test_the_size_of_the_images_reaches_torchvisions_two_stage_nets_too(anns):
         net = detection_learner(make_dls(anns), arch, pretrained=False).model.net
         assert net.rpn._post_nms_top_n == dict(training=200, testing=100)
         assert net.roi_heads.fg_bg_sampler.batch_size_per_image == 64
+
+def test_detectors_have_recipes_of_their_own_and_another_with_coco_weights(anns):
+    kw = dict(encoder='test_resnet', arch_kwargs=dict(width=.25))
+    rates = {o: detection_learner(make_dls(anns), o, pretrained=False, **kw).recipe.base_lr
+             for o in ('ssdlite', 'faster_rcnn', 'fcos', 'retinanet')}
+    assert rates == dict(ssdlite=1e-2, faster_rcnn=1e-3, fcos=1e-3, retinanet=1e-3)
+    for task,name in (('detection', 'fasterrcnn_resnet50_fpn_v2'), ('instance', 'maskrcnn_resnet50_fpn')):
+        facts = arch_facts(name, task)
+        assert facts['recipe_all']['base_lr'] == 5e-4 < facts['recipe']['base_lr'] and facts['recipe']['grad_clip'] == 1
 
 def test_what_is_no_detector_is_refused(anns):
     dls = make_dls(anns)

@@ -64,7 +64,8 @@ def faster_rcnn_vgg16(
     net.roi_heads.box_roi_pool = RoICells(pool, body.stride)      # torchvision's constructor accepts only its own
     return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
-@register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656)
+@register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656,
+          recipe=dict(base_lr=1e-3, grad_clip=1.))
 @checked_net()
 def faster_rcnn(
     n_out:int,                  # classes without background

@@ -9,7 +9,8 @@ from ..registry import register
 
 __all__ = ['fcos']
 
-@register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370)
+@register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370,
+          recipe=dict(base_lr=1e-3))
 @checked_net()
 def fcos(
     n_out:int,                  # classes without background

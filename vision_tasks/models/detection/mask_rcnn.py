@@ -37,7 +37,8 @@ class MultiScaleRoIPool(MultiScaleRoIAlign):
 
 _POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
 
-@register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773)
+@register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773,
+          recipe=dict(base_lr=2e-3, grad_clip=1.))
 @checked_net()
 def mask_rcnn(
     n_out:int,                  # classes without background

@@ -8,7 +8,8 @@ from ..registry import register
 
 __all__ = ['retinanet']
 
-@register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969)
+@register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969,
+          recipe=dict(base_lr=1e-3))
 @checked_net()
 def retinanet(
     n_out:int,                  # classes without background

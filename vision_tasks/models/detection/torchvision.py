@@ -257,6 +257,17 @@ def _set_anchors(net, anchors):
         raise ValueError(f"{what}; leave `anchors` out")
     part.anchor_generator = anchor_generator(anchors, len(old.sizes), old.num_anchors_per_location()[0])
 
+# From an ImageNet encoder as the same net on any encoder; VGG16 has no BatchNorm, so that its convolutions want less.
+# From COCO weights the range that is usual for Adam; it was not measured here, where there are none
+_RECIPES = dict(fasterrcnn=dict(base_lr=1e-3, grad_clip=1.), maskrcnn=dict(base_lr=2e-3, grad_clip=1.),
+                retinanet=dict(base_lr=1e-3), fcos=dict(base_lr=1e-3), ssd300=dict(base_lr=2e-4),
+                ssdlite320=dict(base_lr=1e-2))
+
+def _recipes(name) -> dict:
+    "Facts of the registry: what `fine_tune` does from an ImageNet encoder, and what else it does from COCO weights"
+    return dict(recipe=_RECIPES[name.partition('_')[0]],
+                recipe_all=dict(base_lr=2e-4 if name.startswith('ssd300') else 5e-4))
+
 for _name,_facts in dict(
     fasterrcnn_resnet50_fpn               = dict(n_params=41_449_656, like='faster_rcnn'),
     fasterrcnn_resnet50_fpn_v2            = dict(n_params=43_353_528, like='faster_rcnn'),
@@ -267,7 +278,8 @@ for _name,_facts in dict(
     fcos_resnet50_fpn                     = dict(n_params=32_161_370, like='fcos'),
     ssd300_vgg16                          = dict(n_params=26_285_486, size=(300, 300), like='ssdlite'),
     ssdlite320_mobilenet_v3_large         = dict(n_params=2_469_860, min_bs=2)).items():
-    register('detection', _name, weights='all', **_facts)(partial(torchvision_detector, _name))
+    register('detection', _name, weights='all', **_facts, **_recipes(_name))(partial(torchvision_detector, _name))
 
 for _name,_n in dict(maskrcnn_resnet50_fpn=44_077_773, maskrcnn_resnet50_fpn_v2=45_982_669).items():
-    register('instance', _name, weights='all', n_params=_n, like='mask_rcnn')(partial(torchvision_detector, _name))
+    register('instance', _name, weights='all', n_params=_n, like='mask_rcnn', **_recipes(_name))(
+        partial(torchvision_detector, _name))
