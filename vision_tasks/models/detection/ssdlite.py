@@ -48,7 +48,8 @@ def ssdlite(
     stride:int=None,                # of the first map, in pixels: 16 as in the paper; None (default): 8, or 4 if there
                                     # would be fewer than five maps
     anchors:tuple=None,             # sizes by level in pixels, one each, and ratios, each with its inverse; None
-                                    # (default): twice the first stride, then from 0.15 to 1.05 of the image, as SSD300
+                                    # (default): twice the first stride, at most 0.1 of the image, then from 0.15 to
+                                    # 1.05 of it, as SSD300
     width:float=1.,                 # factor of the channels; 1 = 512, 256, 256, 128 in the extra maps
     min_score:float=None,           # detections with a lower score are dropped; None (default): `MIN_SCORE`, 0.01
     max_dets:int=100,               # detections per image
