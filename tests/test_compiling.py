@@ -107,6 +107,7 @@ def test_inductors_outputs_and_gradients_are_those_of_the_model(learn):
 # --- channels last
 
 def test_channels_last_changes_how_weights_lie_and_no_result(learn, tmp_path):
+    learn.model.to(memory_format=torch.contiguous_format)      # learners of named networks are channels-last already
     plain,model = copy.deepcopy(learn.model),to_channels_last(learn.model)
     convs = lambda m: [o for o in m.modules() if isinstance(o, nn.Conv2d) and min(o.weight.shape[1:]) > 1]
     last  = lambda m: all(o.weight.is_contiguous(memory_format=torch.channels_last) for o in convs(m))
