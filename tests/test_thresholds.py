@@ -1,5 +1,5 @@
 "The exact thresholds against brute force over every distinct score, and against sklearn"
-import warnings
+import tracemalloc, warnings
 from functools import partial
 import matplotlib
 matplotlib.use('Agg')
@@ -10,6 +10,7 @@ from sklearn.metrics import (accuracy_score, f1_score, fbeta_score, jaccard_scor
                              precision_score, recall_score)
 from vision_tasks.metrics.calibration import calibration_error, fit_temperature, reliability, wilson_interval
 from vision_tasks.metrics.threshold_curves import bootstrap_threshold, out_of_fold_threshold, sweep_thresholds
+from vision_tasks.metrics import thresholds
 from vision_tasks.metrics.thresholds import best_threshold
 from vision_tasks.show.threshold_plots import plot_reliability, plot_thresholds
 
@@ -83,6 +84,27 @@ def test_the_macro_threshold_has_the_best_mean_over_the_classes(score, make):
         thresh,value = best_threshold(p, t, score, average='macro', **ask(score))
         assert value == pytest.approx(max(mean(p, t, c) for c in every_cut(p)), abs=1e-12)
         assert value == pytest.approx(mean(p, t, thresh), abs=1e-12)
+
+@pytest.mark.parametrize('score', ['f1', 'accuracy', 'jaccard'])
+@pytest.mark.parametrize('make', [coarse, fine])
+@pytest.mark.parametrize('block', [1, 2, 7, 40])
+def test_the_macro_threshold_does_not_depend_on_the_blocks_it_is_searched_in(score, make, block, monkeypatch):
+    for seed in range(12):
+        p,t = make(seed)
+        t[:,0] &= seed%3 > 0       # a class without positives
+        monkeypatch.undo()
+        whole = best_threshold(p, t, score, average='macro')
+        monkeypatch.setattr(thresholds, 'BLOCK', block)
+        monkeypatch.setattr(thresholds, 'BLOCKS', 99)
+        assert best_threshold(p, t, score, average='macro') == whole
+
+def test_the_macro_search_takes_less_than_three_times_the_memory_of_the_scores():
+    p,t = fine(0, (20_000, 150))
+    tracemalloc.start()
+    best_threshold(p, t, average='macro')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3*p.nbytes
 
 def test_macro_and_micro_thresholds_differ_where_a_rare_class_has_low_scores():
     p = np.array([[.9, .1], [.8, .3], [.7, .05], [.6, .02], [.2, .01], [.25, .01]], np.float32)

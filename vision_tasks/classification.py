@@ -9,6 +9,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
+from .data.balance import BALANCE
 from .data.blocks import ClassBlock, FileImageBlock
 from .data.splits import AnnotationSplitter
 from .data.targets import check_classes, check_labels, image_class, path_of
@@ -23,12 +24,12 @@ from .metrics.rejection import best_rejection, coverage_curve
 from .show.classes import ClassificationDL
 from .show.plots import plot_confusion
 from .show.threshold_plots import plot_coverage, plot_reliability
-from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab
 from .training.kinds import BLOCK, DLS, LEARNER
 from .training.learner import TaskLearner
+from .training.loaders import balanced, cached
+from .training.priors import build_with_prior, log_frequencies
 from .training.recipes import Recipe
-from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 
 __all__ = ['classification_block', 'classification_dls', 'classification_learner', 'ClassificationLearner']
@@ -47,21 +48,21 @@ def classification_block(
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
-@checked(**DLS, check=FLAG)
+@checked(**DLS, check=FLAG, balance=BALANCE)
 def classification_dls(
     annotations,         # list[Annotation] with one label each, as `read_folders` returns them; repeated labels, as of
                          # several boxes of one class, count once
     vocab=None,
     bs:int=64,
     path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
-    check:bool=False,
+    balance=None, check:bool=False,
     **block_kwargs,      # of `classification_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
     """DataLoaders of images and class ids. Raises `AnnotationError` before training for images without a label or with
     several, missing files, unknown labels, an empty training or validation set"""
     dls = task_dls(CLASSIFICATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
                    block_kwargs)
-    return cached(dls, cache)
+    return cached(balanced(dls, balance, single=True), cache)
 
 @checked(**LEARNER)
 def classification_learner(
@@ -204,5 +205,5 @@ class ClassificationLearner(TaskLearner):
 def _same(x): return x
 
 CLASSIFICATION = Task('classification', ClassificationLearner, classification_block, _prepare,
-                      partial(build_on_encoder, 'classification', pooled_head), _loss, _metrics, n_out=len,
+                      partial(build_with_prior, 'classification', log_frequencies), _loss, _metrics, n_out=len,
                       recipe=Recipe())

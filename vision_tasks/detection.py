@@ -14,6 +14,7 @@ from fastai.imports import noop
 from fastai.learner import Metric
 from fastprogress.fastprogress import progress_bar
 from .arguments import (COUNT, FLAG, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice, either)
+from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock
 from .data.targets import annotation_of, check_labels, object_bboxes, path_of
@@ -33,7 +34,7 @@ from .training.checks import check_vocab, clipped, warn_tiny
 from .training.detectors import build_detector
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
-from .training.loaders import cached
+from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -64,12 +65,13 @@ def detection_block(
 
 def _proposals(o): return Proposals(o) if isinstance(o, str) else o
 
-@checked(**DLS, check=FLAG, proposals=PROPOSALS)
+@checked(balance=BALANCE, **DLS, check=FLAG, proposals=PROPOSALS)
 def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) for an image without objects
     vocab=None,
     bs:int=8,
     path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
+    balance=None,
     proposals=None,       # for networks that do not find their own, as `detection_block` takes them; found now
     check:bool=False,
     **block_kwargs,       # of `detection_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
@@ -80,7 +82,7 @@ def detection_dls(
     counts the boxes that are below a pixel of the network's input"""
     if proposals is not None: proposals = block_kwargs['proposals'] = _proposals(proposals)
     dls = task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
-    dls = warn_tiny(cached(dls, cache))
+    dls = warn_tiny(cached(balanced(dls, balance), cache))
     if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
     return dls
 

@@ -49,6 +49,9 @@ MEANINGS = {
     'dls.seed': "of that random split",
     'dls.num_workers': "processes that load images; None (default): one per core",
     'dls.device': "of the batches; None (default): the GPU if there is one",
+    'dls.balance': "'labels': images of rare classes are shown more often in an epoch of the same length, by repeat "
+                   "factors (Gupta et al., 2019), or by inverse frequencies where an image has one class; None "
+                   "(default): each once",
     'dls.cache': "where decoded images and class masks are kept from the first epoch on, reduced to what the views "
                  "use: 'ram', memory that all workers share, or a folder, which later runs use too. The size is "
                  "printed; what does not fit raises. None (default): files are decoded in every epoch",

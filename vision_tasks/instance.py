@@ -9,6 +9,7 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
 from .arguments import checked, checked_methods, choice
+from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ObjectMasksBlock
 from .data.targets import annotation_of, check_masks, object_bboxes, object_masks
@@ -23,7 +24,7 @@ from .show.objects import InstanceDL
 from .training.checks import warn_tiny
 from .training.detectors import build_detector
 from .training.recipes import Recipe
-from .training.loaders import cached
+from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
@@ -48,12 +49,13 @@ def instance_block(
                      get_y=[annotation_of]*3, dl_type=InstanceDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-@checked(**DLS, check=CHECK)
+@checked(balance=BALANCE, **DLS, check=CHECK)
 def instance_dls(
     annotations,          # list[Annotation] with `bboxes` and `masks`, (0, 4) and [] for an image without objects
     vocab=None,
     bs:int=4,
     path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
+    balance=None,
     check='masks',        # 'masks': look at all masks once (0.1 ms per object), so that a broken one raises now; True:
                           # decode all images too; False: neither; what is broken raises when it is met, and an object
                           # whose mask is empty is background
@@ -64,7 +66,7 @@ def instance_dls(
     whose boxes or masks are not annotated, masks that cannot be read or are empty, unknown labels"""
     dls = task_dls(INSTANCE, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs,
                    masks=bool(check))
-    return warn_tiny(cached(dls, cache))
+    return warn_tiny(cached(balanced(dls, balance), cache))
 
 def _prepare(annotations, vocab, masks=True):
     def look(a):

@@ -9,6 +9,7 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .arguments import FLAG, check_thresh, checked, checked_methods, choice
+from .data.balance import BALANCE
 from .data.annotation import Annotation, select_objects
 from .data.errors import AnnotationError
 from .data.blocks import FileImageBlock, OneObjectBlock
@@ -27,7 +28,7 @@ from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab, clipped, warn_tiny
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
-from .training.loaders import cached
+from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -50,7 +51,7 @@ def localization_block(
                      splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
                      batch_tfms=batch_geometry(batch_tfms, 'box'))
 
-@checked(**DLS, check=FLAG, empty=choice('class', 'raise'))
+@checked(balance=BALANCE, **DLS, check=FLAG, empty=choice('class', 'raise'))
 def localization_dls(
     annotations,          # list[Annotation] with one object each, or none: boxes (1, 4) or (0, 4). A label without
                           # boxes teaches the class alone
@@ -58,6 +59,7 @@ def localization_dls(
                           # needed
     bs:int=64,
     path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
+    balance=None,
     empty:str='class',    # images without an object are a 'class' of their own, `NO_OBJECT`, or 'raise'
     check:bool=False,
     **block_kwargs,       # of `localization_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
@@ -66,7 +68,7 @@ def localization_dls(
     one warning counts them. Raises `AnnotationError` for missing files, several objects, unknown labels"""
     dls = task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
                    block_kwargs, empty=empty)
-    return warn_tiny(cached(dls, cache))
+    return warn_tiny(cached(balanced(dls, balance, single=True), cache))
 
 def _prepare(annotations, vocab, empty='class'):
     check_relative(annotations, 'bboxes')

@@ -9,6 +9,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
+from .data.balance import BALANCE
 from .data.blocks import FileImageBlock, LabelSetBlock
 from .data.targets import check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
@@ -19,11 +20,11 @@ from .metrics.labels import (MultilabelAccuracy, MultilabelAP, MultilabelF1, ave
                              label_confusion, multilabel_confusion)
 from .show.labels import MultilabelDL
 from .show.plots import plot_confusion_per_class, plot_label_confusion
-from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab
 from .training.learner import TaskLearner
+from .training.loaders import balanced, cached
+from .training.priors import build_with_prior, log_odds
 from .training.recipes import Recipe
-from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 from .metrics.calibration import fit_temperature
@@ -47,19 +48,19 @@ def multilabel_block(
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
-@checked(**DLS, check=FLAG)
+@checked(**DLS, check=FLAG, balance=BALANCE)
 def multilabel_dls(
     annotations,         # list[Annotation]; one without labels is an image of none of the classes
     vocab=None,
     bs:int=64,
     path='.', valid_pct:float=.2, seed:int=42, num_workers:int=None, device=None, cache=None,
-    check:bool=False,
+    balance=None, check:bool=False,
     **block_kwargs,      # of `multilabel_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
 ) -> DataLoaders:
     """DataLoaders of images and label sets. Raises `AnnotationError` before training for missing files, unknown labels,
     an empty training or validation set"""
     dls = task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
-    return cached(dls, cache)
+    return cached(balanced(dls, balance), cache)
 
 @checked(**LEARNER)
 def multilabel_learner(
@@ -216,4 +217,4 @@ def _named(df, vocab):
     return df
 
 MULTILABEL = Task('multilabel', MultilabelLearner, multilabel_block, _prepare,
-                  partial(build_on_encoder, 'multilabel', pooled_head), _loss, _metrics, n_out=len, recipe=Recipe())
+                  partial(build_with_prior, 'multilabel', log_odds), _loss, _metrics, n_out=len, recipe=Recipe())

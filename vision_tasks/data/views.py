@@ -85,21 +85,25 @@ def _around(p):    # (..., 4, 2) -> (..., 4)
 
 class FitView:
     "The whole image, or its centre"
-    @checked(method=choice('squish', 'pad', 'crop'))
+    @checked(method=choice('squish', 'pad', 'crop'), zoom=number(1, 100))
     def __init__(self,
         method:str='squish', # 'squish': stretch to the canvas; 'pad': fit, and pad to the aspect of the canvas; 'crop':
                              # the largest centred crop with the aspect of the canvas
+        zoom:float=1.,       # 1 or above: both sides of the image are first cut to 1/zoom about its centre, so that
+                             # objects are as large as random crops show them in training; the border is lost
     ):
-        self.method = method
-    def __repr__(self): return f"FitView({self.method!r})"
+        self.method,self.zoom = method,zoom
+    def __repr__(self): return f"FitView({self.method!r}{f', zoom={self.zoom}' if self.zoom != 1 else ''})"
     def __call__(self, w, h, out, bboxes=None):
-        (W,H),src,dst = out,(0, 0, w, h),(0, 0, *out)
+        (W,H),dst = out,(0, 0, *out)
+        w,h,whole = max(1, round(w/self.zoom)),max(1, round(h/self.zoom)),(w, h)
+        src = _centred(w, h, *whole)
         if self.method == 'pad':
             m = min(W/w, H/h); u,v = max(1, round(m*w)),max(1, round(m*h))
             dst = _centred(u, v, W, H)
         elif self.method == 'crop':
             m = max(W/w, H/h)
-            src = _centred(max(1, round(W/m)), max(1, round(H/m)), w, h)
+            src = _centred(max(1, round(W/m)), max(1, round(H/m)), *whole)
         return src,dst
     def largest_scale(self, w, h, out):
         "(x, y) the scale at which `out` shows an image of (w, h)"

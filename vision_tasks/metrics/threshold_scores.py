@@ -77,15 +77,16 @@ class CountScore:
     at:float=None
 
     def __call__(self, tp, pred, pos, n): # true positives, predicted, positive, all
-        precision,recall,b2 = _ratio(tp, pred),_ratio(tp, pos),self.beta**2
-        if   self.name == 'precision':    v = precision
-        elif self.name == 'recall':       v = recall
+        b2 = self.beta**2
+        if   self.name == 'precision':    v = _ratio(tp, pred)
+        elif self.name == 'recall':       v = _ratio(tp, pos)
         elif self.name == 'accuracy':     v = (n - pos - pred + 2*tp)/n
         elif self.name == 'jaccard':      v = _ratio(tp, pos + pred - tp)
         elif self.name in ('f1','fbeta'): v = _ratio((1 + b2)*tp, b2*pos + pred)
         # predicting nothing does not violate the precision, so that there is always a solution
-        elif self.name == 'recall_at_precision': v = np.where((precision >= self.at) | (pred == 0), recall, -1.)
-        elif self.name == 'precision_at_recall': v = np.where(recall >= self.at, precision, -1.)
+        elif self.name == 'recall_at_precision':
+            v = np.where((_ratio(tp, pred) >= self.at) | (pred == 0), _ratio(tp, pos), -1.)
+        elif self.name == 'precision_at_recall': v = np.where(_ratio(tp, pos) >= self.at, _ratio(tp, pred), -1.)
         return np.where(pos > 0, v, np.nan)
 
     def mean(self, tp, pred, pos, n, macro): # (..., c) counts of each class

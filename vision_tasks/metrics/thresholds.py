@@ -8,7 +8,11 @@ from ..warning import warn
 
 __all__ = ['best_threshold']
 
-def _first(x): return np.flatnonzero(np.r_[True, x[1:] != x[:-1]]) # index of the first of each run of equals
+def _first(x):
+    "Index of the first of each run of equals"
+    new = np.ones(len(x), bool)
+    np.not_equal(x[1:], x[:-1], out=new[1:])
+    return np.flatnonzero(new)
 
 def _pick(v, start, keys, score):
     "The scores (lower, upper) on both sides of the best of the cuts before `keys[start]`, and its value"
@@ -30,28 +34,69 @@ def _best(keys, score):
     tp    = np.r_[len(pos)-first, 0]
     return _pick(score(tp, len(keys)-start, len(pos), len(keys)), start, keys, score)
 
-def _best_macro(cols, score):
-    "(lower, upper, value) of the one cut whose mean over the classes is best; a class without positives is excluded"
-    none,keys,steps = [],[],[]
-    for k in cols:
-        before = np.cumsum(k & 1, dtype=np.int64) - (k & 1)
-        pos,n,start = before[-1] + (k[-1] & 1),len(k),_first(k >> 1)
-        if not pos: continue
-        # of the cut below each score, and of that above all
-        v = score(np.r_[pos-before[start], 0], np.r_[n-start, 0], pos, n)
-        v = np.rint(v*UNIT).astype(np.int64)
-        none.append(v[-1]); keys.append(k[start]); steps.append(v[:-1]-v[1:])
-    if not none: return .5,.5,np.nan
-    keys  = np.concatenate(keys) # one at a time, so that the parts are freed before the next is concatenated
-    steps = np.concatenate(steps)
+# ---- the mean of the classes
+
+BLOCK,BLOCKS = 2**18,10   # least number of cuts that are merged at a time, and most blocks: with 10 their arrays are
+                          # small beside the scores, and a class is cut into few parts
+
+class _FromAbove:
+    "The sorted keys of a class with positives, taken in parts from the highest score down"
+    def __init__(self, keys, pos, score):
+        self.keys,self.score,self.pos = keys,score,pos
+        self.n = self.end = len(keys)
+        self.above = 0    # positives among what was taken
+
+    def values(self, tp, start):
+        "The fixed-point scores of the cuts before the indices `start`, with `tp` true positives"
+        return np.rint(self.score(tp, self.n-start, self.pos, self.n)*UNIT).astype(np.int64)
+
+    def take(self, lowest):
+        "(keys, steps) of the cuts down to the key `lowest`: a step is what the score gains over the next cut above"
+        i = np.searchsorted(self.keys, lowest)
+        part,last = self.keys[i:self.end],self.end
+        if not len(part): return part,np.zeros(0, np.int64)
+        first = _first(part >> 1)
+        hits  = np.cumsum(part[::-1] & 1, dtype=np.int64)[::-1]
+        v = self.values(np.append(hits[first], 0) + self.above, np.append(first+i, last))
+        self.above,self.end = self.above + hits[0],i
+        return part[first],v[:-1]-v[1:]
+
+def _bounds(cols):
+    "The lowest key of each block, from the highest block down: blocks of about as many cuts, and no score in two"
+    sample = np.sort(np.concatenate([c.keys[::max(c.n//256, 1)] for c in cols]))
+    n  = min(-(-sum(c.n for c in cols)//BLOCK), BLOCKS)
+    at = np.arange(1, n)*len(sample)//n
+    return [*np.unique(sample[at] & ~np.uint32(1))[::-1], np.uint32(0)]
+
+def _merged(taken):
+    "The sorted keys of the cuts of all classes, and their steps"
+    keys,steps = (np.concatenate(o) for o in zip(*taken))
     order = np.argsort(keys)
-    keys  = keys[order]
-    steps = steps[order]
-    del order
-    start = np.append(_first(keys >> 1), len(keys))
-    v = np.append(np.cumsum(steps[::-1])[::-1], 0)[start] + sum(none) # of the cut before keys[start]
-    lower,upper,v = _pick(v, start, keys, score)
-    return lower,upper,v/UNIT/len(none)
+    return keys[order],steps[order]
+
+def _best_macro(cols, score):
+    """(lower, upper, value) of the one cut whose mean over the classes is best; a class without positives is excluded.
+    The cuts are merged block by block: all at once would take nine times the memory of the scores"""
+    cols = [_FromAbove(k, pos, score) for k in cols if (pos := int((k & 1).sum()))]
+    if not cols: return .5,.5,np.nan
+    v,best = sum(int(c.values(0, c.n)) for c in cols),None      # of predicting nothing
+    for lowest in _bounds(cols):
+        keys,steps = _merged([c.take(lowest) for c in cols])
+        if not len(keys): continue
+        # with the highest score below the block, which is on the lower side of the block's last cut
+        below = np.array(sorted(c.keys[c.end-1] for c in cols if c.end)[-1:], np.uint32)
+        start = _first(keys >> 1)
+        vs,start = np.cumsum(steps[::-1])[::-1][start] + v,start + len(below)
+        keys = np.r_[below, keys]
+        if best is None: vs,start = np.append(vs, v),np.append(start, len(keys))     # the cut above all
+        best,v = _better(best, _pick(vs, start, keys, score)),vs[0]
+    lower,upper,v = best
+    return lower,upper,v/UNIT/len(cols)
+
+def _better(a, b):
+    "The better of the cuts `a`, which may be None, and `b`, below it; of equal ones the one nearest 0.5, as in `_pick`"
+    if a is None: return b
+    return max(b, a, key=lambda o: (o[2], -abs(o[0]+o[1]-1)))
 
 def search_thresholds(cols, score, macro):
     "(m, 3) lower, upper and value of the best cut of each column of sorted keys, or of all of them in the mean"

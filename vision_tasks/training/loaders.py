@@ -1,11 +1,13 @@
 "DataLoaders of a block over annotations, with the checks that all tasks share"
 from __future__ import annotations
 from ..arguments import FUNCTION, came
+from ..data.balance import BalancedShuffle, inverse_frequencies, repeat_factors
 from ..data.blocks import ClassMaskEncode, FileImageEncode
 from ..data.cache import PixelCache
 from ..data.check import check_images
 from ..data.errors import AnnotationError
 from ..data.splits import AnnotationSplitter
+from ..data.targets import NO_OBJECT
 from ..data.transforms import JointTransform
 
 __all__ = []
@@ -50,3 +52,14 @@ def cached(dls, cache):
     image.cache = PixelCache(cache, [a for dl in dls for a in dl.items], joint, image.grey_range, n)
     if mask is not None: mask.cache = image.cache
     return dls
+
+def balanced(dls, balance, single=False):
+    """`dls`, whose training set is shown by its labels where `balance` is 'labels': by the repeat factors of the
+    images, or, with a `single` label each, by inverse frequencies. Objects to ignore have no part in it"""
+    if balance is None: return dls
+    labels = [_labels_of(a) for a in dls.train.items]
+    weights = inverse_frequencies([next(iter(o), NO_OBJECT) for o in labels]) if single else repeat_factors(labels)
+    dls.train.shuffle_fn = BalancedShuffle(weights)
+    return dls
+
+def _labels_of(a): return set(a.labels) if a.ignore is None else {o for o,i in zip(a.labels, a.ignore) if not i}
