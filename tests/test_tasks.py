@@ -74,7 +74,7 @@ def one_class(shapes):
     return [Annotation(a.path, a.size, a.labels or ['nothing']) for a in largest_object(shapes)]
 
 TASKS = [
-    Task('multilabel', multilabel_dls, multilabel_learner, 'map_macro', count=lambda a: len(set(a.labels))),
+    Task('multilabel', multilabel_dls, multilabel_learner, 'map_macro', count=lambda a: len(set(a.labels)), epochs=8),
     Task('classification', classification_dls, classification_learner, 'accuracy', one_class, lambda a: 1,
          options=dict(arch='test_resnet'), epochs=4),
     Task('keypoint', keypoint_dls, keypoint_learner, 'pck@.05', pointed, lambda a: (~np.isnan(a.points[:,0])).sum(),
@@ -103,8 +103,8 @@ def anns(task, shapes): return task.anns(shapes)
 def trained(task, anns, tmp_path_factory):
     "A learner after a little training"
     learn = task.make(anns, tmp_path_factory.mktemp(task.name))
-    mult = 100. if task.name in ('classification', 'multilabel') else 2.   # whatever the recipe says
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, task.lr, freeze_epochs=1, lr_mult=mult)
+    # whatever the recipe says
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(task.epochs, task.lr, freeze_epochs=1, lr_mult=2.)
     return learn
 
 @pytest.fixture(scope='module')
