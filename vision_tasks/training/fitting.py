@@ -140,10 +140,10 @@ class Fitting:
     ) -> tuple:
         """fastai's learning rate range test (Smith, 2015, arXiv:1506.01186). Returns a named tuple: the rate that each
         of `suggest_funcs` suggests, `recipe`, the rate of `learn.recipe`, and `steps`, the number of batches; the plot
-        has them too. On small data sets the suggestions vary by a factor of 3 to 10 with the range and the number
-        of steps, and the recipe's is the one to begin with. Where a tenth of the training has fewer than 20 batches, too few for a curve,
-        nothing is run and the suggestions are None, with a warning. Raises `ValueError` before it starts where
-        `check_training` does, and where the loss diverges before there is a curve"""
+        has them too. On small data sets the suggestions vary by a factor of 3 to 10 with the range and the number of
+        steps, and the recipe's is the one to begin with. Where a tenth of the training has fewer than 20 batches, too
+        few for a curve, nothing is run and the suggestions are None, with a warning. Raises `ValueError` before it
+        starts where `check_training` does, and where the loss diverges before there is a curve"""
         self.check_training()
         funcs = tuplify(suggest_funcs)
         names = [f.func.__name__ if isinstance(f, partial) else f.__name__ for f in funcs]
