@@ -47,7 +47,7 @@ NETS = dict(
     fast_rcnn         = Net('66.9 (07), 70.0 (07+12)', '.32 s without proposals (K40)', kw=dict(stride=8, ps=.1),
                             given=True),
     faster_rcnn_vgg16 = Net('69.9 (07), 73.2 (07+12)', '.2 s (K40)', kw=dict(stride=8, ps=.1)),
-    yolo_v1           = Net('63.4 (07+12)', '.022 s (Titan X)', None, dict(width=1/8, bn=True, ps=.1)),
+    yolo_v1           = Net('63.4 (07+12)', '.022 s (Titan X)', None, dict(width=1/4)),
     ssdlite           = Net('SSD300: 68.0 (07), 74.3 or 77.2 (07+12)', '.022 s (Titan X)', 1e-2))
 
 # --- data: name -> annotations with their splits

@@ -36,22 +36,21 @@ def main():
     torch.set_num_threads(1)
     folder = os.environ.get('VISION_TASKS_WEIGHTS')
     print(describe(('torch', 'torchvision', 'fastai')), "ImageNet weights" if folder else "random weights")
-    print("\n| encoder | BatchNorm in the head | `scale` | encoder | 4 convolutions | 2 linear layers |\n"
-          "|---|---|---:|---:|---|---|")
+    print("\n| encoder | BatchNorm in the head | map | encoder | 4 convolutions | 2 linear layers |\n"
+          "|---|---|---|---:|---|---|")
     with tempfile.TemporaryDirectory() as tmp:
         dls = detection_dls(draw_shapes(tmp, 40, 96), size=96, bs=8, num_workers=0, device='cpu')
-        for encoder,bn,scaled in ((e, bn, s) for e in WEIGHTS for bn in (False, True) for s in (False, True)):
+        for encoder,bn,normed in ((e, bn, s) for e in WEIGHTS for bn in (False, True) for s in (False, True)):
             set_seed(0)
             net = detection_learner(dls, 'yolo_v1', encoder=encoder, arch_kwargs=dict(S=3, width=1/8, ps=0., bn=bn),
                                     pretrained=Path(folder)/WEIGHTS[encoder] if folder else False).model
             net.requires_grad_(True).train().encoder.eval()
-            scale = net.scale if scaled else 1.
-            with torch.no_grad(): net.head[0].weight *= net.scale/scale
-            net.scale = scale
+            if not normed: net.norm,net.scale = nn.Identity(),1.
             batches = [[o.as_subclass(Tensor) for o in b] for b,_ in zip(dls.train, range(2))]
             layers  = [m for m in net.head if isinstance(m, (nn.Conv2d, nn.Linear))]
             res = [f'{o:.3f}' for o in moved(net, dict(enumerate([net.encoder, *layers])), batches[0], batches[1][0],
                                              args.lr).values()]
-            print(f"| {encoder} | {bn} | {scale:.2f} | {res[0]} | {', '.join(res[1:5])} | {', '.join(res[5:])} |")
+            how = 'normalized' if normed else 'as it is'
+            print(f"| {encoder} | {bn} | {how} | {res[0]} | {', '.join(res[1:5])} | {', '.join(res[5:])} |")
 
 if __name__ == '__main__': main()

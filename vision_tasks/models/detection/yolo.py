@@ -9,9 +9,10 @@
   score.
 - The cell with the centre of an ignored object, and boxes on one (`on_ignored`), are not background.
 - Cells are 64 pixels wide and high, or 32 (conv 22 then has stride 1); images need not be square.
-- No BatchNorm on the paper's body, and a layer of 4096 units before the last, as in the paper; the cfg released later
-  has BatchNorm in all convolutions (`bn=True`, the default on another encoder, whose last map may be far from a
-  standard deviation of 1), a locally connected layer instead of the 4096 units, and three boxes per cell.
+- No BatchNorm, and a layer of 4096 units before the last, as in the paper; the cfg released later has BatchNorm in all
+  convolutions (`bn=True`), a locally connected layer instead of the 4096 units, and three boxes per cell.
+- The last map of another encoder is normalized to a standard deviation of 0.1 (BatchNorm without parameters), because
+  a rate that suits one encoder's map is a tenth of what another's wants (`benchmarks/yolo_steps.py`).
 - A new net predicts, in every cell, boxes of the cell's size in its middle, and each class as probable."""
 from __future__ import annotations
 import math
@@ -190,7 +191,8 @@ class YOLO(Detector):
         self.step = _step(self.S, self.size, encoder.strides[-1])
         self.encoder,self.n_out,self.B,self.max_dets,self.min_score,self.nms = encoder,n_out,B,max_dets,min_score,nms
         self.warned = False                     # about dropped objects
-        self.norms = bn or self.step == 1 and any(isinstance(m, nn.BatchNorm2d) for m in encoder.modules())
+        self.norms = bn or not isinstance(encoder, YOLOBody) or self.step == 1 and any(
+            isinstance(m, nn.BatchNorm2d) for m in encoder.modules())
         c,hidden,cells = scaled(1024, width),scaled(4096, width),self.S[0]*self.S[1]
         self.head = nn.Sequential(
             *_conv(encoder.channels[-1], c, 3, bn=bn), *_conv(c, c, 3, self.step, bn), *_conv(c, c, 3, bn=bn),
@@ -200,10 +202,8 @@ class YOLO(Detector):
         nn.init.kaiming_normal_(self.head[-4].weight, .1)
         nn.init.zeros_(self.head[-4].bias)
         self._init_last(self.head[-1])
-        # Adam moves each weight by about the learning rate, so a layer of many inputs changes its output most: without
-        # this the first convolution moves the output 6 times as far as the others on mobilenet_v2's 1280 channels
-        self.scale = min(c/encoder.channels[-1], 1.)
-        with torch.no_grad(): self.head[0].weight /= self.scale
+        same = isinstance(encoder, YOLOBody)
+        self.norm,self.scale = (nn.Identity(), 1.) if same else (nn.BatchNorm2d(encoder.channels[-1], affine=False), .1)
 
     def _init_last(self, last):
         "Every cell begins with boxes of its own size in its middle, unsure of an object, each class as probable"
@@ -223,7 +223,7 @@ class YOLO(Detector):
         if self.norms: check_norm(self, x, self.S)
         m,want = self.encoder(x),tuple(s*self.step for s in self.S[::-1])
         if m.shape[-2:] != want: m = F.interpolate(m, want)     # encoders without padding have smaller maps
-        return self.head(m*self.scale).float().view(len(x), *self.S[::-1], -1)
+        return self.head(self.norm(m)*self.scale).float().view(len(x), *self.S[::-1], -1)
 
     def losses_and_dets(self, x, targs, proposals):
         if proposals is not None: raise ValueError("YOLO finds its own proposals; do not pass any")
@@ -254,7 +254,7 @@ class YOLO(Detector):
                          for b,s in zip(bboxes, scores)], self.size[::-1], self.max_dets)
 
 # 24 convolutions and two linear layers, summed up from the paper, which states no total
-@register('detection', recipe=dict(base_lr=2e-3, freeze_epochs=0, lr_mult=10.), weights=False,
+@register('detection', recipe=dict(base_lr=1e-3, freeze_epochs=0, lr_mult=2.), weights=False,
           kw=dict(width=.1, S=(3, 2), size=(96, 64)), size=(64, 96), n_params=271_703_550)
 @checked_net(pretrained=WITH_ENCODER)
 def yolo_v1(
@@ -266,7 +266,7 @@ def yolo_v1(
     n_in:int=3,            # channels of the images
     pretrained=False,      # weights of the encoder: True (ImageNet; with `encoder` only), or the path of a state dict
     encoder=None,          # as for `create_encoder`; None (default): the paper's 20 convolutions
-    bn:bool=None,          # BatchNorm after each of YOLO's own convolutions; None (default): on another encoder
+    bn:bool=False,         # True: BatchNorm after each of YOLO's own convolutions
     ps:float=.5,           # dropout before the last layer
     min_score:float=MIN_SCORE, # detections with a lower score are dropped
     nms:float=.5,          # a detection is dropped if its IoU with a better one of its class is above this
@@ -274,7 +274,6 @@ def yolo_v1(
 ) -> YOLO:
     """YOLO v1 of the paper, or on another encoder. Raises `ValueError` where S, `size` and the encoder do not fit, and
     for `pretrained=True` without `encoder`"""
-    if bn is None: bn = encoder is not None
     if encoder is None:
         if pretrained in (True, 'encoder'):
             raise ValueError("there are no ImageNet weights of YOLO's own 20 convolutions for torch; use an encoder "
