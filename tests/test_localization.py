@@ -231,7 +231,7 @@ def test_it_overfits_a_few_pictures_and_shuffled_boxes_do_not_generalise(full):
 
 @pytest.mark.train
 def test_annotate_leaves_out_what_scores_no_more_than_thresh(learn, anns):
-    learn.fit_one_cycle(8, 5e-3)
+    learn.fit_one_cycle(20, 5e-3)
     said = learn.annotate(anns, thresh=0.)
     scores = [s for a in said for s in a.scores]
     cut = float(np.median(scores))
