@@ -46,6 +46,8 @@ PARTS = {
     'fastai.learner.Learner.save': ('file with_opt', 'training/learner.py'),
     'fastai.learner.Learner.load': ('file device with_opt strict', 'training/learner.py'),
     'fastai.learner.save_model': ('file model opt with_opt pickle_protocol', 'training/learner.py'),
+    'fastai.data.load.DataLoader.do_item': ('s', 'data/loading.py'),
+    'fastai.data.load.DataLoader.create_item': ('s', 'data/loading.py'),
     'fastai.data.core.TfmdDL._pre_show_batch': ('b max_n', 'show/objects.py'),
     'fastai.data.core.TfmdDL.decode_batch': ('b max_n full', 'show/objects.py'),
     'fastai.data.core.TfmdDL.show_batch': ('b max_n ctxs show unique', 'show/batches.py'),
@@ -81,6 +83,12 @@ PARTS = {
     'torchvision.ops.poolers.MultiScaleRoIAlign': (
         'featmap_names output_size sampling_ratio canonical_scale canonical_level', 'models/detection/mask_rcnn.py'),
     'torchvision.ops.poolers.MultiScaleRoIAlign.forward': ('x boxes image_shapes', 'models/detection/mask_rcnn.py'),
+    'torchvision.transforms.v2.TrivialAugmentWide._AUGMENTATION_SPACE': (None, 'data/laying.py'),
+    'torchvision.transforms.v2.RandAugment._AUGMENTATION_SPACE': (None, 'data/laying.py'),
+    'torchvision.transforms.v2.AutoAugment._AUGMENTATION_SPACE': (None, 'data/laying.py'),
+    'torchvision.transforms.v2.AutoAugment._get_policies': ('policy', 'data/laying.py'),
+    'torchvision.transforms.v2.AugMix._AUGMENTATION_SPACE': (None, 'data/laying.py'),
+    'torchvision.transforms.v2.AugMix._PARTIAL_AUGMENTATION_SPACE': (None, 'data/laying.py'),
     'torchvision.models.detection.ssdlite._extra_block': (
         'in_channels out_channels norm_layer', 'models/detection/ssdlite.py'),
     'torchvision.models.detection.ssdlite._normal_init': ('conv', 'models/detection/ssdlite.py'),

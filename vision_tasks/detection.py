@@ -13,7 +13,8 @@ from fastai.data.core import DataLoaders
 from fastai.imports import noop
 from fastai.learner import Metric
 from fastprogress.fastprogress import progress_bar
-from .arguments import (COUNT, FLAG, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice, either)
+from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice,
+                        either)
 from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock
@@ -33,6 +34,7 @@ from .show.plots import plot_confusion
 from .training.checks import check_vocab, clipped, warn_tiny
 from .training.detectors import build_detector
 from .training.learner import TaskLearner
+from .training.mosaic import EndMosaic
 from .training.recipes import Recipe
 from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
@@ -40,10 +42,20 @@ from .training.kinds import BLOCK, DLS, LEARNER
 
 __all__ = ['detection_block', 'detection_dls', 'detection_learner', 'DetectionLearner', 'fit_anchors']
 
+def object_tfms(item_tfms, size, mosaic, copy_paste):
+    "`item_tfms`, or the default of tasks with objects. Raises `ValueError` if they would ignore the other arguments"
+    if item_tfms is None:
+        return JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad', mosaic=mosaic,
+                              copy_paste=copy_paste)
+    given = next((k for k,v in dict(mosaic=mosaic, copy_paste=copy_paste).items() if v), None)
+    if given is None: return item_tfms
+    raise ValueError(f"{given} is a part of the default item_tfms, which were replaced: pass it to them, "
+                     f"item_tfms=JointTransform(size, {given}=...)")
+
 PROPOSALS = either(Kind("a method's name, such as 'selective_search'", TEXT.ok),
                    Kind("a `Proposals`, or another function image -> (k, 4) boxes", FUNCTION.ok))
 
-@checked(**BLOCK, proposals=PROPOSALS)
+@checked(**BLOCK, proposals=PROPOSALS, mosaic=FRACTION)
 def detection_block(
     vocab,            # list of class names, without background
     size=512,
@@ -52,11 +64,12 @@ def detection_block(
     batch_tfms=None,
     proposals=None,   # for networks that do not find their own: a method of `Proposals`, a `Proposals`, or another
                       # callable image -> (k, 4) boxes in pixels of the file
+    mosaic:float=0.,  # probability that a training image is a mosaic of four; off in the last fifth of a training
 ) -> DataBlock:
     """Image in, with `proposals` (k, 4) boxes beside it; out (n, 4) boxes in pixels of the network's input and (n,)
     ids, 0 = padding, -1 = to be ignored. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then
     `vocab`"""
-    if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
+    item_tfms = object_tfms(item_tfms, size, mosaic, 0.)
     inputs = [FileImageBlock]
     if proposals is not None: inputs.append(ProposalsBlock(_proposals(proposals)))
     return DataBlock((*inputs, *ObjectBlock(vocab)), n_inp=len(inputs), get_x=[annotation_of, path_of][:len(inputs)],
@@ -74,7 +87,7 @@ def detection_dls(
     balance=None,
     proposals=None,       # for networks that do not find their own, as `detection_block` takes them; found now
     check:bool=False,
-    **block_kwargs,       # of `detection_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
+    **block_kwargs,       # of `detection_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`, `mosaic`
 ) -> DataLoaders:
     """DataLoaders of images, boxes and ids. Boxes are clipped to the image; those without area are dropped, and one
     warning counts them. Objects to ignore are excluded from loss and metrics. Raises `AnnotationError` for missing
@@ -152,7 +165,7 @@ class DetectionLearner(TaskLearner):
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, reset_opt:bool=False, start_epoch:int=0):
         "fastai's `fit`; then `fit_stages`, where the network has later stages, but not for `lr_find`"
-        super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+        super().fit(n_epoch, lr, wd, [EndMosaic(), *L(cbs)], reset_opt, start_epoch)
         if not any(isinstance(cb, LRFinder) for cb in L(cbs)): self.fit_stages()
 
     def fit_stages(self, **kwargs, # of the `fit_stages` of the model

@@ -8,16 +8,15 @@ from torch import Tensor
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
-from .arguments import checked, checked_methods, choice
+from .arguments import FRACTION, checked, checked_methods, choice
 from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ObjectMasksBlock
 from .data.targets import annotation_of, check_masks, object_bboxes, object_masks
 from .data.splits import AnnotationSplitter
 from .data.geometry import batch_geometry
-from .data.transforms import JointTransform, TightBoxes
-from .data.views import JitterView
-from .detection import DetectionLearner, detection_loss, prepare_objects, without_background
+from .data.transforms import TightBoxes
+from .detection import DetectionLearner, detection_loss, object_tfms, prepare_objects, without_background
 from .metrics.detection import MeanAP, coco_ap
 from .ops.masks import decode_mask, mask_polygons, paste_rle
 from .show.objects import InstanceDL
@@ -30,7 +29,7 @@ from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
 __all__ = ['instance_block', 'instance_dls', 'instance_learner', 'InstanceLearner']
 
-@checked(**BLOCK)
+@checked(**BLOCK, mosaic=FRACTION, copy_paste=FRACTION)
 def instance_block(
     vocab,            # list of class names, without background
     size=512,
@@ -39,10 +38,12 @@ def instance_block(
                       # needs a `JointTransform`: masks follow no other transform of items
     batch_tfms=None,  # in place of `LightJitter()`: brightness and contrast when training. Boxes are tight around
                       # their masks after fastai's `aug_transforms` too
+    mosaic:float=0.,  # probability that a training image is a mosaic of four; off in the last fifth of a training
+    copy_paste:float=0., # probability that objects of another training image are pasted into one
 ) -> DataBlock:
     """Image in; out (n, 4) boxes in pixels of the network's input, (n,) ids, 0 = padding, -1 = to be ignored, and
     (n, h, w) masks, uint8. Its source is a list of `Annotation`. `dls.vocab` is `NO_OBJECT`, then `vocab`"""
-    if item_tfms is None: item_tfms = JointTransform(size, train=JitterView((.6, 1.4), 'pad'), valid='pad')
+    item_tfms = object_tfms(item_tfms, size, mosaic, copy_paste)
     batch_tfms = batch_geometry(batch_tfms, 'boxes')
     if any(isinstance(o, AffineCoordTfm) for o in batch_tfms): batch_tfms = [*batch_tfms, TightBoxes()]
     return DataBlock((FileImageBlock, *ObjectBlock(vocab), ObjectMasksBlock), n_inp=1, get_x=annotation_of,
@@ -59,7 +60,7 @@ def instance_dls(
     check='masks',        # 'masks': look at all masks once (0.1 ms per object), so that a broken one raises now; True:
                           # decode all images too; False: neither; what is broken raises when it is met, and an object
                           # whose mask is empty is background
-    **block_kwargs,       # of `instance_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`
+    **block_kwargs,       # of `instance_block`: `size`, `splitter`, `item_tfms`, `batch_tfms`, `mosaic`, `copy_paste`
 ) -> DataLoaders:
     """DataLoaders of images, boxes, ids and masks. Boxes are clipped to the image; those without area are dropped, and
     one warning counts them. Objects to ignore need a box alone. Raises `AnnotationError` for missing files, images

@@ -1,11 +1,12 @@
 "Pixels, boxes, points and masks on the canvas of a view"
 from __future__ import annotations
 import inspect, math
+from copy import copy
 from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
 from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, TensorPoint
@@ -216,3 +217,54 @@ def apply_v2(tfms, items):
         if m is None: return o
         return m.as_subclass(Tensor) if type(o) is Tensor else as_type_of(m.as_subclass(Tensor), o)
     return [back(o, m) for o,m in zip(items, moved)]
+
+# --- v2's automatic augmentation, which refuses boxes, points and masks
+
+_AUTOMATIC = v2.AutoAugment,v2.RandAugment,v2.TrivialAugmentWide,v2.AugMix
+_GEOMETRIC = {'ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate'}
+
+def colours_alone(tfms):
+    """`tfms` with v2's automatic augmentation, in containers such as `v2.Compose` too, replaced by `ColourOperations`,
+    since it takes no boxes, points and masks. Raises `ValueError` if it has geometric operations only"""
+    if isinstance(tfms, _AUTOMATIC): return ColourOperations(tfms)
+    inner = getattr(tfms, 'transforms', None)
+    if not isinstance(inner, (list, tuple, nn.ModuleList)): return tfms
+    changed = [colours_alone(o) for o in inner]
+    if all(a is b for a,b in zip(changed, inner)): return tfms
+    res = copy(tfms)
+    if isinstance(inner, nn.ModuleList): res._modules,changed = dict(res._modules),nn.ModuleList(changed)
+    res.transforms = changed
+    return res
+
+def _with_colours(tfm):
+    "A copy of v2's automatic augmentation `tfm` without its geometric operations"
+    res = copy(tfm)
+    for k in ('_AUGMENTATION_SPACE', '_PARTIAL_AUGMENTATION_SPACE'):
+        if not hasattr(tfm, k): continue
+        kept = {name: o for name,o in getattr(tfm, k).items() if name not in _GEOMETRIC}
+        if not kept: raise ValueError(f"tfms: {tfm} has geometric operations only, which do not move boxes, points and "
+                                      "masks; use `rotate` of JointTransform or v2.RandomAffine")
+        setattr(res, k, kept)
+    if hasattr(tfm, '_policies'):
+        res._policies = [tuple(o for o in p if o[0] not in _GEOMETRIC) for p in tfm._policies]
+    return res
+
+class ColourOperations(nn.Module):
+    "v2's automatic augmentation `tfm`; where an image comes with boxes, points or masks, its colour operations alone"
+    def __init__(self, tfm):
+        super().__init__()
+        self.tfm,self.colours = tfm,_with_colours(tfm)
+
+    # v2's tables hold lambdas, which cannot be pickled
+    def __getstate__(self):
+        return {**self.__dict__, '_modules': {k: o for k,o in self._modules.items() if k != 'colours'}}
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.colours = _with_colours(self.tfm)
+
+    def forward(self, items):
+        alone = not any(isinstance(o, (tv.BoundingBoxes, tv.KeyPoints, tv.Mask)) for o in items)
+        tfm = self.tfm if alone else self.colours
+        return [tfm(o) if isinstance(o, tv.Image) else o for o in items]
+
+    def extra_repr(self): return repr(self.tfm)

@@ -10,10 +10,11 @@ from fastai.vision.core import PILMask, TensorBBox, TensorImage, TensorMask, Ten
 from PIL import Image
 from ..arguments import FLAG, FRACTION, FUNCTION, Kind, checked, is_number, is_whole, number, several, whole
 from .items import BBoxLabels, CachedMask, ClassMask, InstanceMasks, ObjectMasks, PixelBBox, RegionProposals
-from .laying import (apply_v2, as_type_of, cut_image, is_image, lay_cached_mask, lay_masks, lay_pixels,
+from .laying import (apply_v2, as_type_of, colours_alone, cut_image, is_image, lay_cached_mask, lay_masks, lay_pixels,
                      objects_of_items, slice_rect, tight_bboxes)
+from .mixing import Mixture, check_mixable, join_tiles, paste_objects
 from .targets import swap_points
-from .views import IMAGENET_GREY, VIEW, CropView, View, view_by_name
+from .views import IMAGENET_GREY, VIEW, CropView, JitterView, View, range_of, view_by_name
 
 __all__ = ['JointTransform', 'TightBoxes', 'LightJitter']
 
@@ -31,13 +32,19 @@ INDEX_PAIRS = several(Kind("a pair (left, right) of point indices", lambda o: le
                            convert=several(whole(0), "a pair of point indices", n=2).convert),
                       "a list of pairs (left, right) of point indices")
 
+MOSAIC_SCALE = range_of(number(0, 10, open=True), "(smallest, largest) scale, above 0 and below 10")
+
 class JointTransform(ItemTransform):
     """Bring every image to `size`, with its boxes, labels, points and masks; random for training, deterministic
-    otherwise. Raises `ValueError` if an item has no image, or a view returns a rectangle outside the image"""
+    otherwise. With `mosaic` or `copy_paste`, other images of the training set are mixed in: for objects with boxes, and
+    with masks for `copy_paste`, in the DataLoaders of `detection_dls` and `instance_dls`. Raises `ValueError` if an
+    item has no image, or targets that cannot be mixed, if a view returns a rectangle outside the image, or if `tfms`
+    change the size"""
     order = 0   # before fastai's PointScaler
     @checked(train=VIEW, valid=VIEW, flip=FRACTION, vflip=FRACTION, rotate=ANGLE, p_rotate=FRACTION, tfms=FUNCTION,
              fill=FILL, mask_fill=whole(0, what="a class index, a whole number"), min_visible=FRACTION, keep=FLAG,
-             flip_pairs=INDEX_PAIRS)
+             flip_pairs=INDEX_PAIRS, mosaic=FRACTION, mosaic_scale=MOSAIC_SCALE, mosaic_until=FRACTION,
+             copy_paste=FRACTION)
     def __init__(self,
         size:int|tuple[int,int]=224,  # of the network's input in pixels: (w, h), or one number for both
         train=None,                   # view for training: callable (w, h, out, bboxes) -> src, dst, or a name as for
@@ -48,23 +55,35 @@ class JointTransform(ItemTransform):
         rotate:float=0.,              # largest angle in degrees, in both directions
         p_rotate:float=.75,           # probability of a rotation in training
         tfms=None,                    # more torchvision.transforms.v2 transforms for training, applied to the canvas;
-                                      # None (default): none
+                                      # None (default): none. With boxes, points or masks, `TrivialAugmentWide`,
+                                      # `RandAugment`, `AutoAugment` and `AugMix` use only their colour operations
         fill=IMAGENET_GREY,           # colour around the image, three numbers in 0..255
         mask_fill:int=255,            # class index around the image in a class mask; 255: void
         min_visible:float=.1,         # drop an object if less than this part of its box, or less than a pixel, remains
         keep:bool=False,              # in training, draw again if an object or marked point would leave the canvas
         flip_pairs=None,              # pairs of point indices (left, right) to swap in a mirrored image; None
                                       # (default): none, but `Keypoints` have their own
+        mosaic:float=0.,              # probability that a training image is a mosaic of four
+        mosaic_scale=(.4, 1.),        # (smallest, largest) scale of the images in a mosaic; 1: as the whole image fits
+                                      # the canvas
+        mosaic_until:float=.8,        # share of the epochs of a training after which mosaic is off, in [0, 1]
+        copy_paste:float=0.,          # probability that objects of another training image are pasted into one that is
+                                      # no mosaic; both are seen through `train`
     ):
         self.size = (int(size),)*2 if is_whole(size) else tuple(map(int, size))
         self.train,self.valid = view_by_name(train or CropView()),view_by_name(valid)
-        self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,tfms
+        self.flip,self.vflip,self.rotate,self.p_rotate,self.tfms = flip,vflip,rotate,p_rotate,colours_alone(tfms)
         self.fill,self.mask_fill,self.min_visible,self.keep = tuple(fill),mask_fill,min_visible,keep
         self.flip_pairs = [tuple(o) for o in flip_pairs or []]
+        self.mosaic,self.mosaic_scale,self.mosaic_until = mosaic,mosaic_scale,mosaic_until
+        self.copy_paste,self.mosaic_on = copy_paste,True
+        if mosaic and min(self.size) < 4: raise ValueError(
+            f"mosaic: expected a size of at least 4x4 for four images, got {self.size[0]}x{self.size[1]}")
         super().__init__()
 
     def __repr__(self):
-        names = 'size train valid flip vflip rotate p_rotate tfms fill mask_fill min_visible keep flip_pairs'.split()
+        names = ('size train valid flip vflip rotate p_rotate tfms fill mask_fill min_visible keep flip_pairs '
+                 'mosaic mosaic_scale mosaic_until copy_paste').split()
         return f"JointTransform({', '.join(f'{o}={getattr(self, o)!r}' for o in names)})"
 
     def view(self,
@@ -73,16 +92,20 @@ class JointTransform(ItemTransform):
         bboxes=None,         # (n, 4) boxes in pixels, for views that depend on them; None (default): no boxes
     ) -> View:
         "The view of an image"
-        if split_idx != 0: return View(*self._rects(self.valid, size, bboxes), self.size)
-        for _ in range(10 if self.keep else 1):
-            view = self._random_view(size, bboxes)
-            if not self.keep or bboxes is None or not len(bboxes) or self._holds(view, bboxes): return view
-        return View(*self._rects(self.valid, size, bboxes), self.size)
+        if split_idx != 0: return View(*self._rects(self.valid, size, bboxes, self.size), self.size)
+        return self._drawn(self.train, size, bboxes, self.size)
 
-    def _rects(self, look, size, bboxes):
+    def _drawn(self, look, size, bboxes, out):
+        "A random view by `look` on a canvas of `out`"
+        for _ in range(10 if self.keep else 1):
+            view = self._random_view(look, size, bboxes, out)
+            if not self.keep or bboxes is None or not len(bboxes) or self._holds(view, bboxes): return view
+        return View(*self._rects(self.valid, size, bboxes, out), out)
+
+    def _rects(self, look, size, bboxes, out):
         "The rectangles that `look` returns for image and canvas, in whole pixels, since pixels are cropped"
-        src,dst = (tuple(round(float(o)) for o in r) for r in look(*size, self.size, bboxes))
-        for what,(x1,y1,x2,y2),(w,h) in (('image', src, size), ('canvas', dst, self.size)):
+        src,dst = (tuple(round(float(o)) for o in r) for r in look(*size, out, bboxes))
+        for what,(x1,y1,x2,y2),(w,h) in (('image', src, size), ('canvas', dst, out)):
             if not (0 <= x1 < x2 <= w and 0 <= y1 < y2 <= h): raise ValueError(
                 f"{look!r} returns {(x1, y1, x2, y2)} as the rectangle of the {what}, which is {w}x{h}; expected x1 y1 "
                 "x2 y2 inside of it, at least one pixel wide and high")
@@ -91,28 +114,95 @@ class JointTransform(ItemTransform):
     def _holds(self, view, bboxes):
         "Whether all of `bboxes` stay on the canvas"
         b = view.bboxes(bboxes)
-        return bool((b >= -1e-3).all() and (b <= torch.tensor(self.size*2) + 1e-3).all())
+        return bool((b >= -1e-3).all() and (b <= torch.tensor(view.out*2) + 1e-3).all())
 
-    def _random_view(self, size, bboxes):
-        src,dst = self._rects(self.train, size, bboxes)
+    def _random_view(self, look, size, bboxes, out):
+        src,dst = self._rects(look, size, bboxes, out)
         angle = random.uniform(-self.rotate, self.rotate) if self.rotate and random.random() < self.p_rotate else 0.
-        return View(src, dst, self.size, random.random() < self.flip, random.random() < self.vflip, angle)
+        return View(src, dst, out, random.random() < self.flip, random.random() < self.vflip, angle)
 
     def __call__(self, x, split_idx=None, **kwargs):
         "Transform `x`: a tuple whose first image sets the geometry for boxes, labels, points and masks; or one image"
+        x,others = (x.item, x.others) if isinstance(x, Mixture) else (x, None if split_idx == 0 and self.mixes else ())
+        if others is None: raise ValueError(
+            "mosaic and copy_paste mix images of a training set, which only the DataLoaders of detection_dls and "
+            "instance_dls hand over: drop them from JointTransform here")
         items = list(x) if isinstance(x, (tuple, list)) else [x]
-        at = next((i for i,o in enumerate(items) if is_image(o)), None)
-        if at is None:
-            raise ValueError(f"JointTransform needs an image in the item, got {[type(o).__name__ for o in items]}")
-        im = items[at]
-        size = im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
-        view = self.view(size, split_idx, objects_of_items(items, size))
-        cut,view = cut_image(im, view, exact=split_idx != 0)
-        items = [lay_pixels(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
-        if split_idx == 0 and self.tfms is not None: items = apply_v2(self.tfms, items)
-        items = self._sanitize(items, tight=view.angle != 0 or (split_idx == 0 and self.tfms is not None))
+        at = self._image_at(items)
+        if others: items = self._mixed(items, others)
+        elif split_idx == 0: items,view = self._seen(items, self.train, self.size)
+        else:
+            size = self._size_of(items[at])
+            view = self.view(size, split_idx, objects_of_items(items, size))
+            items = self._through(items, view, exact=True)
+        more = split_idx == 0 and self.tfms is not None
+        if more:
+            items = apply_v2(self.tfms, items)
+            self._check_size(items[at])
+        items = self._sanitize(items, self.size, tight=more or (not others and view.angle != 0))
         items[at] = TensorImage(items[at].contiguous())
         return tuple(items) if isinstance(x, (tuple, list)) else items[0]
+
+    def _image_at(self, items):
+        at = next((i for i,o in enumerate(items) if is_image(o)), None)
+        if at is not None: return at
+        raise ValueError(f"JointTransform needs an image in the item, got {[type(o).__name__ for o in items]}")
+
+    def _size_of(self, im): return im.size if isinstance(im, Image.Image) else (im.shape[-1], im.shape[-2])
+
+    def _check_size(self, im):
+        w,h = self._size_of(im)
+        if (w, h) != self.size: raise ValueError(
+            f"tfms change the image from {self.size[0]}x{self.size[1]} to {w}x{h} pixels, so that images do not fit "
+            "into one batch; drop what crops or resizes, and use `train`, a view such as JitterView()")
+
+    def _seen(self, items, look, out):
+        "The items on a canvas of `out`, seen through a random view by `look`, and the view"
+        size = self._size_of(items[self._image_at(items)])
+        view = self._drawn(look, size, objects_of_items(items, size), out)
+        return self._through(items, view, exact=False),view
+
+    def _through(self, items, view, exact):
+        at = self._image_at(items)
+        cut,view = cut_image(items[at], view, exact)
+        return [lay_pixels(cut, view, self.fill) if i == at else self._follow(o, view) for i,o in enumerate(items)]
+
+    # --- several images in one
+
+    @property
+    def mixes(self) -> bool:
+        "Whether training images may be mixed with others"
+        return self.mosaic > 0 or self.copy_paste > 0
+
+    def draw_others(self) -> int:
+        "How many other images of the training set to mix with the next one, drawn at random: 0, 1 or 3"
+        if self.mosaic_on and random.random() < self.mosaic: return 3
+        return int(random.random() < self.copy_paste)
+
+    def _mixed(self, items, others):
+        every = [items, *map(list, others)]
+        for o in every: check_mixable(o, masks=len(others) == 1)
+        if len(others) == 3: return self._mosaic(every)
+        a,b = (self._whole(o, self.train, self.size) for o in every)
+        return paste_objects(a, b, self.min_visible)
+
+    def _whole(self, items, look, out):
+        "The items on a canvas of `out`, without the objects that are not visible there"
+        items,view = self._seen(items, look, out)
+        return self._sanitize(items, out, tight=view.angle != 0)
+
+    def _mosaic(self, every):
+        "Four items, one in each quarter of the canvas around a random point"
+        (w,h),(x,y) = self.size,(round(n*random.uniform(.25, .75)) for n in self.size)
+        corners,sizes = [(0, 0), (x, 0), (0, y), (x, y)],[(x, y), (w-x, y), (x, h-y), (w-x, h-y)]
+        tiles = [self._whole(o, self._look_into_tile, size) for o,size in zip(every, sizes)]
+        return join_tiles(tiles, corners, self.size)
+
+    def _look_into_tile(self, w, h, out, bboxes=None):
+        "A random part of an image, whose scale is relative to the canvas, and not to its tile"
+        fits = lambda size: min(size[0]/w, size[1]/h)
+        k = random.uniform(*self.mosaic_scale)*fits(self.size)/fits(out)
+        return JitterView((k, k))(w, h, out)
 
     def _follow(self, o, view):
         "A target, moved by `view`; values without geometry are unchanged"
@@ -128,10 +218,10 @@ class JointTransform(ItemTransform):
         if isinstance(o, InstanceMasks): return InstanceMasks(lay_pixels(cut, view, 0, nearest=True))
         return type(o)(lay_pixels(cut[None], view, self.mask_fill, nearest=True)[0])
 
-    def _sanitize(self, items, tight):
+    def _sanitize(self, items, size, tight):
         "Drop objects outside the canvas, with their labels, masks and points; clip boxes; points outside become nan"
         if not any(isinstance(o, (TensorBBox, TensorPoint)) for o in items): return items
-        hi = torch.tensor([*self.size]*2, dtype=torch.float32)
+        hi = torch.tensor([*size]*2, dtype=torch.float32)
         get = lambda cls: next((o for o in items if isinstance(o, cls) and not isinstance(o, RegionProposals)), None)
         boxes,masks,labels,keep = get(TensorBBox),get(InstanceMasks),get(BBoxLabels),None
         if boxes is not None:
@@ -150,15 +240,15 @@ class JointTransform(ItemTransform):
         def clean(o):
             if isinstance(o, RegionProposals):
                 p = o.as_subclass(Tensor).clamp(min=0).minimum(hi)
-                return as_type_of(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=self.size)
-            if isinstance(o, TensorBBox): return as_type_of(new[keep], o, img_size=self.size)
+                return as_type_of(p[(p[:,2:] - p[:,:2] >= 1).all(1)], o, img_size=tuple(size))
+            if isinstance(o, TensorBBox): return as_type_of(new[keep], o, img_size=tuple(size))
             if isinstance(o, (BBoxLabels, InstanceMasks)):
                 return o if keep is None else as_type_of(o.as_subclass(Tensor)[keep], o)
             if isinstance(o, TensorPoint):
                 p = o.as_subclass(Tensor)
                 if p.ndim == 3 and keep is not None: p = p[keep]
                 out = ((p < 0) | (p > hi[:2])).any(-1, keepdim=True)
-                return as_type_of(torch.where(out, torch.nan, p), o, img_size=self.size)
+                return as_type_of(torch.where(out, torch.nan, p), o, img_size=tuple(size))
             return o
         return [clean(o) for o in items]
 

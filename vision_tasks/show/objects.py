@@ -10,6 +10,7 @@ from fastcore.basics import detuplify
 from fastcore.foundation import L
 from fastai.vision.core import TensorImage
 from ..data.items import BBoxLabels, PixelBBox, RegionProposals
+from ..data.loading import MixingDL
 from ..data.targets import NO_OBJECT
 from ..ops.masks import decode_mask, paste_rle
 from ..metrics.matching import assign
@@ -31,7 +32,7 @@ class InstancesTarget(tuple):
     """Boxes, ids and masks of a batch, with `vocab`, the names of the classes: a type of its own, so that fastai's
     `plot_top_losses` finds what draws it"""
 
-class DetectionDL(TaskDL):
+class DetectionDL(MixingDL, TaskDL):
     "Draws images with the boxes, labels and masks, if any, of their objects; results with the ground truth dashed"
     target = ObjectsTarget   # the type by which fastai finds what draws it
 
