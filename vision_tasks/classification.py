@@ -9,7 +9,6 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
-from .data.balance import BALANCE
 from .data.blocks import ClassBlock, FileImageBlock
 from .data.splits import AnnotationSplitter
 from .data.targets import check_classes, check_labels, image_class, path_of
@@ -27,7 +26,6 @@ from .show.threshold_plots import plot_coverage, plot_reliability
 from .training.checks import check_vocab
 from .training.kinds import BLOCK, DLS, LEARNER
 from .training.learner import TaskLearner
-from .training.loaders import balanced, cached
 from .training.priors import build_with_prior, log_frequencies
 from .training.recipes import Recipe
 from .training.task import Task, task_dls, task_learner
@@ -48,7 +46,7 @@ def classification_block(
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
-@checked(**DLS, check=FLAG, balance=BALANCE)
+@checked(**DLS, check=FLAG)
 def classification_dls(
     annotations,         # list[Annotation] with one label each, as `read_folders` returns them; repeated labels, as of
                          # several boxes of one class, count once
@@ -60,9 +58,8 @@ def classification_dls(
 ) -> DataLoaders:
     """DataLoaders of images and class ids. Raises `AnnotationError` before training for images without a label or with
     several, missing files, unknown labels, an empty training or validation set"""
-    dls = task_dls(CLASSIFICATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                   block_kwargs)
-    return cached(balanced(dls, balance, single=True), cache)
+    return task_dls(CLASSIFICATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                    block_kwargs, cache, balance)
 
 @checked(**LEARNER)
 def classification_learner(
@@ -206,4 +203,4 @@ def _same(x): return x
 
 CLASSIFICATION = Task('classification', ClassificationLearner, classification_block, _prepare,
                       partial(build_with_prior, 'classification', log_frequencies), _loss, _metrics, n_out=len,
-                      recipe=Recipe())
+                      recipe=Recipe(), single=True)

@@ -15,7 +15,6 @@ from fastai.learner import Metric
 from fastprogress.fastprogress import progress_bar
 from .arguments import (COUNT, FLAG, FRACTION, FUNCTION, TEXT, Kind, check_thresh, checked, checked_methods, choice,
                         either)
-from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ProposalsBlock
 from .data.targets import annotation_of, check_labels, object_bboxes, path_of
@@ -36,7 +35,6 @@ from .training.detectors import build_detector
 from .training.learner import TaskLearner
 from .training.mosaic import EndMosaic
 from .training.recipes import Recipe
-from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -78,7 +76,7 @@ def detection_block(
 
 def _proposals(o): return Proposals(o) if isinstance(o, str) else o
 
-@checked(balance=BALANCE, **DLS, check=FLAG, proposals=PROPOSALS)
+@checked(**DLS, check=FLAG, proposals=PROPOSALS)
 def detection_dls(
     annotations,          # list[Annotation] with `bboxes`, (0, 4) for an image without objects
     vocab=None,
@@ -94,8 +92,8 @@ def detection_dls(
     files, images whose boxes are not annotated, boxes that are fractions of the image, unknown labels; one warning
     counts the boxes that are below a pixel of the network's input"""
     if proposals is not None: proposals = block_kwargs['proposals'] = _proposals(proposals)
-    dls = task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
-    dls = warn_tiny(cached(balanced(dls, balance), cache))
+    dls = warn_tiny(task_dls(DETECTION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                             block_kwargs, cache, balance))
     if isinstance(proposals, Proposals): proposals.prepare([a for dl in dls for a in dl.items])
     return dls
 

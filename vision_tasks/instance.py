@@ -9,7 +9,6 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.vision.augment import AffineCoordTfm
 from .arguments import FRACTION, checked, checked_methods, choice
-from .data.balance import BALANCE
 from .data.annotation import Annotation
 from .data.blocks import FileImageBlock, ObjectBlock, ObjectMasksBlock
 from .data.targets import annotation_of, check_masks, object_bboxes, object_masks
@@ -23,7 +22,6 @@ from .show.objects import InstanceDL
 from .training.checks import warn_tiny
 from .training.detectors import build_detector
 from .training.recipes import Recipe
-from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
@@ -50,7 +48,7 @@ def instance_block(
                      get_y=[annotation_of]*3, dl_type=InstanceDL, splitter=splitter or AnnotationSplitter(),
                      item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-@checked(balance=BALANCE, **DLS, check=CHECK)
+@checked(**DLS, check=CHECK)
 def instance_dls(
     annotations,          # list[Annotation] with `bboxes` and `masks`, (0, 4) and [] for an image without objects
     vocab=None,
@@ -65,9 +63,8 @@ def instance_dls(
     """DataLoaders of images, boxes, ids and masks. Boxes are clipped to the image; those without area are dropped, and
     one warning counts them. Objects to ignore need a box alone. Raises `AnnotationError` for missing files, images
     whose boxes or masks are not annotated, masks that cannot be read or are empty, unknown labels"""
-    dls = task_dls(INSTANCE, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs,
-                   masks=bool(check))
-    return warn_tiny(cached(balanced(dls, balance), cache))
+    return warn_tiny(task_dls(INSTANCE, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                              block_kwargs, cache, balance, masks=bool(check)))
 
 def _prepare(annotations, vocab, masks=True):
     def look(a):

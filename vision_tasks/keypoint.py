@@ -27,7 +27,6 @@ from .training.build import build_on_encoder, input_size, is_named, pooled_head
 from .training.kinds import BLOCK, DLS, LEARNER, PAIRS
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
-from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .warning import warn
 
@@ -66,8 +65,8 @@ def keypoint_dls(
 ) -> DataLoaders:
     """DataLoaders of images and points. Raises `AnnotationError` for missing files, several instances, numbers of
     points that differ. Points outside their image count as not marked, and one warning counts them"""
-    dls = task_dls(KEYPOINT, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
-    return cached(dls, cache)
+    return task_dls(KEYPOINT, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs,
+                    cache)
 
 def _prepare(annotations, vocab):
     check_relative(annotations, 'points')

@@ -9,7 +9,6 @@ from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders
 from fastai.layers import sigmoid_range
 from .arguments import FLAG, check_thresh, checked, checked_methods, choice
-from .data.balance import BALANCE
 from .data.annotation import Annotation, select_objects
 from .data.errors import AnnotationError
 from .data.blocks import FileImageBlock, OneObjectBlock
@@ -28,7 +27,6 @@ from .training.build import build_on_encoder, pooled_head
 from .training.checks import check_vocab, clipped, warn_tiny
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
-from .training.loaders import balanced, cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, DLS, LEARNER
 
@@ -51,7 +49,7 @@ def localization_block(
                      splitter=splitter or AnnotationSplitter(), item_tfms=item_tfms,
                      batch_tfms=batch_geometry(batch_tfms, 'box'))
 
-@checked(balance=BALANCE, **DLS, check=FLAG, empty=choice('class', 'raise'))
+@checked(**DLS, check=FLAG, empty=choice('class', 'raise'))
 def localization_dls(
     annotations,          # list[Annotation] with one object each, or none: boxes (1, 4) or (0, 4). A label without
                           # boxes teaches the class alone
@@ -66,9 +64,8 @@ def localization_dls(
 ) -> DataLoaders:
     """DataLoaders of images, class ids and boxes. Boxes are clipped to the image; those without area are dropped, and
     one warning counts them. Raises `AnnotationError` for missing files, several objects, unknown labels"""
-    dls = task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                   block_kwargs, empty=empty)
-    return warn_tiny(cached(balanced(dls, balance, single=True), cache))
+    return warn_tiny(task_dls(LOCALIZATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                              block_kwargs, cache, balance, empty=empty))
 
 def _prepare(annotations, vocab, empty='class'):
     check_relative(annotations, 'bboxes')
@@ -217,4 +214,4 @@ def largest_object(
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
 LOCALIZATION = Task('localization', LocalizationLearner, localization_block, _prepare,
                     partial(build_on_encoder, 'localization', LocalizationHead), _loss, _metrics, n_out=len,
-                    recipe=Recipe(lr_mult=2.))
+                    recipe=Recipe(lr_mult=2.), single=True)

@@ -9,7 +9,6 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from .arguments import FLAG, check_thresh, checked, checked_methods
 from .data.annotation import Annotation
-from .data.balance import BALANCE
 from .data.blocks import FileImageBlock, LabelSetBlock
 from .data.targets import check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
@@ -22,7 +21,6 @@ from .show.labels import MultilabelDL
 from .show.plots import plot_confusion_per_class, plot_label_confusion
 from .training.checks import check_vocab
 from .training.learner import TaskLearner
-from .training.loaders import balanced, cached
 from .training.priors import build_with_prior, log_odds
 from .training.recipes import Recipe
 from .training.task import Task, task_dls, task_learner
@@ -48,7 +46,7 @@ def multilabel_block(
                      item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
-@checked(**DLS, check=FLAG, balance=BALANCE)
+@checked(**DLS, check=FLAG)
 def multilabel_dls(
     annotations,         # list[Annotation]; one without labels is an image of none of the classes
     vocab=None,
@@ -59,8 +57,8 @@ def multilabel_dls(
 ) -> DataLoaders:
     """DataLoaders of images and label sets. Raises `AnnotationError` before training for missing files, unknown labels,
     an empty training or validation set"""
-    dls = task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs)
-    return cached(balanced(dls, balance), cache)
+    return task_dls(MULTILABEL, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs,
+                    cache, balance)
 
 @checked(**LEARNER)
 def multilabel_learner(

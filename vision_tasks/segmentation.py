@@ -35,7 +35,6 @@ from .training.build import build_by_name, name_of, naming_arguments
 from .training.learner import TaskLearner
 from .training.recipes import Recipe
 from .training.whole_images import WholeImages
-from .training.loaders import cached
 from .training.task import Task, task_dls, task_learner
 from .training.kinds import BLOCK, CHECK, DLS, LEARNER
 
@@ -71,9 +70,8 @@ def segmentation_dls(
     """DataLoaders of images and class masks. Raises `AnnotationError` for missing files, images without a mask, masks
     of another size, values beyond the vocab"""
     vocab = list(vocab.values() if isinstance(vocab, dict) else vocab)
-    dls = task_dls(SEGMENTATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
-                   block_kwargs, check_masks=bool(check))
-    return cached(dls, cache)
+    return task_dls(SEGMENTATION, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check,
+                    block_kwargs, cache, check_masks=bool(check))
 
 def _prepare(annotations, vocab, check_masks=False):
     twice = sorted({o for o in vocab if vocab.count(o) > 1})

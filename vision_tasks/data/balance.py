@@ -5,11 +5,9 @@ import random
 from collections import Counter
 from itertools import chain
 import numpy as np
-from ..arguments import checked, choice, number
+from ..arguments import checked, number
 
-__all__ = ['BALANCE', 'repeat_factors', 'inverse_frequencies', 'BalancedShuffle']
-
-BALANCE = choice('labels', None)
+__all__ = ['repeat_factors', 'inverse_frequencies', 'BalancedShuffle']
 
 @checked(thresh=number(0, 1, open=True))
 def repeat_factors(

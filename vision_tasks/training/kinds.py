@@ -41,6 +41,8 @@ _METRIC  = Kind("a metric: a function of (predictions, targets), or a `Metric`",
 
 KINDS['dl'] = Kind("a DataLoader, or a list of Annotation",
                    lambda o: hasattr(o, 'dataset') or isinstance(o, (list, tuple, L, Annotation)))
+# of those `*_dls` that have it
+KINDS['balance'] = choice('labels', None)
 BLOCK = dict(vocab=CLASSES, splitter=FUNCTION, item_tfms=TFMS, batch_tfms=TFMS)
 CACHE = either(choice('ram'), PATH)
 DLS   = dict(device=DEVICE, cache=CACHE)

@@ -6,7 +6,7 @@ from ..models.layers import check_n_out
 from .build import input_stats, is_named, normalize_once, parameter_groups
 from .checks import check_data
 from .memory_format import to_channels_last
-from .loaders import loaders_of_block, splitter_of
+from .loaders import balanced, cached, loaders_of_block, splitter_of
 from .recipes import Recipe
 from ..warning import warn
 
@@ -24,16 +24,19 @@ class Task:
     metrics:Callable    # () -> list of metrics, those of `valid` in the log
     n_out:Callable      # dls.vocab -> number of outputs
     recipe:Recipe       # of `fine_tune`
+    single:bool = False # one label for each image, so that `balance` shows all classes equally often
 
     # the learner's class knows its task, so that a learner that is made by hand has its recipe too
     def __post_init__(self): self.learner.task,self.learner.recipe = self,self.recipe
 
-def task_dls(task, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs, **options):
+def task_dls(task, annotations, vocab, bs, path, valid_pct, seed, num_workers, device, check, block_kwargs, cache,
+             balance=None, **options):
     "The DataLoaders of `task`: its annotations are checked and prepared first, so that training does not fail later"
     annotations,vocab = task.prepare(check_data(annotations), None if vocab is None else list(vocab), **options)
     splitter = splitter_of(block_kwargs, valid_pct, seed)
     block = task.block(vocab, splitter=splitter, **block_kwargs)
-    return loaders_of_block(block, annotations, bs, path, num_workers, device, check is True)
+    dls = loaders_of_block(block, annotations, bs, path, num_workers, device, check is True)
+    return cached(balanced(dls, balance, task.single), cache)
 
 def task_learner(task, dls, arch, encoder, pretrained, n_out, arch_kwargs, loss_func, metrics, splitter, normalize, cbs,
                  learner_kwargs):
