@@ -3,12 +3,10 @@ from __future__ import annotations
 from functools import partial
 from inspect import signature
 from torch import nn
-from fastai.vision.augment import Resize
-from ..data.transforms import JointTransform
 from ..models.detection.base import Detector
 from ..models.detection.torchvision import torchvision_detector
 from ..models.registry import get_arch
-from .build import build_by_name, is_named, name_of, naming_arguments
+from .build import build_by_name, input_size, is_named, name_of, naming_arguments
 
 __all__ = []
 
@@ -32,8 +30,8 @@ def _build(task, arch, n_out, pretrained, kw, dls):
     theirs = isinstance(arch, str) or getattr(arch, '__module__', '').startswith('torchvision.')
     build  = get_arch(name, task) if name else partial(torchvision_detector, arch) if theirs else arch
     # anchors and maps are made for the size of the images
-    sizes = [o.size for o in dls.valid.after_item.fs if isinstance(o, (JointTransform, Resize))]
-    if sizes and 'size' in signature(build).parameters: kw.setdefault('size', tuple(sizes[0]))
+    size = input_size(dls)
+    if size is not None and 'size' in signature(build).parameters: kw.setdefault('size', size)
     with naming_arguments(arch):
         if name: return build_by_name(task, name, n_out, pretrained, kw)
         if is_named(arch): return build(n_out, pretrained=pretrained, **kw),pretrained
