@@ -112,6 +112,19 @@ def test_files_are_decoded_once(where, photos, monkeypatch):
     for _ in range(3): batch(dls.valid)
     assert len(n) == len(photos)
 
+@pytest.mark.parametrize('task,joint', [
+    ('multilabel', JointTransform(64, 'pad', FitView('pad', zoom=3.))),
+    ('segmentation', JointTransform(64, 'squish', FitView('crop', zoom=2.))),
+    ('detection', JointTransform(64, 'pad', 'pad', mosaic=1., mosaic_scale=(2., 3.)))])
+def test_views_that_zoom_in_and_mosaics_are_served_from_the_cache(task, joint, where, photos, monkeypatch):
+    some = [photos[3], photos[4]]
+    assert all(stored_scale(joint, a.size) < 1 for a in some)
+    dls,n = make(task, some, item_tfms=joint, cache=where),[]
+    pixels = FileImage.pixels
+    monkeypatch.setattr(FileImage, 'pixels', lambda self, *a: (n.append(1), pixels(self, *a))[1])
+    for seed in range(6): batch(dls.train, seed), batch(dls.valid)
+    assert len(n) == len(some)
+
 def test_a_large_image_is_stored_at_the_size_that_the_views_need():
     assert stored_scale(JointTransform(64), (1000, 1000)) == pytest.approx(1.2*.064/.35**.5)
     assert stored_scale(JointTransform(64, 'pad', 'pad'), (1000, 500)) == pytest.approx(1.2*.064)
@@ -121,11 +134,17 @@ def test_a_large_image_is_stored_at_the_size_that_the_views_need():
                                   (IoUView(scale=(.5, 1.)), 'squish', (1000, 1000), .128),
                                   (ZoomOutView(other=JitterView((1., 3.))), 'squish', (1000, 1000), .192),
                                   (look, 'squish', (1000, 1000), 1.7*.064),
-                                  (ZoomOutView(other=look), 'squish', (1000, 1000), 1.7*.064)):
+                                  (ZoomOutView(other=look), 'squish', (1000, 1000), 1.7*.064),
+                                  ('pad', FitView('pad', zoom=2.), (1000, 500), .128),
+                                  ('pad', FitView('squish', zoom=1.5), (1000, 1000), .096)):
         assert stored_scale(JointTransform(64, view, valid), size) == pytest.approx(1.2*scale)
+    for p,scale in ((.5, 3*.064), (0., .064)):
+        assert stored_scale(JointTransform(64, 'pad', 'pad', mosaic=p, mosaic_scale=(.4, 3.)),
+                            (1000, 500)) == pytest.approx(1.2*scale)
     assert stored_scale(JointTransform(64), (100, 100)) == stored_scale(None, (9999, 9999)) == 1
 
 @pytest.mark.parametrize('look', [CropView(), CropView((.1, .2), (.5, 2.)), JitterView(), IoUView(), FitView('crop'),
+                                  FitView('pad', 2.), FitView('crop', 1.5), FitView('squish', 3.),
                                   JitterView((.6, 1.4), 'squish'), ZoomOutView(other=CropView((.2, 1.)))], ids=repr)
 def test_views_name_the_largest_scale_at_which_they_show_an_image(look):
     seen,boxes = [],torch.tensor([[100., 100, 300, 200]])

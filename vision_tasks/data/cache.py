@@ -19,6 +19,7 @@ from .image import resolve_grey_range
 from .items import CachedImage, CachedMask, FileImage
 from .laying import reduction_of
 from .targets import class_mask
+from .views import JitterView
 
 __all__ = []
 
@@ -32,9 +33,11 @@ def stored_scale(
     size:tuple[int,int],  # (w, h) of the image
 ) -> float:               # in (0, 1]; 1: not reduced
     """The scale at which an image is stored: 1.2 times the largest at which the views of `joint` show it, but at
-    least 1.7 times that of the whole image on the canvas for a view that does not say it; 1 where that is above 2/3"""
+    least 1.7 times that of the whole image on the canvas for a view that does not say it; 1 where that is above 2/3.
+    Images in a mosaic are seen at up to the largest of its scales"""
     if joint is None: return 1.
-    s = _SPARE*max(max(_largest_scale(look, size, joint.size)) for look in (joint.train, joint.valid))
+    looks = [joint.train, joint.valid, *([JitterView(joint.mosaic_scale)] if joint.mosaic else [])]
+    s = _SPARE*max(max(_largest_scale(look, size, joint.size)) for look in looks)
     return 1. if s > _WHOLE else s
 
 def _largest_scale(look, size, out):

@@ -107,7 +107,7 @@ class FitView:
         return src,dst
     def largest_scale(self, w, h, out):
         "(x, y) the scale at which `out` shows an image of (w, h)"
-        fit = out[0]/w,out[1]/h
+        fit = self.zoom*out[0]/w,self.zoom*out[1]/h
         return fit if self.method == 'squish' else ((min if self.method == 'pad' else max)(fit),)*2
 
 def _centred(w, h, W, H):
