@@ -9,6 +9,10 @@ from .layers import conv_relu, scaled
 
 __all__ = ['VGG16']
 
+# of nets on `VGG16`, which is without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for
+# want of weights
+VGG16_RECIPE = dict(lr_mult=20.)
+
 class VGG16(nn.Module):
     """The 13 convolutions in five `stages`. There is no `forward`, because each net pools its own way after the
     stages; `top` replaces the classifier's two hidden layers, fc6 and fc7"""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..kinds import checked_net
 from ..layers import conv_relu, init_he, scaled
 from ..registry import register
-from ..vgg import VGG16
+from ..vgg import VGG16, VGG16_RECIPE
 
 __all__ = ['DeepLab', 'deeplab_v1']
 
@@ -34,8 +34,7 @@ class DeepLab(nn.Module):
         y = self.score(self.fc(F.avg_pool2d(y, 3, 1, 1)))
         return F.interpolate(y, x.shape[-2:], mode='bilinear', align_corners=True)
 
-# VGG16 without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for want of weights
-@register('segmentation', kw=dict(width=.1), n_params=20_505_429, recipe=dict(lr_mult=20.))
+@register('segmentation', kw=dict(width=.1), n_params=20_505_429, recipe=VGG16_RECIPE)
 @checked_net()
 def deeplab_v1(
     n_out:int,           # classes, background included

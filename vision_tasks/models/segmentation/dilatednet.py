@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..kinds import CONTEXT, checked_net
 from ..layers import BilinearUp, ContextModule, conv_relu, init_he, scaled
 from ..registry import register
-from ..vgg import VGG16
+from ..vgg import VGG16, VGG16_RECIPE
 from .fcn import start_from
 
 __all__ = ['DilatedNet', 'dilatednet']
@@ -43,8 +43,7 @@ class DilatedNet(nn.Module):
         if self.context is not None: y = self.context(y)
         return self.up(y)[..., :h, :w]
 
-# VGG16 without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for want of weights
-@register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581, recipe=dict(lr_mult=20.))
+@register('segmentation', kw=dict(width=.05, context='basic'), n_params=134_346_581, recipe=VGG16_RECIPE)
 @checked_net(context=CONTEXT)
 def dilatednet(
     n_out:int,           # classes, background included

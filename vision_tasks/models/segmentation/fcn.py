@@ -8,7 +8,7 @@ from ...arguments import choice
 from ..kinds import checked_net
 from ..layers import BilinearUp, conv_relu, init_he, scaled
 from ..registry import register
-from ..vgg import VGG16
+from ..vgg import VGG16, VGG16_RECIPE
 
 __all__ = ['FCN', 'fcn32s', 'fcn16s', 'fcn8s']
 
@@ -76,8 +76,7 @@ def _fcn(stride, n_out, n_in, width, pretrained, ps, start=None) -> FCN:
     else:             start_from(net, start, 'score_pool')
     return net
 
-# VGG16 without BatchNorm: its pretrained convolutions need about 5e-5. Not measured here, for want of weights
-_same = dict(kw=dict(width=.05), size=(33, 45), recipe=dict(lr_mult=20.))
+_same = dict(kw=dict(width=.05), size=(33, 45), recipe=VGG16_RECIPE)
 
 @register('segmentation', n_params=134_346_581, **_same)
 @checked_net()
