@@ -11,6 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from .fast_rcnn import RoICells, map_and_head, predictor
 from .pyramid import anchor_generator, default_anchors, pyramid
+from .recipes import RECIPES
 from .regions import region_counts
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
@@ -65,7 +66,7 @@ def faster_rcnn_vgg16(
     return TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
 
 @register('detection', 'faster_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=41_449_656,
-          recipe=dict(base_lr=1e-3, grad_clip=1.))
+          recipe=RECIPES['fasterrcnn'])
 @checked_net()
 def faster_rcnn(
     n_out:int,                  # classes without background

@@ -3,6 +3,7 @@ from __future__ import annotations
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from .pyramid import pyramid
+from .recipes import RECIPES
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..registry import register
@@ -10,7 +11,7 @@ from ..registry import register
 __all__ = ['fcos']
 
 @register('detection', 'fcos', kw=dict(encoder='test_resnet', width=.25), n_params=32_161_370,
-          recipe=dict(base_lr=1e-3))
+          recipe=RECIPES['fcos'])
 @checked_net()
 def fcos(
     n_out:int,                  # classes without background

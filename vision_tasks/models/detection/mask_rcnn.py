@@ -8,6 +8,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 from .pyramid import anchor_generator, default_anchors, pyramid
+from .recipes import RECIPES
 from .regions import region_counts
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
@@ -38,7 +39,7 @@ class MultiScaleRoIPool(MultiScaleRoIAlign):
 _POOLS = dict(align=MultiScaleRoIAlign, pool=MultiScaleRoIPool)
 
 @register('instance', 'mask_rcnn', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=44_077_773,
-          recipe=dict(base_lr=2e-3, grad_clip=1.))
+          recipe=RECIPES['maskrcnn'])
 @checked_net()
 def mask_rcnn(
     n_out:int,                  # classes without background

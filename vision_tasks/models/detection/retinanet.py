@@ -2,6 +2,7 @@
 from __future__ import annotations
 from torchvision.models.detection import RetinaNet
 from .pyramid import anchor_generator, default_anchors, pyramid
+from .recipes import RECIPES
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..registry import register
@@ -9,7 +10,7 @@ from ..registry import register
 __all__ = ['retinanet']
 
 @register('detection', 'retinanet', kw=dict(encoder='test_resnet', width=.25, size=64), n_params=32_615_969,
-          recipe=dict(base_lr=1e-3))
+          recipe=RECIPES['retinanet'])
 @checked_net()
 def retinanet(
     n_out:int,                  # classes without background

@@ -8,6 +8,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from .pyramid import detector_encoder
+from .recipes import RECIPES
 from .torchvision import TorchvisionDetector, check_kwargs, min_score_of
 from ..kinds import checked_net
 from ..layers import scaled
@@ -36,7 +37,7 @@ class SSDLiteBackbone(nn.Module):
         return OrderedDict((str(i), m) for i,m in enumerate(maps))
 
 @register('detection', 'ssdlite', kw=dict(encoder='test_efficientnet', width=.25, size=64), size=(61, 50), min_bs=2,
-          n_params=3_937_450, recipe=dict(base_lr=1e-2))
+          n_params=3_937_450, recipe=RECIPES['ssdlite320'])
 @checked_net()
 def ssdlite(
     n_out:int,                      # classes without background

@@ -22,6 +22,7 @@ from torchvision.models.detection.ssd import SSD
 from timm.models import adapt_input_conv
 from .base import MIN_SCORE, Detector, pad_dets
 from .pyramid import anchor_generator, freeze_norms
+from .recipes import RECIPES
 from .regions import region_counts
 from .torchvision_parts import OURS, DetectorTransform, float32_hook, in_training, not_nan_hook, run_once, seeded
 from ..encoders import create_encoder, read_weights, set_n_in
@@ -259,9 +260,7 @@ def _set_anchors(net, anchors):
 
 # From an ImageNet encoder as the same net on any encoder; VGG16 has no BatchNorm, so that its convolutions want less.
 # From COCO weights the range that is usual for Adam; it was not measured here, where there are none
-_RECIPES = dict(fasterrcnn=dict(base_lr=1e-3, grad_clip=1.), maskrcnn=dict(base_lr=2e-3, grad_clip=1.),
-                retinanet=dict(base_lr=1e-3), fcos=dict(base_lr=1e-3), ssd300=dict(base_lr=2e-4),
-                ssdlite320=dict(base_lr=1e-2))
+_RECIPES = {**RECIPES, 'ssd300': dict(base_lr=2e-4)}
 
 def _recipes(name) -> dict:
     "Facts of the registry: what `fine_tune` does from an ImageNet encoder, and what else it does from COCO weights"
