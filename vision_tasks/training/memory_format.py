@@ -1,4 +1,4 @@
-"How the weights of a model lie in memory, and its compilation: the same numbers, sooner"
+"How the weights of a model lie in memory: the same numbers, sooner"
 from __future__ import annotations
 import torch
 from torch import nn
