@@ -148,14 +148,8 @@ class Fitting:
         funcs = tuplify(suggest_funcs)
         names = [f.func.__name__ if isinstance(f, partial) else f.__name__ for f in funcs]
         Found = namedtuple('SuggestedLRs', [*names, 'recipe', 'steps'])
-        if num_it is None:
-            num_it = min(MOST_STEPS, len(self.dls.train)*(epochs + self.recipe.freeze_epochs)//10)
-            if num_it < LEAST_STEPS:
-                warn(f"lr_find: a tenth of a training of {epochs} epochs is {num_it} batches, and a curve needs "
-                     f"{LEAST_STEPS}, so that nothing was run; begin with the rate of learn.recipe, "
-                     f"{self.recipe.base_lr:g}, or pass num_it={LEAST_STEPS}")
-                return Found(*[None]*len(funcs), self.recipe.base_lr, 0)
-        base = self.recipe.base_lr
+        base,num_it = self.recipe.base_lr,self._steps(epochs) if num_it is None else num_it
+        if not num_it: return Found(*[None]*len(funcs), base, 0)
         start_lr,end_lr = start_lr or base/SPAN,end_lr or base*SPAN
         Learner.lr_find(self, start_lr, end_lr, num_it, stop_div, False, None)
         lrs,losses = self._curve(num_it)
@@ -164,9 +158,18 @@ class Fitting:
             f"the loss diverged within {num_it} steps from start_lr={start_lr:g}, so that there is no curve; begin at "
             "a lower rate, or pass stop_div=False")
         rates = [f(lrs, losses, num_it)[0] if len(lrs) > 1 else None for f in funcs]
-        found = Found(*rates, self.recipe.base_lr, len(self.recorder.lrs))
+        found = Found(*rates, base, len(self.recorder.lrs))
         if show_plot: plot_lr_find(lrs, losses, dict(zip([*names, 'recipe'], found)), found.steps)
         return found
+
+    def _steps(self, epochs):
+        "Batches of a range test before a training of `epochs`; 0, with a warning, where they are too few for a curve"
+        n = min(MOST_STEPS, len(self.dls.train)*(epochs + self.recipe.freeze_epochs)//10)
+        if n >= LEAST_STEPS: return n
+        warn(f"lr_find: a tenth of a training of {epochs} epochs is {n} batches, and a curve needs {LEAST_STEPS}, so "
+             f"that nothing was run; begin with the rate of learn.recipe, {self.recipe.base_lr:g}, or pass "
+             f"num_it={LEAST_STEPS}")
+        return 0
 
     def _curve(self, num_it):
         "Rates and smoothed losses of a range test, as fastai's functions want them: not the first and the last steps"
