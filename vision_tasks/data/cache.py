@@ -16,7 +16,7 @@ from ..warning import warn
 from .annotation import Annotation
 from .class_masks import MaskFile
 from .image import resolve_grey_range
-from .items import CachedImage, CachedMask, FileImage
+from .items import CachedImage, CachedMask, FileImage, digest
 from .laying import reduction_of
 from .targets import class_mask
 from .views import JitterView
@@ -186,7 +186,9 @@ def stamp_of(path) -> tuple[int,int,int]:
     s = os.stat(path)
     return s.st_size,s.st_mtime_ns,s.st_ctime_ns
 
-def content_of(path) -> bytes: return hashlib.blake2b(Path(path).read_bytes(), digest_size=32).digest()
+def content_of(path) -> bytes:
+    "The `digest` of a file: what tells whether one that was written again holds the same"
+    return digest(Path(path).read_bytes())
 
 def available_memory() -> int|None:
     "Bytes of memory that this process may still use, by the system and its control group; None if they do not tell"
@@ -240,9 +242,8 @@ class PixelCache:
               f"{total/1e9:.2f} GB in {self.store!r}, filled in the first epoch", flush=True)
 
     def _mask_key(self, a):
-        file = a.mask.path if isinstance(a.mask, MaskFile) else a.mask
         table = a.mask.table if isinstance(a.mask, MaskFile) else None
-        return f'{file}\0{"" if table is None else table.digest}'
+        return f'{_mask_file(a)}\0{"" if table is None else table.digest}'
 
     def _name(self, key, i, shape):
         path,_,table = key.partition('\0')
@@ -277,7 +278,7 @@ class PixelCache:
         "The class mask of `a`; None if it is not one of the cache"
         i = None if a.mask is None or isinstance(a.mask, np.ndarray) else self.at.get(self._mask_key(a))
         if i is None or a.size != tuple(self.sizes[i].tolist()): return None
-        file,k = a.mask.path if isinstance(a.mask, MaskFile) else a.mask,int(self.steps[i])
+        file,k = _mask_file(a),int(self.steps[i])
         try: stamp = stamp_of(file)
         except OSError: return None
         m = self.store.get(i, file, stamp)
@@ -295,6 +296,8 @@ class PixelCache:
     def __deepcopy__(self, memo): return self
     def __reduce_ex__(self, protocol):
         return super().__reduce_ex__(protocol) if context.get_spawning_popen() is not None else (_no_cache, ())
+
+def _mask_file(a): return a.mask.path if isinstance(a.mask, MaskFile) else a.mask
 
 def _no_cache(): return None
 

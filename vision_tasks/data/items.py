@@ -120,7 +120,11 @@ class FileImage(PILImage):
 
     def content(self) -> bytes:
         "A digest of the bytes of the file, which is not decoded yet"
-        return hashlib.blake2b(self._bytes, digest_size=32).digest()
+        return digest(self._bytes)
+
+def digest(data) -> bytes:
+    "32 bytes that tell the contents of files apart"
+    return hashlib.blake2b(data, digest_size=32).digest()
 
 class CachedImage(FileImage):
     """An image whose pixels are in a cache, possibly reduced, while `size` is that of its file. Where whole pixels are
