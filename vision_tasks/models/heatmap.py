@@ -30,7 +30,6 @@ def _centres(n, margin, like):
 
 class HeatmapHead(nn.Module):
     "The maps of an encoder, from fine to coarse, are brought to the finest and added; from them a map for each point"
-    pyramid = True
     @checked_net(channels=several(CHANNELS, "numbers of channels", least=1),
                  strides=several(whole(1), "strides in pixels", least=1), n_out=N_OUT, width=CHANNELS,
                  stride=whole(1), scale=POSITIVE)

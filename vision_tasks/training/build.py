@@ -135,8 +135,8 @@ class EncoderHead(nn.Module):
     ):
         super().__init__()
         self.encoder = encoder
-        enc = encoder
-        self.head = head(enc.channels, enc.strides, n_out, **kw) if enc.pyramid else head(enc.channels[-1], n_out, **kw)
+        chs = (encoder.channels, encoder.strides) if encoder.pyramid else (encoder.channels[-1],)
+        self.head = head(*chs, n_out, **kw)
     def forward(self, x): return self.head(self.encoder(x))
 
 def pooled_head(c, n_out, **kwargs):
