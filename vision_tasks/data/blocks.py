@@ -158,6 +158,7 @@ def ObjectBlock(
 
 @IntToFloatTensor
 def encodes(self, o:InstanceMasks|ClassMask):
+    "Masks on the device, for the `IntToFloatTensor` of fastai, which patches its methods in this way"
     # instances stay uint8, an eighth of int64; fastai divides class masks by 1
     return o if isinstance(o, InstanceMasks) else o.long()
 

@@ -10,7 +10,9 @@ __all__ = ['Compiling']
 BACKEND = either(Kind("a backend of `torch.compile`", lambda o: o in torch.compiler.list_backends(exclude_tags=()),
                       "`torch.compiler.list_backends()` has the names"), FUNCTION)
 
-def plain(o): return o.as_subclass(Tensor) if isinstance(o, Tensor) else o
+def plain(o):
+    "A tensor without its subclass, which the compiled code cannot make; any other argument as it is"
+    return o.as_subclass(Tensor) if isinstance(o, Tensor) else o
 
 @checked_methods
 class Compiling:

@@ -51,6 +51,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
         return [r if m is None else {**r, 'masks': m} for r,m in zip(result, masks)]
 
 class RPN(RegionProposalNetwork):
+    "Proposals; anchors on ignored objects are neither object nor background"
     # what torchvision's `box_iou` gives, in less time; a property, because torchvision sets an attribute
     box_similarity = property(lambda self: iou_matrix.unchecked)
 
