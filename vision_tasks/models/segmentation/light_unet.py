@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 from ..encoders import ENCODER, Encoder, create_encoder
 from ..kinds import WIDTH, checked_net
 from ..layers import scaled
@@ -12,11 +13,6 @@ from ..registry import register
 __all__ = ['LightUnet', 'light_unet']
 
 CHANNELS = 128,64,48,32   # of the levels, from the coarsest; further levels have as many as the last
-
-def conv_norm(n_in, n_out, ks):
-    "A convolution without bias, BatchNorm and ReLU"
-    return nn.Sequential(nn.Conv2d(n_in, n_out, ks, padding=ks//2, bias=False), nn.BatchNorm2d(n_out),
-                         nn.ReLU(inplace=True))
 
 def upsampled(x, like):
     "`x` with the height and width of `like`"
@@ -34,8 +30,8 @@ class LightUnet(nn.Module):
         skips = [c for c,s in zip(encoder.channels, encoder.strides[:-1]) if s > 1][::-1]   # finest last
         chs   = [scaled(c, width) for c in (CHANNELS + CHANNELS[-1:]*len(skips))[:len(skips)]]
         self.encoder = encoder
-        self.middle  = conv_norm(encoder.channels[-1], 2*scaled(CHANNELS[0], width), 1)
-        self.blocks  = nn.ModuleList(conv_norm(i+s, o, 3)
+        self.middle  = Conv2dNormActivation(encoder.channels[-1], 2*scaled(CHANNELS[0], width), 1)
+        self.blocks  = nn.ModuleList(Conv2dNormActivation(i+s, o)
                                      for i,s,o in zip([2*scaled(CHANNELS[0], width), *chs], skips, chs))
         self.score   = nn.Conv2d(chs[-1] if chs else 2*scaled(CHANNELS[0], width), n_out, 1)
 
