@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 from fastai.vision.all import set_seed
 from detection_real import table
-from machine import begin
+from machine import WEIGHTS, begin
 from multilabel_real import folder
-from recipes import WEIGHTS, masks_boxes, nuts, persons
+from recipes import masks_boxes, nuts, persons
 from segmentation_real import NoValid
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.transforms import JointTransform

@@ -10,8 +10,8 @@ import torch
 from fastai.vision.all import set_seed
 from instance_real import pennfudan
 from keypoint_real import spread
-from machine import begin
-from multilabel_real import WEIGHTS, facemask_xml, folder
+from machine import WEIGHTS, begin
+from multilabel_real import facemask_xml, folder
 from readme_figure import HELD_OUT
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -61,7 +61,7 @@ def learner(arch, lr, kw, anns, d, args, seed):
     set_seed(seed)
     make_dls,make = (instance_dls, instance_learner) if is_instance(arch) else (detection_dls, detection_learner)
     dls = make_dls(anns, bs=d.bs, size=args.size or d.size, num_workers=0, device=args.device)
-    named = dict(encoder=args.encoder, pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS)
+    named = dict(encoder=args.encoder, pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS[args.encoder])
     learn = make(dls, arch, metrics=[], arch_kwargs={**kw, **args.kw}, **named)
     learn.recipe = learn.recipe.replace(base_lr=lr, **args.recipe)
     return learn
@@ -117,7 +117,8 @@ def step_seconds(arch, kw, size, args, n=3):
     "The fastest of `n` steps on 4 random images with 6 objects each: forward, backward, Adam; after one that warms up"
     set_seed(0)
     kw  = {**kw, **({} if arch == 'fcos' else dict(size=size))}
-    net = get_arch(arch, 'detection')(3, encoder=args.encoder, pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS, **kw)
+    weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS[args.encoder]
+    net = get_arch(arch, 'detection')(3, encoder=args.encoder, pretrained=weights, **kw)
     net.train().to(args.device)
     opt,secs = torch.optim.Adam(net.parameters(), 1e-5),[]
     x,corners,labels = torch.rand(4, 3, size, size),torch.rand(4, 6, 2, 2)*size,torch.randint(1, 4, (4, 6))
@@ -170,7 +171,7 @@ def main():
     ap.add_argument('--regions', action='store_true', help="two-stage nets with torchvision's numbers of regions too")
     ap.add_argument('--recipe', type=json.loads, default={}, help='JSON: other values of the recipe')
     ap.add_argument('--kw', type=json.loads, default={}, help='JSON: further arguments of the builder')
-    ap.add_argument('--encoder', default='mobilenet_v2')
+    ap.add_argument('--encoder', choices=WEIGHTS, default='mobilenet_v2')
     ap.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     ap.add_argument('--seconds', type=float, default=40, help='of training, in whole epochs')
     ap.add_argument('--epochs', type=int, help='in place of seconds, frozen ones included')

@@ -9,8 +9,8 @@ from torchvision import tv_tensors as tv
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 from keypoint_real import spread
-from machine import begin
-from multilabel_real import WEIGHTS, facemask_xml, folder
+from machine import WEIGHTS, begin
+from multilabel_real import facemask_xml, folder
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import Annotation, vocab_of
@@ -140,7 +140,7 @@ def main():
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
     anns = [clip_objects(a) for a in facemask_xml(folder('VISION_TASKS_DATA'))]
-    weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    weights = folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
     if args.limit: anns = [a for a in anns if a.split == 'train'][:args.limit] + [a for a in anns if a.split == 'valid']
     vocab,n = vocab_of(anns),sum(a.split == 'train' for a in anns)
     df = run({o: SYSTEMS[o] for o in args.systems}, score, anns, vocab, args, weights)

@@ -9,8 +9,8 @@ from torchvision import tv_tensors as tv
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms import v2
 from detection_real import Images, fit_and_predict, loader, named, predictions, run, table, train
-from machine import begin
-from multilabel_real import WEIGHTS, folder
+from machine import WEIGHTS, begin
+from multilabel_real import folder
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.targets import clip_objects
@@ -128,7 +128,7 @@ def main():
     ap.add_argument('--workers', type=int, default=0)
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
-    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
     for name in args.data:
         anns = [clip_objects(a) for a in DATA[name](data)]
         if args.classes: anns = [only(a, args.classes) for a in anns]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastai.vision.all import (DataBlock, ImageBlock, Normalize, PointBlock, Resize, TensorPoint, aug_transforms,
                                imagenet_stats, set_seed, vision_learner)
-from machine import begin
-from multilabel_real import WEIGHTS, folder, probs_of, stock_net
+from machine import WEIGHTS, begin
+from multilabel_real import folder, probs_of, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.crops import crop_instances
 from vision_tasks.data.formats.instance_masks import read_instance_masks
@@ -169,7 +169,7 @@ def main():
     ap.add_argument('--tune', action='store_true', help='evaluate on people held out of the training images')
     ap.add_argument('--limit', type=int, help='number of images of each side of the split, for a trial')
     args = begin(ap)
-    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
     anns = hold_out(faces(data)) if args.tune else DATA[args.data](data)
     sides = [[a for a in anns if a.split == s][:args.limit] for s in ('train', 'valid')]
     anns = list(chain(*sides))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastai.vision.all import set_seed
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
-from machine import begin
-from multilabel_real import WEIGHTS, coco128, facemask_csv, facemask_xml, folder, probs_of
+from machine import WEIGHTS, begin
+from multilabel_real import coco128, facemask_csv, facemask_xml, folder, probs_of
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.classification import classification_dls, classification_learner
 from vision_tasks.data.annotation import vocab_of
@@ -19,7 +19,7 @@ from vision_tasks.data.views import CropView, FitView
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.training.build import pooled_head
 
-ENCODERS = {'mobilenet_v2': WEIGHTS, 'shufflenet_v2_x0_5': 'shufflenet_v2_x0_5_stages_tv_imagenetnorm.pth'}
+ENCODERS = 'mobilenet_v2','shufflenet_v2_x0_5'
 
 # --- data: name -> annotations with their splits
 
@@ -132,7 +132,7 @@ def main():
     ap.add_argument('--wd', nargs='+', type=none(float), default=[None])
     ap.add_argument('--epochs', type=int, help="in place of the data set's own")
     args = begin(ap, ('torch', 'torchvision', 'fastai', 'scikit-learn'))
-    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/ENCODERS[args.encoder]
+    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS[args.encoder]
     keys = 'data crop prior balance loss lr mult frozen wd view'.split()
     settings = list(itertools.product(args.crop, args.prior, args.balance, args.loss, args.lr, args.mult, args.frozen,
                                       args.wd))

@@ -14,8 +14,8 @@ import numpy as np, torch, torchvision
 from fastai.vision.all import set_seed
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, SSDMatcher
 from torchvision.ops import box_iou
-from machine import describe
-from multilabel_real import WEIGHTS, facemask_xml, folder
+from machine import WEIGHTS, describe
+from multilabel_real import facemask_xml, folder
 from segmentation_real import NoValid, clock
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.targets import clip_objects
@@ -290,7 +290,7 @@ def main():
     args = ap.parse_args()
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
-    args.weights = (folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    args.weights = (folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
                     if args.encoder == 'mobilenet_v2' and 'VISION_TASKS_WEIGHTS' in os.environ else False)
     print(describe(('torch', 'torchvision', 'fastai')), 'one torch thread', args.device, sep=', ', flush=True)
     if args.speed: speed(args)

@@ -3,7 +3,12 @@ import os, platform, statistics, time, warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ['begin', 'describe', 'interleaved']
+__all__ = ['WEIGHTS', 'begin', 'describe', 'interleaved']
+
+# encoder -> its file in VISION_TASKS_WEIGHTS
+WEIGHTS = dict(mobilenet_v2='mobilenet_v2_imagenet_features_tv.pth',
+               tf_efficientnet_lite0='tf_efficientnet_lite0_timm.pth',
+               shufflenet_v2_x0_5='shufflenet_v2_x0_5_stages_tv_imagenetnorm.pth')
 
 def _cpu():
     "The model of the processor, as the system calls it"

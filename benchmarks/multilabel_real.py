@@ -9,7 +9,7 @@ from fastai.vision.all import (DataBlock, ImageBlock, MultiCategoryBlock, Normal
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torchvision.models import mobilenet_v2
-from machine import begin
+from machine import WEIGHTS, begin
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.targets import label_set, path_of
@@ -19,9 +19,8 @@ from vision_tasks.data.formats.voc import read_voc
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.metrics.threshold_curves import out_of_fold_threshold
 
-WEIGHTS = 'mobilenet_v2_imagenet_features_tv.pth'
-SCORES  = ('mAP', 'F1 at .5', 'F1 global, out of fold', 'F1 per class, out of fold', 'F1 best of 29, in sample')
-TIMES   = ('seconds', 'process seconds')
+SCORES = ('mAP', 'F1 at .5', 'F1 global, out of fold', 'F1 per class, out of fold', 'F1 best of 29, in sample')
+TIMES  = ('seconds', 'process seconds')
 
 def folder(name):
     "The folder that the environment variable `name` gives"
@@ -137,7 +136,7 @@ def main():
     ap.add_argument('--epochs', type=int, help="epochs after these, in place of the data set's own")
     ap.add_argument('--limit', type=int, help='number of images of each side of the split, for a trial')
     args = begin(ap, ('torch', 'torchvision', 'fastai', 'scikit-learn'))
-    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
     for name in args.data:
         d = DATA[name]
         anns = d.read(data)

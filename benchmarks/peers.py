@@ -16,7 +16,7 @@ from timm import create_model
 from torch import nn
 from keypoint_real import spread
 from loading import CAMVID, camvid
-from machine import begin
+from machine import WEIGHTS, begin
 from multilabel_real import facemask_csv, facemask_xml, folder
 from segmentation_real import NoValid, mask_of
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -31,7 +31,7 @@ from vision_tasks.metrics.segmentation import confusion_counts, confusion_scores
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 
-ENCODER,WEIGHTS = 'tf_efficientnet_lite0','tf_efficientnet_lite0_timm.pth'
+ENCODER = 'tf_efficientnet_lite0'
 STATS = (.498,)*3,(.502,)*3     # of these weights
 
 def part(anns, split): return [a for a in anns if a.split == split]
@@ -264,7 +264,7 @@ def main():
     ap.add_argument('--limit', type=int, default=240, help='images to train on, and for validation')
     ap.add_argument('--device', default='cpu')
     args = begin(ap, ('torch', 'timm', 'autotimm', 'pytorch-lightning', 'albumentations'))
-    args.weights,args.workers,args.wh = folder('VISION_TASKS_WEIGHTS')/WEIGHTS,0,tuple(args.wh)
+    args.weights,args.workers,args.wh = folder('VISION_TASKS_WEIGHTS')/WEIGHTS[ENCODER],0,tuple(args.wh)
     for what in args.what:
         systems,score = SYSTEMS[what]
         anns,vocab = images(what, args)

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 from fastai.vision.all import set_seed
-from machine import begin
-from multilabel_real import WEIGHTS, folder
+from machine import WEIGHTS, begin
+from multilabel_real import folder
 from vision_tasks.all import JitterView, JointTransform, contact_sheet, instance_dls, instance_learner, read_coco
 
 HELD_OUT = ('3.jpg', '9.jpg', '12.jpg', '16.jpg')
@@ -30,7 +30,7 @@ def main():
     # half the width and few regions, so that it trains in minutes on one core
     small = dict(width=.5, rpn_post_nms_top_n_train=200, rpn_post_nms_top_n_test=100, box_batch_size_per_image=64)
     learn = instance_learner(dls, 'mask_rcnn', encoder='mobilenet_v2', metrics=[], arch_kwargs=small,
-                             pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS)
+                             pretrained=folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2'])
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs, args.lr)
     with learn.no_bar(): print({k: round(v, 3) for k,v in learn.evaluate().items()}, flush=True)
     shown = [next(a for a in anns if a.path.name == o) for o in args.show]

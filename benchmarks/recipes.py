@@ -14,7 +14,7 @@ from fastai.vision.all import set_seed
 from instance_real import pennfudan
 from keypoint_real import faces
 from loading import CAMVID, camvid
-from machine import begin
+from machine import WEIGHTS, begin
 from multilabel_real import coco128, facemask_csv, facemask_xml, folder
 from segmentation_real import NoValid
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -35,9 +35,6 @@ from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 from vision_tasks.training.rates import steepest
 
-WEIGHTS = dict(mobilenet_v2='mobilenet_v2_imagenet_features_tv.pth',
-               tf_efficientnet_lite0='tf_efficientnet_lite0_timm.pth',
-               shufflenet_v2_x0_5='shufflenet_v2_x0_5_stages_tv_imagenetnorm.pth')
 TASKS = dict(   # task: DataLoaders, learner, score of `evaluate`, 1 where more is better
     classification=(classification_dls, classification_learner, 'accuracy', 1),
     multilabel=(multilabel_dls, multilabel_learner, 'map_macro', 1),

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from keypoint_real import spread
 from loading import CAMVID, LIGHT, camvid
-from machine import begin
-from multilabel_real import WEIGHTS, folder, stock_net
+from machine import WEIGHTS, begin
+from multilabel_real import folder, stock_net
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.formats.mask_values import read_codes
 from vision_tasks.data.formats.masks import read_masks
@@ -200,7 +200,7 @@ def main():
     ap.add_argument('--limit', type=int, help='number of training images, evenly spread; all are evaluated')
     ap.add_argument('--device', default='cpu')
     args = begin(ap)
-    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS
+    data,weights = folder('VISION_TASKS_DATA'),folder('VISION_TASKS_WEIGHTS')/WEIGHTS['mobilenet_v2']
     with tempfile.TemporaryDirectory() as tmp: measure(args, data, weights, Path(tmp))
 
 if __name__ == '__main__': main()

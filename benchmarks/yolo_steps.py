@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from fastai.vision.all import set_seed
 from torch import Tensor, nn
-from machine import describe
+from machine import WEIGHTS, describe
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.detection import detection_dls, detection_learner
 
-WEIGHTS = dict(mobilenet_v2='mobilenet_v2_imagenet_features_tv.pth',
-               shufflenet_v2_x0_5='shufflenet_v2_x0_5_stages_tv_imagenetnorm.pth')
+ENCODERS = 'mobilenet_v2','shufflenet_v2_x0_5'
 
 def moved(net, parts, batch, other, lr):
     "{name of a part: standard deviation of the change of the output on `other`}"
@@ -40,7 +39,7 @@ def main():
           "|---|---|---|---:|---|---|")
     with tempfile.TemporaryDirectory() as tmp:
         dls = detection_dls(draw_shapes(tmp, 40, 96), size=96, bs=8, num_workers=0, device='cpu')
-        for encoder,bn,normed in ((e, bn, s) for e in WEIGHTS for bn in (False, True) for s in (False, True)):
+        for encoder,bn,normed in ((e, bn, s) for e in ENCODERS for bn in (False, True) for s in (False, True)):
             set_seed(0)
             net = detection_learner(dls, 'yolo_v1', encoder=encoder, arch_kwargs=dict(S=3, width=1/8, ps=0., bn=bn),
                                     pretrained=Path(folder)/WEIGHTS[encoder] if folder else False).model
