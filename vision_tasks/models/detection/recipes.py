@@ -1,5 +1,5 @@
-"""What `fine_tune` does with the detectors that are built of torchvision's parts, from an ImageNet encoder: the same for
-a net on any encoder and for torchvision's own builder"""
+"""What `fine_tune` does with the detectors that are built of torchvision's parts, from an ImageNet encoder: the same
+for a net on any encoder and for torchvision's own builder"""
 __all__ = []
 
 # by the beginning of torchvision's name
