@@ -15,11 +15,9 @@ from vision_tasks.data.annotation import vocab_of
 from vision_tasks.data.crops import crop_instances
 from vision_tasks.data.synthetic import draw_shapes
 from vision_tasks.data.transforms import JointTransform
-from vision_tasks.data.views import CropView, FitView
+from vision_tasks.data.views import CropView, FitView, JitterView
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
 from vision_tasks.training.build import pooled_head
-
-ENCODERS = 'mobilenet_v2','shufflenet_v2_x0_5'
 
 # --- data: name -> annotations with their splits
 
@@ -56,7 +54,8 @@ DATA = {'facemask csv': DataSet(facemask_csv, False, 1, 3, 32), 'facemask xml': 
 
 def learner(d, anns, vocab, size, encoder, weights, crop, prior, balance, loss):
     make,build = ((classification_dls, classification_learner) if d.single else (multilabel_dls, multilabel_learner))
-    tfms = JointTransform(size, train=CropView((crop, 1.)))
+    lo,*hi = map(float, crop.split(':'))
+    tfms = JointTransform(size, train=JitterView((lo, *hi), 'squish') if hi else CropView((lo, 1.)))
     dls  = make(anns, vocab, bs=d.bs, num_workers=0, item_tfms=tfms, balance=balance)
     learn = build(dls, encoder, pretrained=weights, metrics=[], loss_func=loss)
     if not prior:   # fastai's head, as it was
@@ -116,11 +115,12 @@ def main():
     ap.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
     ap.add_argument('--seeds', nargs='+', type=int, default=[10, 11], help='other than those of multilabel_real.py')
     ap.add_argument('--size', type=int, default=128, help='pixels of the input')
-    ap.add_argument('--encoder', choices=ENCODERS, default='mobilenet_v2')
+    ap.add_argument('--encoder', choices=WEIGHTS, default='mobilenet_v2')
     ap.add_argument('--views', nargs='+', default=['1:1'],
                     help='of validation images: size:zoom, both to that of training')
     none = lambda cast: lambda s: None if s == 'None' else cast(s)
-    ap.add_argument('--crop', nargs='+', type=float, default=[.35], help='smallest part of the area of a training crop')
+    ap.add_argument('--crop', nargs='+', default=['.35'],
+                    help='smallest part of the area of a training crop; LO:HI: a JitterView of these scales')
     ap.add_argument('--prior', nargs='+', type=int, default=[1],
                     help="1: the head starts at the frequencies; 0: fastai's")
     ap.add_argument('--balance', nargs='+', type=none(str), default=[None])

@@ -44,6 +44,8 @@ TASKS = dict(   # task: DataLoaders, learner, score of `evaluate`, 1 where more 
     detection=(detection_dls, detection_learner, 'map50', 1),
     instance=(instance_dls, instance_learner, 'map_segm', 1))
 
+SIZES = dict(deconvnet=224)   # of networks that take no smaller images
+
 # --- the sets: annotations with their splits; size of the network's input, batch size, epochs of `fine_tune`
 
 @dataclass
@@ -129,14 +131,17 @@ def learner(task, arch, dls, args, weights):
 FITTING = dict(unet=dict(padding='same'), dilatednet=dict(context='basic'), yolo_v1=dict(S=3), rcnn=dict(crop=32),
                fast_rcnn=dict(stride=8), faster_rcnn_vgg16=dict(stride=8))
 
+def loaders(task, arch, s, anns, args):
+    kw = dict(s.kw or {})
+    if arch in ('fast_rcnn', 'rcnn'): kw['proposals'] = 'selective_search'
+    size = args.size or SIZES.get(arch) or s.size
+    return TASKS[task][0](anns, bs=s.bs, size=size, num_workers=0, device=args.device, **kw)
+
 def run(task, arch, s, anns, rate, seed, args, weights):
     "Score of `evaluate` after `fine_tune` at `rate`, and its process seconds"
     set_seed(seed)
-    dls_of,_,score,_ = TASKS[task]
-    kw = dict(s.kw or {})
-    if arch in ('fast_rcnn', 'rcnn'): kw['proposals'] = 'selective_search'
-    dls = dls_of(anns, bs=s.bs, size=args.size or s.size, num_workers=0, device=args.device, **kw)
-    learn,t = learner(task, arch, dls, args, weights),time.process_time()
+    score = TASKS[task][2]
+    learn,t = learner(task, arch, loaders(task, arch, s, anns, args), args, weights),time.process_time()
     with learn.no_bar(), learn.no_logging():
         try: learn.fine_tune(args.epochs or s.epochs, rate, cbs=NoValid(), **(args.fine_tune or {}))
         except ValueError as e:
@@ -152,8 +157,7 @@ FOUND = ['valley', 'steepest', 'steep', 'minimum']
 
 def suggestions(task, arch, s, anns, args, weights):
     set_seed(0)
-    dls = TASKS[task][0](anns, bs=s.bs, size=args.size or s.size, num_workers=0, device=args.device, **(s.kw or {}))
-    learn = learner(task, arch, dls, args, weights)
+    learn = learner(task, arch, loaders(task, arch, s, anns, args), args, weights)
     with learn.no_bar():
         found = learn.lr_find(suggest_funcs=(valley, steepest, steep, minimum), show_plot=False, epochs=100)
     return found
@@ -165,10 +169,7 @@ def grid(task, name, arch, args, data, weights):
     with tempfile.TemporaryDirectory() as tmp:
         anns = annotations(task, name, data, Path(tmp))
         set_seed(0)
-        dls = TASKS[task][0](anns, bs=s.bs, size=args.size or s.size, num_workers=0, device=args.device,
-                             **(s.kw or {}), **(dict(proposals='selective_search') if arch in ('fast_rcnn', 'rcnn')
-                                                else {}))
-        recipe,sign = learner(task, arch, dls, args, weights).recipe,TASKS[task][3]
+        recipe,sign = learner(task, arch, loaders(task, arch, s, anns, args), args, weights).recipe,TASKS[task][3]
         rates = [float(f'{recipe.base_lr*f:.2g}') for f in args.factors]
         rows,secs = [],[]
         for rate in rates:
