@@ -354,6 +354,21 @@ def test_any_encoder_carries_the_head_at_its_stride_or_twice_that(encoder, S, si
     assert net.mean == net.encoder.mean and net.std == net.encoder.std and len(net.mean) == 3
     assert sum(isinstance(m, nn.Conv2d) for m in net.head) == 4
 
+# names, cells, the map with two positions in each: that of torchvision's own feature extractor, and timm's
+@pytest.mark.parametrize('encoder,size,stride', [('mobilenet_v2', 448, 32), ('mobilenet_v2', 224, 16),
+                                                 ('mobilenet_v2', 112, 8), ('convnext_atto', 224, 16)])
+def test_an_encoder_gives_the_map_with_two_positions_per_cell_and_has_no_later_layers(encoder, size, stride):
+    net,whole = small(encoder=encoder, S=7, size=size, width=.05).eval(),create_encoder(encoder, False).eval()
+    at = whole.strides.index(stride)
+    assert net.encoder.strides == [stride] and net.encoder.channels == [whole.channels[at]]
+    assert (net.head[2].stride, net.cells(torch.rand(1, 3, size, size)).shape[1:3]) == ((2, 2), (7, 7))
+    more,fewer = (sum(p.numel() for p in o.parameters()) for o in (whole, net.encoder))
+    assert fewer < more or stride == 32
+    for k,p in net.encoder.named_parameters(): assert p.shape == dict(whole.named_parameters())[k].shape
+    whole.load_state_dict(net.encoder.state_dict(), strict=False)
+    x = torch.rand(1, 3, size, size)
+    with torch.no_grad(): assert_close(net.encoder(x), whole(x)[at], rtol=0, atol=0)
+
 def test_an_encoder_of_one_size_says_which():
     with pytest.raises(ValueError, match=r'takes images of 224 x 224 pixels only, got size=\(448, 448\)'):
         meta(3, encoder='vit_tiny_patch16_224', S=14)

@@ -46,6 +46,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.body,self.name,self.n_in,self.pyramid,self.input_size = body,name,n_in,pyramid,input_size
         self.mean,self.std = tuple(mean),tuple(std)
+        self.single = not pyramid  # whether `forward` returns the only map, not a list
         self.taps = None # indices of `_maps` that are returned; None: all
         self._measure()
 
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
     ) -> list[Tensor]|Tensor:    # (b, c, h/stride, w/stride), for each of `channels` and `strides`
         "The feature maps, or the last one"
         maps = [o for i,o in enumerate(self._maps(x)) if self.taps is None or i in self.taps]
-        return maps if self.pyramid or self.taps is None else maps[0]
+        return maps if not self.single or self.taps is None else maps[0]
 
     def _probe(self):
         """The maps of a batch on meta tensors, and the names of the parameters that none of them depends on. Only
@@ -82,6 +83,15 @@ class Encoder(nn.Module):
         strides = [_stride((self.input_size or _PROBE)[0], o.shape[-2]) for o in maps]
         self.taps = sorted({s: i for i,s in enumerate(strides)}.values()) if self.pyramid else [len(maps)-1]
         self.channels,self.strides = [maps[i].shape[1] for i in self.taps],[strides[i] for i in self.taps]
+
+    def keep_map(self,
+        stride:float,   # of the map in pixels; the nearest is kept
+    ):
+        "Make `forward` return a single map, and drop the later layers"
+        i = min(range(len(self.strides)), key=lambda i: abs(math.log2(self.strides[i]/stride)))
+        self.taps,self.channels,self.strides = [self.taps[i]],[self.channels[i]],[self.strides[i]]
+        self.single = True
+        drop_modules(self, self._probe()[1])
 
     def extra_repr(self): return f"{self.name!r}, n_in={self.n_in}, channels={self.channels}, strides={self.strides}"
 

@@ -10,13 +10,11 @@ What differs:
 - A region on an ignored object is excluded (`on_ignored`).
 - All layers learn once the learner is unfrozen (the paper: from conv3_1 on)."""
 from __future__ import annotations
-import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool
-from ..encoders import drop_modules
 from ..kinds import MODULE, checked_net
 from ..layers import init_he, refuse_nan, scaled
 from ..registry import register
@@ -44,12 +42,10 @@ class EncoderMap(nn.Module):
     "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): one map of an encoder, without its later layers"
     def __init__(self, body, stride):
         super().__init__()
-        i = min(range(len(body.strides)), key=lambda i: abs(math.log2(body.strides[i]/stride)))
-        body.taps,body.channels,body.strides = [body.taps[i]],[body.channels[i]],[body.strides[i]]
-        drop_modules(body, body._probe()[1])
+        body.keep_map(stride)
         self.body,self.stride,self.out_channels = body,body.strides[0],body.channels[0]
 
-    def forward(self, x:Tensor) -> Tensor: return self.body(x)[0]
+    def forward(self, x:Tensor) -> Tensor: return self.body(x)
 
 class RoICells(nn.Module):
     "The 7x7 cells of each region: (b, c, h, w) and b times (n, 4) pixels of the image -> (all n, c, 7, 7)"

@@ -8,7 +8,9 @@
 - Class probabilities and confidences are clipped to [0, 1] before they are multiplied: two negative numbers are no
   score.
 - The cell with the centre of an ignored object, and boxes on one (`on_ignored`), are not background.
-- Cells are 64 pixels wide and high, or 32 (conv 22 then has stride 1); images need not be square.
+- Cells are 64 pixels wide and high, or 32 (conv 22 then has stride 1); images need not be square. Of another encoder the
+  map with half a cell between its positions is used, where it has one: a map as coarse as the cells may not tell where
+  in its cell an object is (`benchmarks/yolo_steps.py --probe`).
 - No BatchNorm, and a layer of 4096 units before the last, as in the paper; the cfg released later has BatchNorm in all
   convolutions (`bn=True`), a locally connected layer instead of the 4096 units, and three boxes per cell.
 - The last map of another encoder is normalized to a standard deviation of 0.1 (BatchNorm without parameters), because
@@ -177,7 +179,7 @@ class YOLO(Detector):
         n_out:int,             # classes without background
         S:int|tuple=7,         # cells of the grid in each direction, or (columns, rows)
         B:int=2,               # boxes per cell
-        size:int|tuple=448,    # size of the images in pixels, one number or (w, h): S times the encoder's stride, or
+        size:int|tuple=448,    # size of the images in pixels, one number or (w, h): S times the stride of its map, or
                                # twice that
         width:float=1.,        # factor of the channels; 1 = 1024, and 4096 units before the last layer
         bn:bool=False,         # True: BatchNorm after each of the four convolutions
@@ -253,6 +255,12 @@ class YOLO(Detector):
         return pad_dets([nms_dets(b, s, self.size[::-1], self.min_score, self.nms, self.max_dets)
                          for b,s in zip(bboxes, scores)], self.size[::-1], self.max_dets)
 
+def _map_of(encoder, S, size) -> nn.Module:
+    "`encoder`, which returns the map with two positions per cell in each direction, as in the paper, or the nearest"
+    w,cols = (o if isinstance(o, int) else o[0] for o in (size, S))
+    encoder.keep_map(32 if w % cols else w//cols/2)   # where the grid does not fit, `_step` says so
+    return encoder
+
 # 24 convolutions and two linear layers, summed up from the paper, which states no total
 @register('detection', recipe=dict(base_lr=1e-3, freeze_epochs=0, lr_mult=2.), weights=False,
           kw=dict(width=.1, S=(3, 2), size=(96, 64)), size=(64, 96), n_params=271_703_550)
@@ -261,7 +269,8 @@ def yolo_v1(
     n_out:int,             # classes without background
     S:int|tuple=7,         # cells of the grid in each direction, or (columns, rows)
     B:int=2,               # boxes per cell
-    size:int|tuple=448,    # size of the images in pixels, one number or (w, h): 64*S as in the paper, or 32*S
+    size:int|tuple=448,    # size of the images in pixels, one number or (w, h): 64*S as in the paper, or 32*S;
+                           # with `encoder` also 16*S and 8*S
     width:float=1.,        # factor of the channels; 1 = 64 to 1024, and 4096 units before the last layer
     n_in:int=3,            # channels of the images
     pretrained=False,      # weights of the encoder: True (ImageNet; with `encoder` only), or the path of a state dict
@@ -282,7 +291,7 @@ def yolo_v1(
         body = YOLOBody(n_in, width, bn)
         init_he(body)
         if pretrained: body.load(pretrained)
-    else: body = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in, pyramid=False)
+    else: body = _map_of(create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in), S, size)
     net = YOLO(body, n_out, S, B, size, width, bn, ps, min_score, nms, max_dets)
     if encoder is not None:
         if body.input_size not in (None, net.size[::-1]):
