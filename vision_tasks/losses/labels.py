@@ -10,7 +10,7 @@ __all__ = ['MultilabelLoss', 'MultilabelBCE', 'MultilabelFocal', 'AsymmetricLoss
            'balanced_pos_weight']
 
 class MultilabelLoss(Thresholded):
-    """Base of the losses on (n, c) logits and (n, c) targets of 0 and 1. It also turns logits into probabilities,
+    """Base of the losses on (n, c) logits and (n, c) targets in [0, 1]. It also turns logits into probabilities,
     `sigmoid(logits/temperature)`, and predicts a label where `prob > thresh`"""
     @checked(reduction=REDUCTION, thresh=THRESH, temperature=either(POSITIVE, numbers(
         (None,), what="one for each class", types='iuf', lo=1e-30, hi=1e30)))
@@ -25,7 +25,7 @@ class MultilabelLoss(Thresholded):
 
     def each(self,
         x, # (n, c) float32 logits
-        y, # (n, c) targets, 0 or 1
+        y, # (n, c) targets: 0 or 1, or between them after MixUp or CutMix
     ):     # (n, c) losses
         raise NotImplementedError
 
@@ -77,9 +77,10 @@ class MultilabelFocal(MultilabelLoss):
         super().__init__(**kwargs)
         self.gamma,self.alpha = gamma,alpha
     def each(self, x, y):
-        ce = F.binary_cross_entropy_with_logits(x, y, reduction='none')
-        loss = ce*_power_of_sigmoid(torch.where(y > .5, -x, x), self.gamma)      # (1 - p of the target)^gamma
-        return loss if self.alpha is None else loss*torch.where(y > .5, self.alpha, 1-self.alpha)
+        pos = -F.logsigmoid(x)*_power_of_sigmoid(-x, self.gamma)
+        neg = -F.logsigmoid(-x)*_power_of_sigmoid(x, self.gamma)
+        if self.alpha is not None: pos,neg = self.alpha*pos,(1-self.alpha)*neg
+        return torch.lerp(neg, pos, y)   # of targets between 0 and 1, as MixUp makes them, the losses of both are mixed
 
 def _power_of_sigmoid(x, gamma):
     "sigmoid(x)^gamma, whose gradient is finite where sigmoid(x) is 0 or 1 in float32, for any gamma from 0 on"

@@ -42,8 +42,8 @@ class Fitting:
 
     def check_training(self, cbs=None):
         """Raise `ValueError` where training with the further callbacks `cbs` makes no sense: on no batch at all, or
-        with MixUp or CutMix where the task's targets cannot be mixed; `RuntimeError` in one of several processes that
-        do not train as one"""
+        with MixUp or CutMix where the task's targets cannot be mixed or a batch is one image; `RuntimeError` in one of
+        several processes that do not train as one"""
         if num_distrib() > 1 and not hasattr(self, 'distributed'):
             raise RuntimeError(f"this is one of {num_distrib()} processes, each of which would train a model of its "
                                "own; train them as one: with learn.distrib_ctx(): learn.fine_tune(...)")
@@ -53,6 +53,8 @@ class Fitting:
             f"{mixing[0].__name__} mixes images and one label each, which {self.not_mixed} cannot follow: drop it; "
             "JointTransform and `batch_tfms` augment this task")
         train = self.dls.train
+        if mixing and getattr(train, 'bs', None) == 1: raise ValueError(
+            f"{mixing[0].__name__} mixes the images of a batch, and bs=1 has one: raise bs to 2 or more, or drop it")
         if not hasattr(train, '__len__') or getattr(train, 'n', 0) is None or len(train): return
         if not len(train.dataset): raise ValueError(f"there are no images to train on: {NO_DATA}")
         raise ValueError(f"the training DataLoader gives no batch: bs={train.bs} is more than its "
@@ -72,7 +74,11 @@ class Fitting:
         "fastai's `fit`; raises `ValueError` before it starts where `check_training` does"
         self.check_training(cbs)
         self.check_rates('lr', lr)
-        Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+        loss = self.loss_func
+        try: Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+        finally:
+            # MixUp and CutMix put a loss of their own in place, and leave it there where training is interrupted
+            if isinstance(getattr(self.loss_func, '__self__', None), MixHandler): self.loss_func = loss
 
     @checked(epochs=COUNT, base_lr=ONE_RATE, freeze_epochs=whole(0), lr_mult=POSITIVE, pct_start=SHARE, div=POSITIVE,
              div_final=POSITIVE, wd=number(0), moms=MOMS, reset_opt=FLAG, start_epoch=whole(0), cbs=CBS,
