@@ -20,6 +20,11 @@ def test_a_users_own_value_wins(): assert run(SET, OMP_WAIT_POLICY='ACTIVE') == 
 
 def test_it_tells_where_it_came_too_late(): assert run('import torch; ' + SET) == ['True', 'False', 'PASSIVE']
 
+def test_importing_the_package_leaves_small_floats_as_they_are():
+    small = "print((torch.tensor([1e-40])*2 > 0).item(), (np.array([1e-310])*2 > 0).item())"
+    assert run(f"from vision_tasks.all import *; {small}") == ['True', 'True']
+    assert run(f"import numpy as np, torch; torch.set_flush_denormal(True); {small}") == ['False', 'False']
+
 @pytest.mark.parametrize('path', STARTS, ids=lambda o: o.stem)
 def test_what_starts_training_sets_it_before_anything_that_imports_torch(path):
     body = ast.parse(path.read_text()).body
