@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastai.vision.all import set_seed
-from machine import begin
+from machine import WEIGHTS, begin
 from multilabel_real import coco128, facemask_xml, folder
-from recipes import WEIGHTS, masks_boxes
+from recipes import masks_boxes
 from segmentation_real import NoValid
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.data.annotation import vocab_of

@@ -5,9 +5,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '1') # before numpy is there
 import argparse, tempfile
 from pathlib import Path
 import numpy as np
-from machine import begin
+from machine import WEIGHTS, begin
 from multilabel_real import folder
-from recipes import SETS, TASKS, WEIGHTS, annotations, run
+from recipes import SETS, TASKS, annotations, run
 
 WHERE = dict(detection=('facemask', 'ssdlite'), segmentation=('camvid', 'light_unet'),
              instance=('pennfudan', 'mask_rcnn'))
