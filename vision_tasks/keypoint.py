@@ -277,4 +277,4 @@ def _normalizer_error(a, by, vocab):
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
 KEYPOINT = Task('keypoint', KeypointLearner, keypoint_block, _prepare,
                 _build, _loss, _metrics, n_out=_two_per_point,
-                recipe=Recipe(base_lr=5e-3, lr_mult=2.))
+                recipe=Recipe(base_lr=1e-2, lr_mult=2.))

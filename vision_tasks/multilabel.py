@@ -13,6 +13,7 @@ from .data.blocks import FileImageBlock, LabelSetBlock
 from .data.targets import check_labels, label_set, path_of
 from .data.splits import AnnotationSplitter
 from .data.transforms import JointTransform, LightJitter
+from .data.views import CropView
 from .losses.base import loss_by_name
 from .losses.labels import MULTILABEL_LOSSES
 from .metrics.labels import (MultilabelAccuracy, MultilabelAP, MultilabelF1, average_precision, binary_counts, f_beta,
@@ -37,13 +38,14 @@ def multilabel_block(
     vocab,
     size=224,
     splitter=None,
-    item_tfms=None,      # in place of `JointTransform(size)`: random crop and flip when training, squish otherwise
+    item_tfms=None,      # in place of `JointTransform(size, train=CropView((.6, 1.)))`: a random crop, which keeps
+                         # most of what is labelled, and flip when training, squish otherwise
     batch_tfms=None,
 ) -> DataBlock:
     "Image in, set of labels out; its source is a list of `Annotation`"
     return DataBlock((FileImageBlock, LabelSetBlock(vocab)), get_x=path_of, get_y=label_set, dl_type=MultilabelDL,
                      splitter=splitter or AnnotationSplitter(),
-                     item_tfms=JointTransform(size) if item_tfms is None else item_tfms,
+                     item_tfms=JointTransform(size, train=CropView((.6, 1.))) if item_tfms is None else item_tfms,
                      batch_tfms=[LightJitter()] if batch_tfms is None else batch_tfms)
 
 @checked(**DLS, check=FLAG)
@@ -215,4 +217,5 @@ def _named(df, vocab):
     return df
 
 MULTILABEL = Task('multilabel', MultilabelLearner, multilabel_block, _prepare,
-                  partial(build_with_prior, 'multilabel', log_odds), _loss, _metrics, n_out=len, recipe=Recipe())
+                  partial(build_with_prior, 'multilabel', log_odds), _loss, _metrics, n_out=len,
+                  recipe=Recipe(base_lr=4e-3))

@@ -8,9 +8,9 @@
 - Class probabilities and confidences are clipped to [0, 1] before they are multiplied: two negative numbers are no
   score.
 - The cell with the centre of an ignored object, and boxes on one (`on_ignored`), are not background.
-- Cells are 64 pixels wide and high, or 32 (conv 22 then has stride 1); images need not be square. Of another encoder the
-  map with half a cell between its positions is used, where it has one: a map as coarse as the cells may not tell where
-  in its cell an object is (`benchmarks/yolo_steps.py --probe`).
+- Cells are 64 pixels wide and high, or 32 (conv 22 then has stride 1); images need not be square. Another encoder gives
+  the map with two positions per cell in each direction, where it has one: a map as coarse as the cells may not tell
+  where in its cell an object is (`benchmarks/yolo_steps.py --probe`).
 - No BatchNorm, and a layer of 4096 units before the last, as in the paper; the cfg released later has BatchNorm in all
   convolutions (`bn=True`), a locally connected layer instead of the 4096 units, and three boxes per cell.
 - The last map of another encoder is normalized to a standard deviation of 0.1 (BatchNorm without parameters), because
