@@ -42,15 +42,18 @@ def figures(data):
     return [replace(a, split='valid' if i % 3 == 0 else 'train') for i,a in enumerate(anns)]
 
 def persons(data):
-    "80 + 80 pedestrians of Penn-Fudan, cropped, and the four extreme points of their masks"
-    def extremes(m):
-        y,x = np.nonzero(m)
-        return [(x[i] + .5, y[i] + .5) for i in (y.argmin(), x.argmax(), y.argmax(), x.argmin())]
+    "80 + 80 pedestrians of Penn-Fudan, cropped, each with the `outermost` points of its mask"
     anns = read_instance_masks(data/'pennfudan/images', data/'pennfudan/masks', 'person',
                                mask_of=lambda p: f'{p.stem}_mask.png')
-    anns = [replace(a, points=np.array([extremes(decode_mask(m, a.size)) for m in a.masks])) for a in anns]
+    anns = [replace(a, points=np.stack([outermost(decode_mask(m, a.size)) for m in a.masks])) for a in anns]
     crops = [crop_instances(o, tempfile.mkdtemp()) for o in (anns[::2], anns[1::2])]
     return [replace(a, split=s) for s,some in zip(('train', 'valid'), crops) for a in some[:80]]
+
+def outermost(mask):
+    "(4, 2) pixels: the middle of the leftmost, rightmost, topmost and lowest pixels of a mask"
+    y,x = np.nonzero(mask)
+    return np.array([(x[on].mean()+.5, y[on].mean()+.5)
+                     for on in (x == x.min(), x == x.max(), y == y.min(), y == y.max())])
 
 def person(a): return a.path.stem.rsplit('_', 1)[0]
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastai.callback.schedule import minimum, steep, valley
 from fastai.vision.all import set_seed
 from instance_real import pennfudan
-from keypoint_real import faces
+from keypoint_real import faces, persons as pedestrians
 from loading import CAMVID, camvid
 from machine import WEIGHTS, begin
 from multilabel_real import coco128, facemask_csv, facemask_xml, folder
@@ -20,7 +20,6 @@ from segmentation_real import NoValid
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_tasks.classification import classification_dls, classification_learner
 from vision_tasks.data.annotation import Annotation
-from vision_tasks.data.crops import crop_instances
 from vision_tasks.data.formats.coco import read_coco
 from vision_tasks.data.splits import AnnotationSplitter
 from vision_tasks.data.synthetic import SHAPE_CODES, draw_figures, draw_shapes
@@ -31,7 +30,6 @@ from vision_tasks.keypoint import keypoint_dls, keypoint_learner
 from vision_tasks.localization import largest_object, localization_dls, localization_learner
 from vision_tasks.models.registry import arch_facts, get_arch, list_archs
 from vision_tasks.multilabel import multilabel_dls, multilabel_learner
-from vision_tasks.ops.masks import decode_mask
 from vision_tasks.segmentation import segmentation_dls, segmentation_learner
 from vision_tasks.training.rates import steepest
 
@@ -76,18 +74,7 @@ def one_shape(data, tmp):
 def street(data, tmp): return camvid(data, 'train', 'train') + camvid(data, 'val', 'valid')
 def persons(data, tmp): return pennfudan(data)
 def one_person(data, tmp): return largest_object(persons(data, tmp))
-def person_points(data, tmp):
-    "Crops of pedestrians, each with the 4 outermost points of its mask; `SETS` takes 80 of them to train on"
-    def marked(a):
-        masks = [decode_mask(o, a.size) for o in a.masks]
-        return replace(a, masks=None, points=np.stack([outermost(o) for o in masks]))
-    crops = crop_instances([marked(a) for a in persons(data, tmp)], tmp/'crops', min_size=128)
-    return [replace(a, labels=[], bboxes=None, points=a.points[0]) for a in crops]
-def outermost(mask):
-    "(4, 2) pixels: the middle of the leftmost, rightmost, topmost and lowest pixels of a mask"
-    y,x = np.nonzero(mask)
-    return np.array([(x[on].mean()+.5, y[on].mean()+.5)
-                     for on in (x == x.min(), x == x.max(), y == y.min(), y == y.max())])
+def person_points(data, tmp): return pedestrians(data)
 def nuts(data, tmp): return split(read_coco(data/'nuts/trainval.json', data/'nuts/images'))
 
 SETS = {
@@ -96,7 +83,7 @@ SETS = {
     ('multilabel', 'drawn'): Set(drawn, 64, 16, 4), ('multilabel', 'facemask'): Set(masks_csv, 96, 16, 3),
     ('multilabel', 'coco128'): Set(coco_labels, 96, 16, 5),
     ('keypoint', 'drawn'): Set(figures, 64, 16, 6), ('keypoint', 'faces'): Set(faces_, 64, 16, 6),
-    ('keypoint', 'persons'): Set(person_points, (48, 96), 16, 12, 80, 80),
+    ('keypoint', 'persons'): Set(person_points, (48, 96), 16, 12),
     ('localization', 'drawn'): Set(largest_shape, 64, 16, 5),
     ('localization', 'facemask'): Set(largest, 96, 16, 4),
     ('localization', 'pennfudan'): Set(one_person, 96, 16, 5),
