@@ -110,16 +110,20 @@ def best_rejection(
         res = _best(v, lower, upper, probs)
         if not (conf > res[0]).any(): _warn_rejected(at, [], f" (at most {(tp[1:]/n[1:]).max():.3g})")
         return res
+    (thresh,value),silent = _best_of_each(conf, pred, targ, c, f, probs)
+    if silent: _warn_rejected(at, [vocab[k] if vocab is not None else k for k in silent])
+    return float32_like(thresh, probs),float32_like(value, probs)
+
+def _best_of_each(conf, pred, targ, c, score, probs):
+    "(c,) thresholds and values, and the classes of which everything is rejected"
     rows,silent = [],[]
     for k in range(c):
         on = pred == k
         n,tp,lower,upper = _cuts(conf[on], targ[on] == k)
-        nothing = not on.any() if '_at_' in score else not (targ == k).any()
-        rows.append((0., np.nan) if nothing else _best(f(tp, n, (targ == k).sum(), on.sum()), lower, upper, probs))
+        nothing = not on.any() if '_at_' in score.name else not (targ == k).any()
+        rows.append((0., np.nan) if nothing else _best(score(tp, n, (targ == k).sum(), on.sum()), lower, upper, probs))
         if on.any() and not (conf[on] > rows[-1][0]).any(): silent.append(k)
-    if silent: _warn_rejected(at, [vocab[k] if vocab is not None else k for k in silent])
-    thresh,value = zip(*rows)
-    return float32_like(thresh, probs),float32_like(value, probs)
+    return zip(*rows),silent
 
 def _warn_rejected(at, classes, most=''):
     "Warn that no threshold is accurate enough, for all images or those predicted to be of `classes`"

@@ -188,31 +188,35 @@ def torchvision_detector(
         raise ValueError("trainable_backbone_layers is not supported: all layers can learn here, and the learner's "
                          "`freeze` and `unfreeze` decide which do; leave it out")
     check_kwargs(kwargs, _CLASSES[name.partition('_')[0]], get_model_builder(name))
-    build = partial(get_model, name, weights=None, num_classes=n_out+1,
-                    **{**_regions(name, None if resize else size), **kwargs})
-    kind  = ('IMAGENET1K_FEATURES' if 'vgg16' in name else 'IMAGENET1K_V1') if pretrained == 'encoder' else None
-    coco  = get_model_weights(name).DEFAULT
-    try:
-        net = build(weights_backbone=kind)
-        sd  = coco.get_state_dict(progress=True, check_hash=True) if pretrained is True else None
-    except OSError as e:
-        raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
-                      f"the path of a local state dict of {name} or of {_body(name)}") from e
+    net,sd = _built(name, pretrained, num_classes=n_out+1, **{**_regions(name, None if resize else size), **kwargs})
     if n_in != 3:
-        set_n_in(net.backbone, n_in, kind is not None)
+        set_n_in(net.backbone, n_in, pretrained == 'encoder')
         t = net.transform
         t.image_mean,t.image_std = ([sum(o)/len(o)]*n_in for o in (t.image_mean, t.image_std))
-    new = None      # names of the new layers; None: all but the encoder
-    if pretrained not in (False, True, 'encoder'): sd = read_weights(Path(pretrained))
-    if sd is not None:
-        if not name.startswith('ssd') and not name.endswith('_v2'): freeze_norms(net.backbone.body)
-        if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd):
-            new = _load(net, sd, name, n_in, pretrained)
-        else: _load_encoder(net, name, n_in, pretrained)
+    new = None if sd is None else _filled(net, sd, name, n_in, pretrained)   # None: all but the encoder
     if anchors is not None: _set_anchors(net, anchors)
     res = TorchvisionDetector(net, n_out, min_score_of(min_score, kwargs), max_dets, resize)
     if new is not None: res.new_layers = frozenset(f'net.{k}' for k in new)
     return res
+
+def _built(name, pretrained, **kwargs):
+    "torchvision's net, with the weights of its encoder where `pretrained` says so, and the state dict to fill it with"
+    kind = ('IMAGENET1K_FEATURES' if 'vgg16' in name else 'IMAGENET1K_V1') if pretrained == 'encoder' else None
+    coco = get_model_weights(name).DEFAULT
+    try:
+        net = get_model(name, weights=None, weights_backbone=kind, **kwargs)
+        sd  = coco.get_state_dict(progress=True, check_hash=True) if pretrained is True else None
+    except OSError as e:
+        raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
+                      f"the path of a local state dict of {name} or of {_body(name)}") from e
+    return net,sd if pretrained in (False, True, 'encoder') else read_weights(Path(pretrained))
+
+def _filled(net, sd, name, n_in, pretrained):
+    "Load the state dict `sd` of a detector or of an encoder; return the names of the new layers, None: all but these"
+    if not name.startswith('ssd') and not name.endswith('_v2'): freeze_norms(net.backbone.body)
+    if any(re.match(r'(module\.)?(net\.)?(rpn|head)\.', k) for k in sd):
+        return _load(net, sd, name, n_in, pretrained)
+    _load_encoder(net, name, n_in, pretrained)
 
 def _load(net, sd, name, n_in, source):
     """Load the state dict `sd` of a detector, except for the classification layers if the classes differ; return the
