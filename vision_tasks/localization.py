@@ -214,4 +214,4 @@ def largest_object(
 # ImageNet's encoders forget where things are, and must learn it: at fastai's ratio of 100 they hardly do
 LOCALIZATION = Task('localization', LocalizationLearner, localization_block, _prepare,
                     partial(build_on_encoder, 'localization', LocalizationHead), _loss, _metrics, n_out=len,
-                    recipe=Recipe(lr_mult=2.), single=True)
+                    recipe=Recipe(base_lr=4e-3, lr_mult=2.), single=True)
