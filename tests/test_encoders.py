@@ -245,6 +245,16 @@ def test_an_encoders_own_state_dict_comes_back_from_its_file_in_either_mode(tmp_
     last = create_encoder('convnext_atto', save(tmp_path, enc.state_dict()), pyramid=False).eval()
     with torch.no_grad(): assert_close(last(images(enc)), enc.eval()(images(enc))[-1])
 
+@pytest.mark.parametrize('name', ['resnet18', 'convnext_atto'])
+def test_an_encoder_with_one_map_takes_the_files_of_the_whole_and_its_own(tmp_path, name):
+    enc = create_encoder(name, False).eval()
+    part = create_encoder(name, save(tmp_path, enc.state_dict()), stride=16).eval()
+    again = create_encoder(name, save(tmp_path, part.state_dict()), stride=16).eval()
+    assert part.strides == [16] and len(part.state_dict()) < len(enc.state_dict())
+    with torch.no_grad():
+        for o in (part, again): assert_close(o(images(enc)), enc(images(enc))[enc.strides.index(16)], rtol=0, atol=0)
+    with pytest.raises(ValueError, match='missing'): create_encoder(name, save(tmp_path, part.state_dict()))
+
 def test_torchvisions_resnet_file_gives_the_same_maps_in_timms_resnet(tmp_path):
     fname = save(tmp_path, state('resnet18').state_dict())
     a,b = (create_encoder(n, fname).eval() for n in ('resnet18', 'timm/resnet18'))

@@ -124,7 +124,7 @@ def test_the_map_of_an_encoder_is_the_one_at_the_stride_and_nothing_comes_behind
     i    = {8: -3, 12: -2, 16: -2, 32: -1}[stride]           # of 8 and 16, which are as near to 12, log2 takes 16
     want,c = full(X)[i],full.channels[i]
     torch.manual_seed(0)
-    one = EncoderMap(create_encoder(encoder, False), stride).eval()
+    one = EncoderMap(create_encoder(encoder, False, stride=stride)).eval()
     got = one(X)
     assert torch.equal(got, want) and one.out_channels == c == got.shape[1]
     assert -(-96//one.stride) == got.shape[-1]

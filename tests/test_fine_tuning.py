@@ -103,7 +103,7 @@ def test_lr_find_takes_a_tenth_of_the_training_that_follows(learn, recwarn):
     assert learn.lr_find(epochs=2000, show_plot=False, stop_div=False).steps == 100
     before = {k: v.clone() for k,v in learn.model.state_dict().items()}
     with pytest.warns(UserWarning, match=r"is \d+ batches, and a curve needs 20, so that nothing was run; begin "
-                                         r"with the rate of learn.recipe, 0.002, or pass num_it=20"):
+                                         r"with the rate of learn.recipe, 0.004, or pass num_it=20"):
         found = learn.lr_find(epochs=100//n)
     assert found.valley is None and found.steps == 0 and found.recipe == learn.recipe.base_lr
     assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())

@@ -45,7 +45,7 @@ def trained(learn, *args, **kwargs):
 def test_a_recipe_is_the_tasks_with_what_the_architecture_changes(dls, tiny):
     learn = multilabel_learner(dls, tiny)
     assert learn.recipe == MULTILABEL.recipe.replace(base_lr=.01, freeze_epochs=2)
-    assert MULTILABEL.recipe == Recipe() and learn.recipe.lr_mult == 100.
+    assert MULTILABEL.recipe == Recipe(base_lr=4e-3) and learn.recipe.lr_mult == 100.
     assert KeypointLearner.recipe.lr_mult == 2. and 'base_lr=0.01' in repr(learn.recipe)
     assert pickle.loads(pickle.dumps(learn.recipe)) == learn.recipe
 
@@ -58,7 +58,7 @@ def test_a_network_of_which_nothing_is_pretrained_has_no_frozen_epochs_and_one_r
         learn = multilabel_learner(dls, arch, pretrained=False)
         assert learn.recipe.freeze_epochs == 0 and learn.recipe.lr_mult == 1.
     own = EncoderHead(create_encoder('test_resnet', False, pyramid=False), pooled_head, 3, {})
-    assert multilabel_learner(dls, own).recipe == Recipe()   # who knows what its encoder has seen
+    assert multilabel_learner(dls, own).recipe == MULTILABEL.recipe   # who knows what its encoder has seen
 
 @pytest.mark.train
 def test_the_average_of_the_weights_is_part_of_the_recipe(dls):

@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 import timm
 from timm.models import adapt_input_conv
 from safetensors.torch import load_file
-from ..arguments import COUNT, FLAG, TEXT, checked, instance
+from ..arguments import COUNT, FLAG, TEXT, checked, instance, number
 from ..warning import warn
 from .kinds import CHANNELS, MODULE, PRETRAINED, STATS, pair
 
@@ -147,7 +147,7 @@ def list_encoders() -> list[str]:
     "torchvision's names for `create_encoder`; `timm.list_models()` lists timm's"
     return [n for n in list_models(module=torchvision.models) if n not in _AT_TIMM]
 
-@checked(pretrained=PRETRAINED, n_in=CHANNELS, pyramid=FLAG)
+@checked(pretrained=PRETRAINED, n_in=CHANNELS, pyramid=FLAG, stride=number(0, open=True))
 def create_encoder(
     arch:str|Callable,              # torchvision builder or its name, or a timm name; 'timm/resnet18' for timm's where
                                     # both have one
@@ -156,6 +156,8 @@ def create_encoder(
     n_in:int=3,                     # channels of the images; for other numbers than 3 the pretrained weights of the
                                     # first convolution are summed (1), or repeated and scaled by 3/n_in, as in timm
     pyramid:bool=True,              # True: the last map at each stride; False: only the last map of the body
+    stride:float=None,              # only the map of the nearest stride, without the later layers; None (default):
+                                    # as `pyramid` says
 ) -> Encoder:                       # with `channels`, `strides`, `mean`, `std`, `name`, `input_size`
     """The body of a classifier, for use under a head. Parameters of torchvision's keep their names under `body.`.
     Raises `ValueError` for unknown names (with the nearest ones) and files of other nets, `OSError` where weights
@@ -172,6 +174,7 @@ def create_encoder(
     except OSError as e:
         raise OSError(f"the weights of {name} could not be downloaded ({e}); without a network, set `pretrained` to "
                       "the path of a local state dict") from e
+    if stride is not None: enc.keep_map(stride)
     if sd is not None: _load(enc, sd, fname, known())
     return enc
 

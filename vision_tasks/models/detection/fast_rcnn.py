@@ -39,10 +39,9 @@ class VGG16Map(VGG16):
         return x
 
 class EncoderMap(nn.Module):
-    "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): one map of an encoder, without its later layers"
-    def __init__(self, body, stride):
+    "(b, n_in, h, w) -> (b, out_channels, h/stride, w/stride): an encoder with one map"
+    def __init__(self, body):
         super().__init__()
-        body.keep_map(stride)
         self.body,self.stride,self.out_channels = body,body.strides[0],body.channels[0]
 
     def forward(self, x:Tensor) -> Tensor: return self.body(x)
@@ -72,9 +71,9 @@ def map_and_head(encoder, pretrained, n_in, width, stride, ps) -> tuple[nn.Modul
             nn.init.zeros_(m.bias)
         return nn.Sequential(nn.Flatten(), *[o for m in layers for o in (m, nn.ReLU(inplace=True), nn.Dropout(ps))])
     if encoder is not None:
-        enc,stats = detector_encoder(encoder, pretrained, n_in)
+        enc,stats = detector_encoder(encoder, pretrained, n_in, stride)
         if pretrained: freeze_norms(enc)
-        body = EncoderMap(enc, stride)
+        body = EncoderMap(enc)
         return body,fc(body.out_channels),stats
     if stride != 16: raise ValueError(f"stride: expected 16, that of VGG16's map, got {stride}; leave it out, or "
                                       "choose an `encoder`")

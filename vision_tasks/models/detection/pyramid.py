@@ -55,9 +55,9 @@ def default_anchors(
     least = max((size if isinstance(size, int) else min(size))/25, 2*strides[0])
     return tuple(tuple(least*s/strides[0]*2**(k/sizes) for k in range(sizes)) for s in strides),(.5, 1., 2.)
 
-def detector_encoder(encoder, pretrained, n_in) -> tuple[nn.Module,dict]:
-    "The encoder, and the statistics with which torchvision's nets normalize for it"
-    enc = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in)
+def detector_encoder(encoder, pretrained, n_in, stride=None) -> tuple[nn.Module,dict]:
+    "The encoder, as for `create_encoder`, and the statistics with which torchvision's nets normalize for it"
+    enc = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in, stride=stride)
     if enc.input_size:
         raise ValueError(f"{enc.name} takes images of {enc.input_size[0]} x {enc.input_size[1]} pixels only, but a "
                          "detector pads to multiples of 32; choose another encoder")

@@ -255,11 +255,10 @@ class YOLO(Detector):
         return pad_dets([nms_dets(b, s, self.size[::-1], self.min_score, self.nms, self.max_dets)
                          for b,s in zip(bboxes, scores)], self.size[::-1], self.max_dets)
 
-def _map_of(encoder, S, size) -> nn.Module:
-    "`encoder`, which returns the map with two positions per cell in each direction, as in the paper, or the nearest"
+def _stride_of(S, size) -> float:
+    "Of the map with two positions per cell in each direction; where the grid does not fit, 32 as in the paper"
     w,cols = (o if isinstance(o, int) else o[0] for o in (size, S))
-    encoder.keep_map(32 if w % cols else w//cols/2)   # where the grid does not fit, `_step` says so
-    return encoder
+    return 32. if w % cols else w//cols/2
 
 # 24 convolutions and two linear layers, summed up from the paper, which states no total
 @register('detection', recipe=dict(base_lr=1e-3, freeze_epochs=0, lr_mult=2.), weights=False,
@@ -291,7 +290,7 @@ def yolo_v1(
         body = YOLOBody(n_in, width, bn)
         init_he(body)
         if pretrained: body.load(pretrained)
-    else: body = _map_of(create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in), S, size)
+    else: body = create_encoder(encoder, pretrained == 'encoder' or pretrained, n_in, stride=_stride_of(S, size))
     net = YOLO(body, n_out, S, B, size, width, bn, ps, min_score, nms, max_dets)
     if encoder is not None:
         if body.input_size not in (None, net.size[::-1]):
