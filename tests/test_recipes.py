@@ -45,7 +45,7 @@ def trained(learn, *args, **kwargs):
 def test_a_recipe_is_the_tasks_with_what_the_architecture_changes(dls, tiny):
     learn = multilabel_learner(dls, tiny)
     assert learn.recipe == MULTILABEL.recipe.replace(base_lr=.01, freeze_epochs=2)
-    assert MULTILABEL.recipe == Recipe(base_lr=4e-3) and learn.recipe.lr_mult == 100.
+    assert MULTILABEL.recipe == Recipe(base_lr=4e-3, lr_mult=2.) and learn.recipe.lr_mult == 2.
     assert KeypointLearner.recipe.lr_mult == 2. and 'base_lr=0.01' in repr(learn.recipe)
     assert pickle.loads(pickle.dumps(learn.recipe)) == learn.recipe
 
@@ -81,7 +81,7 @@ def test_fine_tune_uses_the_recipe_and_its_arguments_win(dls, tiny):
     assert sum(seen.frozen) == 2*n and len(seen.frozen) == 3*n
     assert max(r for r,_ in seen.rates[:2*n]) == pytest.approx(.01, rel=.1)
     last = seen.rates[2*n:]
-    assert last[0][0]/last[0][1] == pytest.approx(100.) and max(r for r,_ in last) <= .005
+    assert last[0][0]/last[0][1] == pytest.approx(MULTILABEL.recipe.lr_mult) and max(r for r,_ in last) <= .005
     seen = trained(learn, 1, 1e-3, freeze_epochs=0, lr_mult=5.)
     assert not any(seen.frozen) and max(r for r,_ in seen.rates) <= 5e-4
     assert seen.rates[0][0]/seen.rates[0][1] == pytest.approx(5.)

@@ -220,4 +220,4 @@ def _named(df, vocab):
 
 MULTILABEL = Task('multilabel', MultilabelLearner, multilabel_block, _prepare,
                   partial(build_with_prior, 'multilabel', log_odds), _loss, _metrics, n_out=len,
-                  recipe=Recipe(base_lr=4e-3))
+                  recipe=Recipe(base_lr=4e-3, lr_mult=2.))
