@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastai.vision.all import set_seed
+from keypoint_real import spread
 from machine import WEIGHTS, begin
 from multilabel_real import coco128, facemask_xml, folder
 from recipes import masks_boxes
@@ -83,14 +84,12 @@ def run(s, anns, vocab, balance, seed, args, weights):
 
 # --- the table
 
-def spread(v): return f'{np.mean(v):.3f} ± {np.std(v, ddof=1) if len(v) > 1 else 0.:.3f}'
-
 def table(df, groups):
     print(f"| balance | {' | '.join(groups)} | seconds |\n|---|" + '---:|'*(len(groups)+1))
     for name,g in df.groupby('balance', sort=False):
-        print(f'| {name} |', *(f'{spread(g[o])} |' for o in groups), f'{g.seconds.mean():.0f} |')
+        print(f'| {name} |', *(f'{spread(g[o], 3)} |' for o in groups), f'{g.seconds.mean():.0f} |')
     a,b = (df[df.balance == o].set_index('seed') for o in ('None', 'labels'))
-    print('| difference by seed |', *(f'{spread(b[o]-a[o])} |' for o in groups), '|')
+    print('| difference by seed |', *(f'{spread(b[o]-a[o], 3)} |' for o in groups), '|')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__)

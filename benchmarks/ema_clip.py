@@ -4,7 +4,8 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1') # before numpy is there
 import argparse, tempfile
 from pathlib import Path
-import numpy as np
+import pandas as pd
+from keypoint_real import spread
 from machine import WEIGHTS, begin
 from multilabel_real import folder
 from recipes import SETS, TASKS, annotations, run
@@ -14,8 +15,6 @@ WHERE = dict(detection=('facemask', 'ssdlite'), segmentation=('camvid', 'light_u
 # arguments of `fine_tune`
 WAYS = {'neither': dict(grad_clip=0., ema=0.), 'clip 1': dict(grad_clip=1., ema=0.),
         'EMA .99': dict(grad_clip=0., ema=.99), 'both': dict(grad_clip=1., ema=.99)}
-
-def spread(v): return f'{np.nanmean(v):.3f} ± {np.nanstd(v, ddof=1) if len(v) > 1 else 0.:.3f}'
 
 def one_task(task, args, data, weights):
     name,arch = WHERE[task]
@@ -30,12 +29,13 @@ def one_task(task, args, data, weights):
                 score,t = run(task, arch, s, anns, None, seed, args, weights)
                 scores[way].append(score); secs[way].append(t)
                 print('#', task, name, arch, seed, way, f'{score:.4f} {t:.0f} s', flush=True)
-    first = np.array(scores[args.ways[0]])
+    scores = pd.DataFrame(scores)       # a training that diverged is nan, and left out of the mean
     print(f"\n**{task}**: {name}, {arch}, {args.size or s.size} px, bs {s.bs}, fine_tune({args.epochs or s.epochs}), "
           f"seeds {args.seeds}; {TASKS[task][2]}, mean ± sd\n\n"
           "| | score | difference by seed | seconds |\n|---|---:|---:|---:|")
-    for way in args.ways: print(f'| {way} | {spread(scores[way])} | {spread(np.array(scores[way])-first)} | '
-                                f'{np.mean(secs[way]):.0f} |')
+    for way in args.ways:
+        gain = scores[way] - scores[args.ways[0]]
+        print(f'| {way} | {spread(scores[way], 3)} | {spread(gain, 3)} | {sum(secs[way])/len(secs[way]):.0f} |')
     print(flush=True)
 
 def main():

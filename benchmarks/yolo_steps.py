@@ -57,15 +57,16 @@ def cells_of(encoder, dl, stride):
 @torch.no_grad()
 def probe(folder):
     with tempfile.TemporaryDirectory() as tmp:
+        set_seed(0)
         tfms = JointTransform(SIZE, 'squish', flip=0.)
         dls = detection_dls(draw_shapes(tmp, 500, SIZE), bs=8, item_tfms=tfms, batch_tfms=[], num_workers=0,
                             device='cpu')
         print("\n| encoder | stride of its map | R² of x | R² of y |\n|---|---:|---:|---:|")
         for name in WEIGHTS:
             for stride in (32, 16):
-                torch.manual_seed(0)
-                encoder = create_encoder(name, Path(folder)/WEIGHTS[name] if folder else False).eval()
-                encoder.keep_map(stride)
+                set_seed(0)
+                weights = Path(folder)/WEIGHTS[name] if folder else False
+                encoder = create_encoder(name, weights, stride=stride).eval()
                 (a,xy),(b,truth) = (cells_of(encoder, dl, stride) for dl in dls)
                 ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11))).fit(a, xy)
                 x,y = r2_score(truth, ridge.predict(b), multioutput='raw_values')
